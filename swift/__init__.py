@@ -1,0 +1,3 @@
+"""Fine-tune, run and serve any language model."""
+
+__version__ = "0.1.0"

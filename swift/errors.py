@@ -1,0 +1,27 @@
+"""The one exception a user's mistake raises."""
+
+from __future__ import annotations
+
+
+class SwiftError(Exception):
+    """A mistake that the user can mend: what is wrong, where, and what to do.
+
+    The command line prints it in a few lines and exits with 2. A traceback is for our own bugs only.
+
+    Args:
+        what: what is wrong, naming the option or thing and its value.
+        where: the file, row or flag it was found at.
+        fix: what to do about it.
+    """
+
+    def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
+        self.what, self.where, self.fix = what, where, fix
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        if self.where:
+            lines.append(f"  at: {self.where}")
+        if self.fix:
+            lines.append(f"  fix: {self.fix}")
+        return "\n".join(lines)

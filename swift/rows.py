@@ -1,0 +1,79 @@
+"""The shapes of data that pass between rooms; every room may import this file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypedDict
+
+if TYPE_CHECKING:
+    import numpy as np
+
+IGNORE = -100
+"""The label of a token that carries no loss."""
+
+
+class Message(TypedDict, total=False):
+    """One turn. `role` is system, user, assistant or tool; `loss: false` takes an assistant turn out of the loss."""
+
+    role: str
+    content: Any
+    reasoning_content: str
+    tool_calls: list[dict[str, Any]]
+    tool_call_id: str
+    name: str
+    loss: bool
+    weight: float
+
+
+class Row(TypedDict, total=False):
+    """What every reader gives and every later stage takes."""
+
+    messages: list[Message]
+    tools: list[dict[str, Any]]
+    images: list[Any]
+    videos: list[Any]
+    audios: list[Any]
+    objects: dict[str, Any]
+    rejected_messages: list[Message]
+    margin: float
+    label: Any
+    channel: str
+    extra: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a row came from, for errors: `data.jsonl:17`."""
+
+    name: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.line}"
+
+
+@dataclass
+class EncodedRow:
+    """One training sample, unpadded.
+
+    Attributes:
+        input_ids: int32[n].
+        labels: int32[n], `IGNORE` where there is no loss; `labels[i]` is the token at place i (not shifted).
+        weights: float32[n], only where a loss scale asks for it.
+        source: where the row came from.
+    """
+
+    input_ids: np.ndarray
+    labels: np.ndarray
+    source: Source | None = None
+    weights: np.ndarray | None = None
+
+    @property
+    def length(self) -> int:
+        """Number of tokens."""
+        return len(self.input_ids)
+
+    @property
+    def trained(self) -> int:
+        """Number of tokens that carry loss: the shift leaves the first one out."""
+        return int((self.labels[1:] != IGNORE).sum())
