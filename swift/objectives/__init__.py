@@ -1,1 +1,13 @@
-"""objectives"""
+"""What is minimised: one file for each algorithm, pure functions that every back end shares."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from swift.registry import Registry
+
+if TYPE_CHECKING:
+    from swift.objectives.types import Objective
+
+objectives: Registry[Objective] = Registry("loss", "loss_type", {"cross_entropy": "swift.objectives.cross_entropy"})
+objective = objectives.register

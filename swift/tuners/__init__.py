@@ -1,1 +1,27 @@
-"""tuners"""
+"""What is trained: one file for each tuner, registered by a decorator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from swift.registry import Registry
+
+if TYPE_CHECKING:
+    from swift.config import TunerConfig
+
+Tuner = Callable[[Any, "TunerConfig"], Any]
+"""Takes a model and the tuner's options, and returns the model with exactly what is trained requiring gradients."""
+
+tuners: Registry[Tuner] = Registry(
+    "tuner",
+    "train_type",
+    {"lora": "swift.tuners.lora", "full": "swift.tuners.full", "freeze": "swift.tuners.freeze"},
+)
+tuner = tuners.register
+
+Optimizer = Callable[[Any, Any], Any]
+"""Takes the model and the TrainingArguments, and returns a torch optimizer."""
+
+optimizers: Registry[Optimizer] = Registry("optimizer", "optimizer")
+optimizer = optimizers.register

@@ -1,0 +1,57 @@
+"""The help pages, made from the options themselves."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from itertools import groupby
+
+from swift.config.build import describe
+from swift.config.commands import COMMANDS, CommandConfig, options_of
+from swift.config.fields import Option
+
+EXAMPLES = {
+    "sft": "swift sft --model demo --dataset self-cognition --model_name Robin --model_author 'the team'",
+    "infer": "swift infer --adapters output/demo/v0-.../checkpoint-20",
+    "merge-lora": "swift merge-lora --adapters output/demo/v0-.../checkpoint-20 --output_dir merged",
+    "doctor": "swift doctor",
+}
+
+
+def overview() -> str:
+    """What `swift --help` prints."""
+    lines = ["swift COMMAND --option value ...", "", "Fine-tune, run and serve any language model.", ""]
+    for command, config in COMMANDS.items():
+        lines.append(f"  {command:<12} {(config.__doc__ or '').splitlines()[0]}")
+    lines += ["", "Try:", *(f"  {line}" for line in EXAMPLES.values())]
+    lines += ["", "swift COMMAND --help lists its options; swift COMMAND --help WORD those that contain the word."]
+    return "\n".join(lines)
+
+
+def command(config: type[CommandConfig], words: list[str]) -> str:
+    """What `swift COMMAND --help [WORD]` prints: options by concern; those of transformers by name only."""
+    options = [spec for spec in options_of(config).values() if not words or any(w in spec.name for w in words)]
+    lines = [f"swift {config.command} --option value ...", "", (config.__doc__ or "").splitlines()[0], ""]
+    for group, members in groupby(options, key=lambda spec: spec.group):
+        if group == "transformers" and not words:
+            names = " ".join(f"--{spec.name}" for spec in members)
+            lines += ["transformers' TrainingArguments, by their own names:", _wrapped(names, 2), ""]
+        else:
+            lines += [f"{group}:", *(_entry(spec) for spec in members), ""]
+    lines += [
+        "  --config FILE.yaml",
+        _wrapped("Options from a file; flags go over it. Every run writes its own as config.yaml.", 8),
+    ]
+    return "\n".join([*lines, "", "Example:", f"  {EXAMPLES[config.command]}"])
+
+
+def _entry(spec: Option) -> str:
+    aliases = "".join(f", --{alias}" for alias in spec.aliases)
+    text = describe(spec) or "As in transformers' TrainingArguments."
+    return f"  --{spec.name}{aliases} {spec.metavar}\n{_wrapped(text, 8)}"
+
+
+def _wrapped(text: str, indent: int) -> str:
+    width = min(shutil.get_terminal_size((100, 20)).columns, 120)
+    pad = " " * indent
+    return textwrap.fill(text, width, initial_indent=pad, subsequent_indent=pad, break_on_hyphens=False)

@@ -1,0 +1,79 @@
+"""The `swift` command: finds the sub-command, prints errors in a few lines, and imports nothing heavy by itself."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from swift import __version__
+from swift.config.build import known_options, read_arguments
+from swift.config.commands import COMMANDS
+from swift.errors import SwiftError
+
+RUNS = {
+    "sft": "swift.train.sft:main",
+    "infer": "swift.infer.run:main",
+    "merge-lora": "swift.export.merge:main",
+    "doctor": "swift.cli.doctor:main",
+}
+"""Sub-command -> the function that takes its configuration and returns an exit status."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit status: 2 for a user's mistake, 130 and 143 when interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return run(words)
+    except SwiftError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def run(words: list[str]) -> int:
+    """Find the sub-command, read its options and run it."""
+    from swift.cli import help as pages
+
+    if not words or words[0] in ("--help", "-h", "help"):
+        print(pages.overview())
+        return 0
+    if words[0] in ("--version", "-V", "version"):
+        print(f"swift {__version__}")
+        return 0
+    name = words[0].replace("_", "-")
+    if name not in COMMANDS:
+        raise unknown_command(words[0])
+    if any(word in ("--help", "-h") for word in words[1:]):
+        print(pages.command(COMMANDS[name], [word for word in words[1:] if not word.startswith("-")]))
+        return 0
+    config = read_arguments(COMMANDS[name], words[1:])
+    if name == "sft":
+        from swift.cli.launch import launch, processes_wanted
+
+        if processes_wanted():
+            return launch(words)
+    module, _, function = RUNS[name].partition(":")
+    return getattr(import_module(module), function)(config)
+
+
+def unknown_command(word: str) -> SwiftError:
+    """Say of a sub-command that is not there whether it is planned or mistyped."""
+    if word in known_options():
+        return SwiftError(
+            f"swift {word} is a command of ms-swift that this version does not have yet",
+            fix=f"there are: {', '.join(COMMANDS)}",
+        )
+    close = difflib.get_close_matches(word, COMMANDS, n=1)
+    fix = f"did you mean swift {close[0]}?" if close else f"there are: {', '.join(COMMANDS)}"
+    return SwiftError(f"unknown command {word!r}", fix=fix)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

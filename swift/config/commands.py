@@ -1,0 +1,152 @@
+"""One configuration for each command, composed of concerns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
+from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
+
+from swift.config.data import DataConfig
+from swift.config.fields import Option, option, options_in
+from swift.config.generate import GenerateConfig
+from swift.config.model import ModelConfig
+from swift.config.output import OutputConfig, PluginConfig
+from swift.config.template import TemplateConfig
+from swift.config.train import TrainConfig
+from swift.config.training_arguments import training_argument_options
+from swift.config.tuner import TunerConfig
+
+C = TypeVar("C", bound="CommandConfig")
+
+
+@dataclass
+class CommandConfig:
+    """What the configurations of all commands share: options in concerns, and where each value came from."""
+
+    command: ClassVar[str]
+    origins: dict[str, str] = field(default_factory=dict)
+    """Option name -> flag, a file's name or python, for each value that somebody gave."""
+
+    @classmethod
+    def of(cls: type[C], **options: Any) -> C:
+        """Build from flat option names: `SftConfig.of(model="demo", dataset=["data.jsonl"])`.
+
+        Raises:
+            SwiftError: an option is unknown or its value does not fit.
+        """
+        from swift.config.build import build
+
+        return build(cls, {name: (value, "python") for name, value in options.items()})
+
+    def flat(self) -> dict[str, Any]:
+        """All options by name, as `config.yaml` holds them."""
+        values: dict[str, Any] = {}
+        for part in concerns(type(self)):
+            concern = getattr(self, part)
+            values |= {name: getattr(concern, name) for name in options_in(type(concern), part)}
+            values |= getattr(concern, "more", {})
+        return values
+
+    def given(self, name: str) -> bool:
+        """Whether somebody set this option."""
+        return name in self.origins
+
+
+@cache
+def concerns(config: type[CommandConfig]) -> dict[str, type]:
+    """The concerns of a command's configuration: attribute -> dataclass."""
+    hints = get_type_hints(config)
+    return {f.name: hints[f.name] for f in fields(config) if is_dataclass(hints[f.name])}
+
+
+@cache
+def options_of(config: type[CommandConfig]) -> dict[str, Option]:
+    """Every option of a command by name, in the order `--help` prints them."""
+    found: dict[str, Option] = {}
+    for part, concern in concerns(config).items():
+        found |= options_in(concern, part)
+    if "train" in concerns(config):
+        found |= {name: spec for name, spec in training_argument_options().items() if name not in found}
+    return found
+
+
+@dataclass
+class SftConfig(CommandConfig):
+    """Supervised fine-tuning."""
+
+    command: ClassVar[str] = "sft"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    template: TemplateConfig = field(default_factory=TemplateConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    tuner: TunerConfig = field(default_factory=TunerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+    plugins: PluginConfig = field(default_factory=PluginConfig)
+
+
+@dataclass
+class BatchConfig:
+    """Options of inference over many rows."""
+
+    infer_backend: str = option("pt", "Engine: pt (also called transformers), or one from --external_plugins.")
+    load_args: bool = option(True, "Take template, system text and switches from the adapter or checkpoint.")
+    val_dataset: list[str] = option(help="Rows to answer; unset means a conversation.", factory=list)
+    val_dataset_shuffle: bool = option(False, "Shuffle the rows.")
+    columns: dict[str, str] | None = option(None, 'Column names of the data to ours, as JSON: {"question": "query"}.')
+    result_path: str | None = option(
+        None, "JSONL file for the answers; unset means infer_result/ in the checkpoint's folder, or in this one."
+    )
+    max_batch_size: int = option(
+        8, "Rows answered at once.", why="ms-swift's 1 leaves most of the machine idle; answers are the same"
+    )
+    write_batch_size: int = option(1000, "Rows between writes to --result_path.")
+
+
+@dataclass
+class InferConfig(CommandConfig):
+    """Conversation, or answers to a data set."""
+
+    command: ClassVar[str] = "infer"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    template: TemplateConfig = field(default_factory=TemplateConfig)
+    generate: GenerateConfig = field(default_factory=GenerateConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    plugins: PluginConfig = field(default_factory=PluginConfig)
+
+
+@dataclass
+class MergeOutputConfig:
+    """Options of the merged model's folder."""
+
+    output_dir: str | None = option(None, "Folder of the merged model; unset means ADAPTER-merged.")
+    exist_ok: bool = option(False, "Replace a folder that is there.")
+    max_shard_size: str = option("5GB", "Largest file of saved weights.")
+    safe_serialization: bool = option(True, "Write safetensors.")
+
+
+@dataclass
+class MergeConfig(CommandConfig):
+    """Merge an adapter into its base model."""
+
+    command: ClassVar[str] = "merge-lora"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    output: MergeOutputConfig = field(default_factory=MergeOutputConfig)
+    plugins: PluginConfig = field(default_factory=PluginConfig)
+
+
+@dataclass
+class ReportConfig:
+    """Options of what is printed."""
+
+    format: Literal["text", "json"] = option("text", "For people, or one JSON object a line.")
+
+
+@dataclass
+class DoctorConfig(CommandConfig):
+    """Versions, devices, extras, and what is missing for which feature."""
+
+    command: ClassVar[str] = "doctor"
+    report: ReportConfig = field(default_factory=ReportConfig)
+
+
+COMMANDS: dict[str, type[CommandConfig]] = {c.command: c for c in (SftConfig, InferConfig, MergeConfig, DoctorConfig)}

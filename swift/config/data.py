@@ -1,0 +1,45 @@
+"""Which rows, and how they become batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from swift.config.fields import at_least, between, option
+
+
+@dataclass
+class DataConfig:
+    """Options of the data."""
+
+    dataset: list[str] = option(
+        help="Data sets: self-cognition, files (jsonl, json, csv, parquet, txt), folders or hub ids; #N takes N rows.",
+        factory=list,
+    )
+    val_dataset: list[str] = option(help="Data sets for evaluation.", factory=list)
+    split_dataset_ratio: float = option(
+        0.0, "Share of --dataset kept for evaluation when there is no --val_dataset.", check=between(0, 0.999)
+    )
+    columns: dict[str, str] | None = option(None, 'Column names of the data to ours, as JSON: {"question": "query"}.')
+    strict: bool = option(
+        True,
+        "Stop when a row cannot be used; false drops such rows, counts them and writes them to dropped.jsonl.",
+        why="ms-swift drops them; a silent loss of data is found too late",
+    )
+    dataset_shuffle: bool = option(True, "Shuffle rows before #N takes its share and before the split.")
+    val_dataset_shuffle: bool = option(False, "The same for --val_dataset.")
+    train_dataloader_shuffle: bool = option(True, "Shuffle samples in each epoch.")
+    dataset_num_proc: int = option(1, "Processes that tokenise.", check=at_least(1))
+    model_name: list[str] = option(
+        help="Fills {{NAME}} in self-cognition data: one name, or an English one and a Chinese one.",
+        factory=list,
+    )
+    model_author: list[str] = option(help="Fills {{AUTHOR}} likewise.", factory=list)
+    packing: bool = option(False, "Put several samples into one sequence, without leaks between them.")
+    packing_length: int | None = option(
+        None, "Length of a pack; unset means --max_length.", unit="tokens", check=at_least(1)
+    )
+    packing_strategy: Literal["binpack", "sequential"] = option(
+        "binpack", "Fill packs best-fit, or in the order of the data."
+    )
+    padding_free: bool = option(False, "Lay the samples of a batch end to end instead of padding them.")

@@ -1,0 +1,227 @@
+"""Options as dataclass fields: how they are declared, listed, and read from text."""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import MISSING, Field, dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from swift.errors import SwiftError
+
+
+def option(
+    default: Any = None,
+    help: str = "",
+    *,
+    factory: Callable[[], Any] | None = None,
+    aliases: tuple[str, ...] = (),
+    unit: str | None = None,
+    why: str | None = None,
+    check: Callable[[Any], str | None] | None = None,
+) -> Any:
+    """Declare one option of a concern.
+
+    Args:
+        default: its value when nobody sets it.
+        help: what it does, in one sentence.
+        factory: makes the default where it is a list or a dict.
+        aliases: other names that users know it by.
+        unit: the unit of its value.
+        why: why the default differs from ms-swift's.
+        check: takes the value and returns what is wrong with it, or None.
+    """
+    metadata = {"help": help, "aliases": aliases, "unit": unit, "why": why, "check": check}
+    if factory is not None:
+        return field(default_factory=factory, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def at_least(low: float) -> Callable[[Any], str | None]:
+    """A check that a number is not below `low`."""
+    return lambda value: None if value is None or value >= low else f"must be at least {low}"
+
+
+def between(low: float, high: float) -> Callable[[Any], str | None]:
+    """A check that a number lies in [low, high]."""
+    return lambda value: None if value is None or low <= value <= high else f"must lie between {low} and {high}"
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option as the command line, the YAML file and the reference page see it."""
+
+    name: str
+    kind: str
+    """bool, int, float, str, list, dict or any."""
+    default: Any
+    help: str
+    group: str
+    choices: tuple[Any, ...] = ()
+    aliases: tuple[str, ...] = ()
+    item: str = "str"
+    """What a list holds."""
+    optional: bool = False
+    text_or_dict: bool = False
+    unit: str | None = None
+    why: str | None = None
+    check: Callable[[Any], str | None] | None = None
+
+    @property
+    def metavar(self) -> str:
+        """The value as `--help` shows it."""
+        if self.choices:
+            return "|".join(str(choice).lower() if isinstance(choice, bool) else str(choice) for choice in self.choices)
+        if self.kind == "list":
+            return f"{self.item.upper()} ..."
+        return {"bool": "true|false", "dict": "JSON", "any": "VALUE"}.get(self.kind, self.kind.upper())
+
+
+@cache
+def options_in(concern: type, group: str) -> dict[str, Option]:
+    """The options that the dataclass `concern` declares, by name."""
+    hints = get_type_hints(concern)
+    return {f.name: _option_of(f, hints[f.name], group) for f in fields(concern) if "help" in f.metadata}
+
+
+def _option_of(declared: Field[Any], hint: Any, group: str) -> Option:
+    default = declared.default
+    if default is MISSING:
+        default = declared.default_factory() if declared.default_factory is not MISSING else None
+    inner = [arg for arg in get_args(hint) if arg is not type(None)] if _is_union(hint) else [hint]
+    kind, item, choices = _kind(inner[0])
+    meta = declared.metadata
+    return Option(
+        name=declared.name,
+        kind=kind,
+        default=default,
+        help=meta["help"],
+        group=group,
+        choices=choices,
+        aliases=meta["aliases"],
+        item=item,
+        optional=_is_union(hint) and type(None) in get_args(hint),
+        text_or_dict=kind == "dict" and str in inner,
+        unit=meta["unit"],
+        why=meta["why"],
+        check=meta["check"],
+    )
+
+
+def _is_union(hint: Any) -> bool:
+    return get_origin(hint) in (typing.Union, types.UnionType)
+
+
+def _kind(hint: Any) -> tuple[str, str, tuple[Any, ...]]:
+    if get_origin(hint) is Literal:
+        choices = get_args(hint)
+        return type(choices[0]).__name__, "str", choices
+    if get_origin(hint) is list:
+        return "list", _kind(get_args(hint)[0])[0], ()
+    if get_origin(hint) is dict or hint is dict:
+        return "dict", "str", ()
+    return (hint.__name__ if hint in (bool, int, float, str) else "any"), "str", ()
+
+
+def read_value(spec: Option, given: Any, place: str) -> Any:
+    """Turn `given` (words of a command line, or a value from YAML or Python) into the option's type.
+
+    Raises:
+        SwiftError: the value does not fit; it names the option, the value and `place`.
+    """
+    try:
+        value = _read(spec, given)
+    except (ValueError, TypeError) as error:
+        raise SwiftError(f"--{spec.name}: {error}", where=place, fix=f"write --{spec.name} {spec.metavar}") from None
+    if spec.choices and value not in spec.choices and not (value is None and spec.optional):
+        raise SwiftError(f"--{spec.name} cannot be {value!r}", where=place, fix=f"choose one of: {spec.metavar}")
+    wrong = spec.check(value) if spec.check and value is not None else None
+    if wrong:
+        raise SwiftError(f"--{spec.name} is {value!r}; it {wrong}", where=place)
+    return value
+
+
+def _read(spec: Option, given: Any) -> Any:
+    if spec.kind == "list":
+        return _read_list(spec, given)
+    if isinstance(given, list) and len(given) <= 1:
+        given = given[0] if given else ""
+    elif isinstance(given, list):
+        raise ValueError(f"takes one value, got {len(given)}: {' '.join(map(str, given))}")
+    if given is None or (spec.optional and isinstance(given, str) and given.lower() in ("none", "null")):
+        if given is None and not spec.optional and spec.default is not None:
+            raise ValueError("needs a value, got nothing")
+        return None
+    if spec.kind == "dict":
+        return _read_dict(spec, given)
+    return READERS[spec.kind](given)
+
+
+def _read_list(spec: Option, given: Any) -> list[Any]:
+    if given is None:
+        return []
+    words = given if isinstance(given, (list, tuple)) else [given]
+    if len(words) == 1 and isinstance(words[0], str) and words[0].startswith("["):
+        words = json.loads(words[0])
+    return [READERS[spec.item](word) for word in words]
+
+
+def _read_dict(spec: Option, given: Any) -> Any:
+    if isinstance(given, dict):
+        return given
+    text = str(given)
+    if not text.lstrip().startswith("{"):
+        if text.endswith(".json") and Path(text).is_file():
+            text = Path(text).read_text(encoding="utf-8")
+        elif spec.text_or_dict:
+            return text
+        else:
+            raise ValueError(f"{text!r} is neither a JSON object nor a .json file that exists")
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"broken JSON: {error}") from None
+
+
+def _bool(given: Any) -> bool:
+    if isinstance(given, bool):
+        return given
+    word = str(given).lower()
+    if word in ("", "true", "1", "yes", "on"):
+        return True
+    if word in ("false", "0", "no", "off"):
+        return False
+    raise ValueError(f"takes true or false, got {given!r}")
+
+
+def _int(given: Any) -> int:
+    if isinstance(given, bool):
+        raise ValueError(f"takes a whole number, got {given!r}")
+    number = float(given) if not isinstance(given, str) or not given.lstrip("-").isdigit() else int(given)
+    if number != int(number):
+        raise ValueError(f"takes a whole number, got {given!r}")
+    return int(number)
+
+
+def _float(given: Any) -> float:
+    try:
+        return float(given)
+    except ValueError:
+        raise ValueError(f"takes a number, got {given!r}") from None
+
+
+def _text(given: Any) -> str:
+    return str(given)
+
+
+READERS: dict[str, Callable[[Any], Any]] = {
+    "bool": _bool,
+    "int": _int,
+    "float": _float,
+    "str": _text,
+    "any": lambda given: given,
+}

@@ -1,0 +1,82 @@
+"""The options of transformers' TrainingArguments, from a generated table.
+
+`python -m swift.config.training_arguments` adds the installed version's options to the table; a test holds it to them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from swift.config.fields import Option
+
+TABLE = Path(__file__).parent / "table" / "training_arguments.json"
+
+OWNED = ("output_dir", "local_rank", "do_train", "do_eval", "do_predict", "parallelism_config", "remove_unused_columns")
+"""Not options: the run sets them itself."""
+
+
+@cache
+def training_argument_options() -> dict[str, Option]:
+    """Options by name; values that nobody sets stay transformers' own."""
+    table = json.loads(TABLE.read_text(encoding="utf-8"))
+    return {
+        name: Option(
+            name=name,
+            kind=entry["kind"],
+            default=entry["default"],
+            help="",
+            group="transformers",
+            item=entry.get("item", "str"),
+            optional=entry["default"] is None,
+            text_or_dict=entry.get("text_or_dict", False),
+        )
+        for name, entry in table.items()
+        if name not in OWNED
+    }
+
+
+def read_installed() -> dict[str, dict[str, Any]]:
+    """The table's entries for the installed transformers."""
+    from transformers import TrainingArguments
+
+    entries = {}
+    for field in dataclasses.fields(TrainingArguments):
+        if field.name.startswith("_"):
+            continue
+        hint = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type))
+        entries[field.name] = _entry(str(hint) if hint != "Union" else str(field.type), field)
+    return entries
+
+
+def _entry(hint: str, field: dataclasses.Field[Any]) -> dict[str, Any]:
+    if field.default is not dataclasses.MISSING:
+        default = field.default
+    else:
+        default = field.default_factory() if field.default_factory is not dataclasses.MISSING else None
+    entry: dict[str, Any] = {"default": getattr(default, "value", default)}
+    hint = hint.removeprefix("Optional[") if hint.startswith("Optional[") else hint
+    if "list" in hint.lower():
+        entry["kind"] = "list"
+    elif "dict" in hint.lower():
+        entry["kind"] = "dict"
+        entry["text_or_dict"] = "str" in hint.replace("dict[str", "dict[")
+    else:
+        first = hint.replace("typing.Union[", "").replace("Union[", "").split("|")[0].split(",")[0].strip(" ]")
+        entry["kind"] = first if first in ("bool", "int", "float", "str") else "str"
+    return entry
+
+
+def update() -> None:
+    """Add the installed version's options to the table and write it."""
+    table = json.loads(TABLE.read_text(encoding="utf-8")) if TABLE.exists() else {}
+    merged = dict(sorted((table | read_installed()).items()))
+    text = json.dumps(merged, indent=1, ensure_ascii=False)
+    TABLE.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    update()

@@ -1,0 +1,37 @@
+"""What is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from swift.config.fields import at_least, between, option
+
+
+@dataclass
+class TunerConfig:
+    """Options of the tuner."""
+
+    train_type: str = option(
+        "lora",
+        "What is trained: lora, full, freeze, or a tuner from --external_plugins.",
+        aliases=("tuner_type", "sft_type"),
+    )
+    target_modules: list[str] = option(
+        help="Modules that get LoRA: names or all-linear.", factory=lambda: ["all-linear"]
+    )
+    target_regex: str | None = option(None, "Regular expression over module names, in place of --target_modules.")
+    modules_to_save: list[str] = option(help="Modules trained in full and saved beside LoRA.", factory=list)
+    lora_rank: int = option(8, "Rank of LoRA.", check=at_least(1))
+    lora_alpha: float = option(32, "Scale of LoRA: its output is multiplied by alpha / rank.")
+    lora_dropout: float = option(0.05, "Dropout before LoRA.", check=between(0, 1))
+    lora_bias: Literal["none", "all", "lora_only"] = option("none", "Which biases are trained with LoRA.")
+    freeze_parameters: list[str] = option(help="freeze: prefixes of parameters left as they are.", factory=list)
+    freeze_parameters_regex: str | None = option(None, "freeze: regular expression of parameters left as they are.")
+    freeze_parameters_ratio: float = option(
+        0.0, "freeze: share of parameters left as they are, from the input side.", check=between(0, 1)
+    )
+    trainable_parameters: list[str] = option(help="freeze: prefixes of parameters trained all the same.", factory=list)
+    trainable_parameters_regex: str | None = option(
+        None, "freeze: regular expression of parameters trained all the same."
+    )

@@ -1,0 +1,40 @@
+"""What objectives take and give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+
+@dataclass
+class TokenLogps:
+    """Log-probabilities of the trained tokens of a micro-batch.
+
+    Attributes:
+        logps: float32[k], log p(token | what stands before it), one for each trained token.
+        weights: float32[k], the loss weight of each; None means 1.
+        sample: int64[k], which sample of the micro-batch each token belongs to.
+    """
+
+    logps: torch.Tensor
+    weights: torch.Tensor | None = None
+    sample: torch.Tensor | None = None
+
+
+@dataclass
+class Loss:
+    """A micro-batch's share of the loss.
+
+    Attributes:
+        total: the sum over its units, still to be divided by the count over the global batch.
+        metrics: further figures to log, each a sum over units.
+    """
+
+    total: torch.Tensor
+    metrics: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+Objective = Callable[[TokenLogps], Loss]
+"""A pure function: no model, no distributed code. Its unit is the trained token."""

@@ -1,0 +1,56 @@
+"""Named parts: the built-in ones by module, a user's own by decorator. Every room may import this file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from typing import Generic, TypeVar
+
+from swift.errors import SwiftError
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Parts of one kind by name. A built-in's module is imported when the name is asked for.
+
+    Args:
+        kind: what the parts are called in errors, such as "tuner".
+        option: the option that chooses one, such as "train_type".
+        builtin: name -> the module whose decorator registers it.
+    """
+
+    def __init__(self, kind: str, option: str, builtin: Mapping[str, str] | None = None) -> None:
+        self.kind, self.option = kind, option
+        self._builtin = dict(builtin or {})
+        self._parts: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorator: register a part under `name`; a user's part may replace a built-in one."""
+
+        def keep(part: T) -> T:
+            self._parts[name] = part
+            return part
+
+        return keep
+
+    def get(self, name: str) -> T:
+        """The part of that name.
+
+        Raises:
+            SwiftError: there is none; it lists those there are.
+        """
+        if name not in self._parts and name in self._builtin:
+            import_module(self._builtin[name])
+        if name not in self._parts:
+            raise SwiftError(
+                f"--{self.option} {name}: there is no such {self.kind}",
+                fix=f"choose one of: {', '.join(self)}; or register your own with --external_plugins",
+            )
+        return self._parts[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._parts or name in self._builtin
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._parts.keys() | self._builtin.keys()))

@@ -1,0 +1,61 @@
+"""Low-rank adapters, by PEFT."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from swift.config import TunerConfig
+from swift.errors import SwiftError
+from swift.tuners import tuner
+
+
+@tuner("lora")
+def lora(model: Any, config: TunerConfig) -> Any:
+    """Attach LoRA (Hu et al., 2021, eq. 3: h = W x + (alpha / r) B A x) to the named modules.
+
+    Raises:
+        SwiftError: the names match no module of the model.
+    """
+    from peft import get_peft_model
+
+    return get_peft_model(model, lora_config(model, config))
+
+
+def lora_config(model: Any, config: TunerConfig) -> Any:
+    """PEFT's configuration for these options."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        bias=config.lora_bias,
+        target_modules=_targets(model, config),
+        modules_to_save=config.modules_to_save or None,
+    )
+
+
+def _targets(model: Any, config: TunerConfig) -> str | list[str]:
+    import torch
+
+    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    if config.target_regex:
+        try:
+            hits = [name for name in linear if re.fullmatch(config.target_regex, name)]
+        except re.error as error:
+            raise SwiftError(f"--target_regex {config.target_regex}: {error}") from None
+        if not hits:
+            raise SwiftError(
+                f"--target_regex {config.target_regex} matches no linear module", fix=f"they are named like {linear[0]}"
+            )
+        return config.target_regex
+    if config.target_modules == ["all-linear"]:
+        return "all-linear"
+    modules = [name for name, _ in model.named_modules()]
+    for wanted in [*config.target_modules, *config.modules_to_save]:
+        if wanted != "all-linear" and not any(name == wanted or name.endswith(f".{wanted}") for name in modules):
+            last_names = sorted({name.rpartition(".")[2] for name in linear})
+            raise SwiftError(f"--target_modules {wanted}: no such module", fix=f"there are: {', '.join(last_names)}")
+    return config.target_modules
