@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from swift.config.commands import CommandConfig, concerns, options_of
-from swift.config.fields import Option, options_in, read_value
+from swift.config.fields import Option, options_in, per_class, read_value
 from swift.errors import SwiftError
 
 C = TypeVar("C", bound=CommandConfig)
@@ -119,9 +119,9 @@ def _compose(config: type[C], placed: dict[str, Any], origins: dict[str, str]) -
     return config(origins=origins, **parts)
 
 
-@cache
+@per_class
 def _names(config: type[CommandConfig]) -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
     for name, spec in options_of(config).items():
         found |= {alias: name for alias in spec.aliases}
         found[name] = name
