@@ -13,7 +13,6 @@ from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_h
 
 from swift.errors import SwiftError
 
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 
