@@ -191,6 +191,8 @@ def _tokenizer_config(reader: GGUFReader) -> dict[str, Any]:
     special = _special_tokens(reader)
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
+        # Without it transformers 4 adds token_type_ids, which `generate` of a Llama model refuses.
+        "model_input_names": ["input_ids", "attention_mask"],
         "add_prefix_space": False,
         "added_tokens_decoder": {
             str(entry["id"]): {key: value for key, value in entry.items() if key != "id"} for entry in special
