@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from swift.config import Decisions, SftConfig
-from swift.data import EncodedDataset, RowSet, StepPlan, encode_rows, load_rows, plan_packs, split_rows
+from swift.data import (
+    Collator,
+    EncodedDataset,
+    RowSet,
+    StepPlan,
+    check_packing,
+    encode_rows,
+    load_rows,
+    plan_packs,
+    split_rows,
+)
 from swift.errors import SwiftError
+from swift.train import distributed
 
 if TYPE_CHECKING:
+    from swift.models.opened import OpenedModel
     from swift.templates import Template
 
 ROWS_IN_A_STEP = 16
@@ -32,7 +43,7 @@ class Samples:
         """Number of units."""
         return len(self.units) if self.units is not None else len(self.dataset)
 
-    def tokens(self, padded: bool) -> np.ndarray:
+    def tokens(self) -> np.ndarray:
         """int64[units], the tokens of each unit."""
         lengths = self.dataset.lengths.astype(np.int64)
         return lengths if self.units is None else np.array([lengths[unit].sum() for unit in self.units])
@@ -67,7 +78,7 @@ def read_rows(config: SftConfig) -> tuple[RowSet, RowSet | None]:
     return rows, None
 
 
-def encode(config: SftConfig, rows: RowSet, template: Template, longest: int | None, progress: Any) -> EncodedDataset:
+def encode(config: SftConfig, rows: RowSet, template: Template, longest: int | None) -> EncodedDataset:
     """Tokenise rows; those that cannot be used stop the run or are dropped and counted, as `--strict` says."""
     return encode_rows(
         rows,
@@ -76,7 +87,6 @@ def encode(config: SftConfig, rows: RowSet, template: Template, longest: int | N
         truncation_strategy=config.template.truncation_strategy,
         num_proc=config.data.dataset_num_proc,
         strict=config.data.strict,
-        progress=progress,
     )
 
 
@@ -119,31 +129,61 @@ def step_plan(config: SftConfig, units: int, world_size: int, decisions: Decisio
     )
 
 
-def largest_micro_batch(samples: Samples, plan: StepPlan, padded: bool) -> tuple[int, int, int]:
-    """Tokens, trained positions and longest unit of the largest micro-batch of the first epoch, padding counted."""
-    tokens, trained = samples.tokens(padded), samples.trained()
-    largest = (0, 0, 0)
-    for step in plan.epoch(0):
-        for micro in step:
-            for units in micro:
-                if not units:
-                    continue
-                longest = int(tokens[units].max())
-                size = longest * len(units) if padded else int(tokens[units].sum())
-                kept = min(int(trained[units].sum()), size)
-                largest = max(largest, (size, kept, longest))
-    return largest
+@dataclass
+class Prepared:
+    """All that the data gives a run.
+
+    Attributes:
+        train: samples for training.
+        held: samples for evaluation.
+        plan: the order of global batches.
+        end_to_end: samples lie end to end in a batch instead of being padded.
+        notes: counted warnings of the template.
+    """
+
+    train: Samples
+    held: Samples | None
+    plan: StepPlan
+    end_to_end: bool
+    flash: bool
+    notes: dict[str, int]
+
+    def collator(self, tokenizer: Any, samples: Samples) -> Collator:
+        """The collator over one of the sets."""
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
+        return Collator(
+            samples.dataset, samples.units, pad_token_id=pad, padding_free=self.end_to_end, flash_kwargs=self.flash
+        )
+
+    def largest_micro_batch(self) -> tuple[int, int]:
+        """Tokens (padding counted) and trained positions of the largest micro-batch of the first epoch."""
+        tokens, trained = self.train.tokens(), self.train.trained()
+        largest = (0, 0)
+        for step in self.plan.epoch(0):
+            for micro in step:
+                for units in filter(None, micro):
+                    size = int(tokens[units].sum()) if self.end_to_end else int(tokens[units].max()) * len(units)
+                    largest = max(largest, (size, min(int(trained[units].sum()), size)))
+        return largest
 
 
-def system_text(value: str | None) -> str | None:
-    """`--system` as text: a .txt file's content, or the words themselves.
+def prepare(
+    config: SftConfig, opened: OpenedModel, template: Template, rows: RowSet, held: RowSet | None, decisions: Decisions
+) -> Prepared:
+    """Tokenise, pack and order the rows.
 
     Raises:
-        SwiftError: it looks like a file and there is none.
+        SwiftError: a row cannot be used, or no sample is left.
     """
-    if value is None or not value.endswith(".txt"):
-        return value
-    path = Path(value)
-    if not path.is_file():
-        raise SwiftError(f"--system {value}: no such file")
-    return path.read_text(encoding="utf-8").rstrip("\n")
+    data = config.data
+    longest = config.template.max_length or opened.limit
+    if not config.given("max_length") and longest:
+        decisions.add("max_length", longest, "model", "the longest sequence the model was made for")
+    end_to_end = data.packing or data.padding_free
+    if end_to_end:
+        check_packing(opened.config)
+    train = pack(config, encode(config, rows, template, longest), longest, decisions)
+    evaluation = Samples(encode(config, held, template, longest), None) if held else None
+    plan = step_plan(config, train.count, distributed.world_size(), decisions)
+    flash = end_to_end and (config.model.attn_impl or "").startswith("flash")
+    return Prepared(train, evaluation, plan, end_to_end, flash, dict(template.notes))

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import shlex
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from swift.config import Decisions, SftConfig
-from swift.config.build import write_config
 from swift.errors import SwiftError
 from swift.plugins import load_plugins
-from swift.train import distributed
 
 
 @dataclass
@@ -51,23 +45,59 @@ def sft(config: SftConfig | None = None, **options: Any) -> SftResult:
     Raises:
         SwiftError: a mistake in the options, the rows or the model.
     """
+    from swift.train import assemble, distributed, outcome, setup
+
     config = config or SftConfig.of(**options)
     decisions = Decisions()
-    load_plugins(config.plugins.external_plugins)
     check_options(config)
-    rows, held = assemble().read_rows(config)
+    rows, held = assemble.read_rows(config)
 
-    setup = open_model_folder(config, decisions)
-    data = prepare_data(config, rows, held, setup, decisions)
-    plan = plan_run(config, setup, data, decisions)
+    opened = setup.open_for_training(config, decisions)
+    template = setup.template_of(config, opened, decisions)
+    data = assemble.prepare(config, opened, template, rows, held, decisions)
+    plan = setup.plan_run(config, opened, data, decisions)
     if config.output.dry_run:
-        return show_plan(config, plan)
+        outcome.show_dry_run(config, plan)
+        return SftResult(steps=plan.steps, planned=plan.memory.total)
 
     distributed.start(config.train.more.get("ddp_backend"))
-    resume = find_resume_point(config, data, decisions)
-    run_folder = open_run_folder(config, resume)
-    model = load_and_tune(config, setup, resume, decisions)
-    trainer = make_trainer(config, model, setup, data, plan, run_folder)
-    show_decisions(config, plan, data)
-    result = run(config, trainer, plan, run_folder, resume)
-    return report(config, result)
+    run_folder, resume = setup.open_run_folder(config, data, plan, decisions)
+    loaded = setup.load_and_tune(config, opened, plan, resume, decisions)
+    trainer = setup.make_trainer(config, opened, template, loaded, data, plan, run_folder)
+    outcome.show_start(config, plan, run_folder)
+    result = outcome.run(config, trainer, plan, run_folder, resume)
+    outcome.report(config, result, data)
+    return result
+
+
+def check_options(config: SftConfig) -> None:
+    """All that can be said without reading a row or a model.
+
+    Raises:
+        SwiftError: an option is missing or does not fit.
+    """
+    from swift.objectives import objectives
+    from swift.train import callbacks, metrics
+    from swift.train.arguments import check_more
+    from swift.train.folders import check_writable, resume_point
+    from swift.tuners import optimizers, tuners
+
+    load_plugins(config.plugins.external_plugins)
+    if not config.model.model and not config.model.adapters:
+        raise SwiftError("--model is missing", fix="add --model demo, a folder, or an id of a hub")
+    if not config.data.dataset:
+        raise SwiftError("--dataset is missing", fix="add --dataset self-cognition, a file, or an id of a hub")
+    tuners.get(config.tuner.train_type)
+    train = config.train
+    objectives.get(train.loss_type or "cross_entropy")
+    for name in train.callbacks:
+        callbacks.get(name)
+    if train.optimizer:
+        optimizers.get(train.optimizer)
+    if train.eval_metric:
+        metrics.get(train.eval_metric)
+    check_more(train.more)
+    output = Path(config.output.output_dir or "output")
+    resume_point(train.resume_from_checkpoint, output)
+    if not config.output.dry_run:
+        check_writable(output)
