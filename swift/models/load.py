@@ -13,7 +13,7 @@ from swift.errors import SwiftError
 from swift.models.architecture import concrete_class, find_class, load_config, read_config
 from swift.models.attention import choose_attention
 from swift.models.devices import pick_device
-from swift.models.dtype import choose_dtype, parse_dtype
+from swift.models.dtype import DtypeChoice, choose_dtype, parse_dtype
 from swift.models.weights import check_weights, stored_dtype
 
 if TYPE_CHECKING:
@@ -45,6 +45,46 @@ class LoadedModel:
     amp: torch.dtype | None = None
 
 
+@dataclass
+class Loading:
+    """How a model will be loaded: all that is chosen before its weights are read."""
+
+    loader: Any
+    config: Any
+    device: torch.device
+    dtype: DtypeChoice
+    attn: str | None
+    reasons: dict[str, str]
+
+
+def choose_loading(
+    path: str | Path,
+    *,
+    dtype: str | torch.dtype,
+    attn_impl: str | None,
+    device_map: str | dict[str, Any] | None,
+    trust_remote_code: bool,
+    for_training: bool,
+) -> Loading:
+    """Choose class, device, dtype and attention for the model in the folder `path`, from its config alone.
+
+    Raises:
+        SwiftError: a choice does not work here, or the folder holds no model.
+    """
+    folder = Path(path)
+    config = load_config(folder, trust_remote_code=trust_remote_code)
+    raw = read_config(folder)
+    loader, reason = find_class(config, raw, trust_remote_code=trust_remote_code)
+    reasons = {"architecture": reason}
+    device, reasons["device"] = _device(device_map)
+    choice = choose_dtype(dtype, _stored_dtype(folder, raw), device, for_training=for_training)
+    reasons["dtype"] = choice.reason
+    attn, reasons["attention"] = choose_attention(
+        attn_impl, device, choice.amp or choice.dtype, concrete_class(loader, config)
+    )
+    return Loading(loader, config, device, choice, attn, reasons)
+
+
 def load_model(
     path: str | Path,
     *,
@@ -72,25 +112,24 @@ def load_model(
             and the files' headers is told before weights are loaded.
     """
     folder, extra = Path(path), dict(model_kwargs or {})
-    config = load_config(folder, trust_remote_code=trust_remote_code)
-    raw = read_config(folder)
     check_weights(folder)
-    loader, reason = find_class(config, raw, trust_remote_code=trust_remote_code)
-    reasons = {"architecture": reason}
-    device, reasons["device"] = _device(device_map)
-    choice = choose_dtype(dtype, _stored_dtype(folder, raw), device, for_training=for_training)
-    reasons["dtype"] = choice.reason
-    attn, reasons["attention"] = choose_attention(
-        attn_impl, device, choice.amp or choice.dtype, concrete_class(loader, config)
+    loading = choose_loading(
+        folder,
+        dtype=dtype,
+        attn_impl=attn_impl,
+        device_map=device_map,
+        trust_remote_code=trust_remote_code,
+        for_training=for_training,
     )
+    choice, device, attn, reasons = loading.dtype, loading.device, loading.attn, loading.reasons
     if attn is not None:
         extra["attn_implementation"] = attn
     if device_map is None and device.type in ("cuda", "npu") and not _zero3():
         device_map = {"": str(device)}
     with _readable_errors(folder, device):
-        model, info = loader.from_pretrained(
+        model, info = loading.loader.from_pretrained(
             folder,
-            config=config,
+            config=loading.config,
             dtype=choice.dtype,
             device_map=device_map,
             trust_remote_code=trust_remote_code,

@@ -27,7 +27,7 @@ FREE = frozenset(
 
 def write_position(folder: Path, fingerprint: str, plan: StepPlan) -> None:
     """Note in a checkpoint which samples its run counts steps over."""
-    value = {"fingerprint": fingerprint, "units": plan.units, "samples_in_a_step": plan.samples_in_a_step}
+    value = {"fingerprint": fingerprint, "units": plan.units, "units_per_step": plan.units_per_step}
     (folder / POSITION).write_text(json.dumps(value) + "\n", encoding="utf-8")
 
 
@@ -50,9 +50,9 @@ def check_same_run(config: SftConfig, checkpoint: Path, data: Prepared, decision
             where=str(checkpoint),
             fix=anew,
         )
-    if position and position["samples_in_a_step"] != data.plan.samples_in_a_step:
+    if position and position["units_per_step"] != data.plan.units_per_step:
         raise SwiftError(
-            f"a step has {data.plan.samples_in_a_step} samples and had {position['samples_in_a_step']}",
+            f"a step has {data.plan.units_per_step} samples and had {position['units_per_step']}",
             where=str(checkpoint),
             fix="set batch size, accumulation and processes so that their product is the same",
         )

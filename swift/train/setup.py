@@ -92,7 +92,7 @@ def plan_run(config: SftConfig, opened: OpenedModel, data: Prepared, decisions: 
 
     train = config.train
     skeleton = model_skeleton(opened.path, config.model)
-    decisions.add("torch_dtype", skeleton.dtype_name, "model", skeleton.reasons["dtype"])
+    decisions.add("torch_dtype", str(skeleton.dtype).removeprefix("torch."), "model", skeleton.reasons["dtype"])
     decisions.add("attn_impl", skeleton.attn, "machine", skeleton.reasons["attention"])
     decisions.add("device", str(skeleton.device), "machine", skeleton.reasons["device"])
     model = tune(config, skeleton.model, opened, on_meta=True)
