@@ -19,7 +19,7 @@ from swift.templates.parsing import parse_text
 from swift.templates.provenance import LITERAL, Traced, origin_of
 from swift.templates.skeleton import Skeletons, placed, runs_of
 from swift.templates.tokens import Encoder
-from swift.templates.turns import Sample, Turns
+from swift.templates.turns import Sample, ServingOptions, Turns
 
 CONTROL_CHOICES = ("text", "token", "error")
 
@@ -72,7 +72,8 @@ class Template:
         self._compiled: dict[str, ChatTemplate] = {}
         self._encoder = Encoder(tokenizer)
         self._special = dict(tokenizer.special_tokens_map)
-        self._turns = Turns(self, self._encoder.pattern, self.notes, enable_thinking is False)
+        options = ServingOptions(enable_thinking is False, response_prefix or "", str(tokenizer.eos_token or ""))
+        self._turns = Turns(self, self._encoder.pattern, self.notes, options)
         self._skeletons = Skeletons()
         self._renders: OrderedDict[str, bool] = OrderedDict()
         self._select(None)

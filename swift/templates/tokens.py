@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -63,16 +64,13 @@ class Encoder:
             encoding = backend.encode(text, add_special_tokens=False)
         finally:
             backend.encode_special_tokens = False
-        starts, stops, before = [], [], 0
+        starts, stops, before, last = [], [], 0, (-1, -1)
         for start, stop in encoding.offsets:
-            # Byte-level post-processors may leave a token's leading spaces out of its offsets.
-            starts.append(min(start, before))
-            before = max(stop, before)
+            # Byte-level post-processors may leave a token's leading spaces out of its offsets, and tokens that
+            # share one character all start where it starts.
+            starts.append(starts[-1] if (start, stop) == last else min(start, before))
+            before, last = max(stop, before), (start, stop)
             stops.append(before)
-        for at in range(1, len(starts)):
-            # Tokens that share one character all start where it starts.
-            if encoding.offsets[at] == encoding.offsets[at - 1]:
-                starts[at] = starts[at - 1]
         return Tokens(encoding.ids, starts, stops)
 
     def _middle(self, text: str, as_text: bool) -> Tokens:
@@ -117,8 +115,6 @@ class Encoder:
         """Whether the ids before the cut are what the text before it gives alone, from the last control token on."""
         if cut in (0, len(text)):
             return True
-        from bisect import bisect_left
-
         after = bisect_left(tokens.stops, cut + 1)
         if after < len(tokens.starts) and tokens.starts[after] < cut:
             return False

@@ -17,7 +17,7 @@ from typing import Any
 from swift.errors import SwiftError
 from swift.templates.closing import Ending, Renderer, last_of, reasoning_close, text_ending, tool_ending
 from swift.templates.messages import text_of
-from swift.templates.provenance import FIELDS, Traced, origin_of
+from swift.templates.provenance import FIELDS, LITERAL, Traced, origin_of
 
 THINKING = ("enable_thinking", "thinking")
 """The switches by which servers turn reasoning on and off."""
@@ -55,6 +55,21 @@ class Turn:
         return str.__getitem__(self.text, slice(0, self.span.stop))
 
 
+@dataclass(frozen=True)
+class ServingOptions:
+    """What decides prompts besides the template.
+
+    Attributes:
+        thinking_off: the reasoning switch is set off; turns follow it even where they hold reasoning.
+        response_prefix: what stands behind every generation prompt.
+        eos: the tokenizer's end of sequence.
+    """
+
+    thinking_off: bool = False
+    response_prefix: str = ""
+    eos: str = ""
+
+
 class Turns:
     """Finds the generated spans of conversations under one template.
 
@@ -62,16 +77,18 @@ class Turns:
         renderer: gives the renders.
         control: matches the tokenizer's control tokens.
         notes: counts what a user should know about.
-        keep_switch: the user set the reasoning switch off; turns follow it even where they hold reasoning.
+        options: what the user set.
     """
 
-    def __init__(self, renderer: Renderer, control: re.Pattern[str], notes: Counter[str], keep_switch: bool) -> None:
-        self.renderer, self.control, self.notes, self.keep_switch = renderer, control, notes, keep_switch
+    def __init__(
+        self, renderer: Renderer, control: re.Pattern[str], notes: Counter[str], options: ServingOptions
+    ) -> None:
+        self.renderer, self.control, self.notes, self.options = renderer, control, notes, options
 
     @cached_property
     def text_ending(self) -> Ending:
         """How a turn of text ends."""
-        return text_ending(self.renderer, self.control)
+        return text_ending(self.renderer, self.control, self.options.eos)
 
     @cached_property
     def tool_ending(self) -> Ending:
@@ -115,10 +132,11 @@ class Turns:
         prompt, text = self._render(history, both, tools, {})
         if not text.startswith(prompt):
             thinks = bool((message.get("reasoning_content") or "").strip())
-            switched = {} if thinks and self.keep_switch else dict.fromkeys(THINKING, thinks)
+            switched = {} if thinks and self.options.thinking_off else dict.fromkeys(THINKING, thinks)
             other = self._render(history, both, tools, switched)
-            if other[1].startswith(other[0]):
-                prompt, text = other
+            prompt, text = other
+            if text.startswith(prompt):
+                pass
             elif thinks and self._closed_already(prompt, text, index):
                 bare = {key: value for key, value in message.items() if key not in ("reasoning_content", "thinking")}
                 self.notes["reasoning left out: the prompt says not to think"] += 1
@@ -133,13 +151,13 @@ class Turns:
 
     def _parting(self, prompt: str, text: Traced, index: int) -> int:
         """Where the training render leaves the served prompt, never inside a tag."""
-        at = len(os.path.commonprefix([prompt, str.__str__(text)]))
+        first, last = (origin_of(index, name) for name in (FIELDS[0], FIELDS[-1]))
+        own = next((at for at, origin in enumerate(text.origins) if first <= origin <= last), len(text))
+        at = min(own, len(os.path.commonprefix([prompt, str.__str__(text)])))
         tag = max(text.rfind("<", 0, at), text.rfind("[", 0, at))
         if tag >= 0 and not re.search(r"[>\]\s]", str.__getitem__(text, slice(tag, at))):
             at = tag
-        origins = text.origins
-        first, last = origin_of(0, FIELDS[0]), origin_of(index, FIELDS[0])
-        if any(first <= origin < last for origin in origins[at:]):
+        if any(LITERAL < origin < first for origin in text.origins[at:]):
             raise SwiftError(
                 "the chat template renders the messages before an assistant's turn in one way for the prompt and in "
                 "another way with the answer: what the model has to generate is uncertain",
@@ -149,7 +167,7 @@ class Turns:
 
     def _closed_already(self, prompt: str, text: Traced, index: int) -> bool:
         opened = prompt[self._parting(prompt, text, index) :]
-        return (self.reasoning_close or DEFAULT_CLOSE).strip() in opened
+        return (self.reasoning_close or DEFAULT_CLOSE).strip() in opened or len(re.findall(r"<[^<>]*>", opened)) > 1
 
     def _join(self, prompt: str, text: Traced, message: Any, index: int) -> Traced:
         """The served prompt opens what the training render lacks: put the answer behind the served prompt."""
@@ -158,10 +176,10 @@ class Turns:
         close = self.reasoning_close or DEFAULT_CLOSE
         content = rest.origins.find(origin_of(index, "content"))
         head = rest[: content if content >= 0 else len(rest)]
-        blank = Traced(prompt, text.origins[:at] + "\0" * len(opened))
+        blank = Traced(prompt, text.origins[:at] + LITERAL * len(opened))
         if origin_of(index, "reasoning_content") in rest.origins or close.strip() in opened + head:
             return blank + rest
-        if not re.search(r"<[^<>/]*>\s*$|:\s*$", opened) or not self._opens_reasoning(opened):
+        if not self._opens_reasoning(opened):
             return blank + rest
         reasoning = (message.get("reasoning_content") or "").strip("\n")
         if reasoning:
@@ -171,7 +189,9 @@ class Turns:
         return blank + Traced(reasoning, origin_of(index, "reasoning_content")) + close + rest
 
     def _opens_reasoning(self, opened: str) -> bool:
-        return "think" in opened.lower() or self.reasoning_close is not None
+        """Whether what the prompt opens waits for reasoning: one tag is open, a pair is closed."""
+        tags = len(re.findall(r"<[^<>]*>", opened))
+        return tags == 1 or (not tags and self.reasoning_close is not None and opened != self.options.response_prefix)
 
     def _finish(self, text: Traced, start: int, message: Any, index: int) -> Turn:
         calls = bool(message.get("tool_calls"))
@@ -183,7 +203,7 @@ class Turns:
                 turn = Turn(text, Span(start, at + len(ending.stop), index))
                 break
             if ending.append:
-                closed = text[: after + ending.kept] + ending.append
+                closed = text[: max(after, len(str.rstrip(text)))] + ending.append
                 turn = Turn(closed, Span(start, len(closed), index))
                 break
         else:
