@@ -112,3 +112,35 @@ def save_model(model: PreTrainedModel, folder: Path, **kwargs: Any) -> None:
     if transformers_major() >= 5:
         kwargs.pop("safe_serialization", None)
     model.save_pretrained(folder, **kwargs)
+
+
+def as_installed(values: dict[str, Any], known: set[str]) -> dict[str, Any]:
+    """Arguments of TrainingArguments by the names of the installed transformers.
+
+    transformers 5 takes the warm-up share as `warmup_steps` below 1, and calls gradient checkpointing activation
+    checkpointing from 5.22 on.
+    """
+    named = dict(values)
+    if "warmup_ratio" not in known:
+        share = named.pop("warmup_ratio", 0.0)
+        if share and not named.get("warmup_steps"):
+            named["warmup_steps"] = share
+    for old, new in (
+        ("gradient_checkpointing", "activation_checkpointing"),
+        ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"),
+    ):
+        if new in known and old in named:
+            named[new] = named.pop(old)
+    return named
+
+
+def quiet_libraries() -> None:
+    """Keep loading bars and notices of names that go in transformers 6 out of our own output."""
+    import warnings
+
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    for category in (FutureWarning, UserWarning):
+        warnings.filterwarnings("ignore", category=category, module=r"(transformers|peft|accelerate|torch)\b")

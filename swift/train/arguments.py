@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from swift.compat import as_installed
 from swift.config import SftConfig
 from swift.errors import SwiftError
 
@@ -76,13 +77,11 @@ def training_arguments(config: SftConfig, run_folder: Path, chosen: dict[str, An
 
     train = config.train
     values: dict[str, Any] = {name: getattr(train, name) for name in SAME} | train.more | chosen
-    values |= {"output_dir": str(run_folder), "remove_unused_columns": False, "disable_tqdm": train.more.get("disable_tqdm", False)}
+    values |= {"output_dir": str(run_folder), "remove_unused_columns": False}
+    values.setdefault("disable_tqdm", False)
     values |= _evaluation(config) | _reports(config, run_folder) | {"save_strategy": train.save_strategy}
     known = {field.name for field in dataclasses.fields(TrainingArguments)}
-    if "warmup_ratio" in known:
-        values["warmup_ratio"] = train.warmup_ratio
-    elif train.warmup_ratio and not values.get("warmup_steps"):
-        values["warmup_steps"] = train.warmup_ratio
+    values = as_installed(values | {"warmup_ratio": train.warmup_ratio}, known)
     for name in sorted(values.keys() - known):
         if config.given(name):
             raise SwiftError(f"--{name}: the installed transformers does not have this option", fix="leave it out")

@@ -45,10 +45,12 @@ def sft(config: SftConfig | None = None, **options: Any) -> SftResult:
     Raises:
         SwiftError: a mistake in the options, the rows or the model.
     """
+    from swift.compat import quiet_libraries
     from swift.train import assemble, distributed, outcome, setup
 
     config = config or SftConfig.of(**options)
     decisions = Decisions()
+    quiet_libraries()
     check_options(config)
     rows, held = assemble.read_rows(config)
 
@@ -57,7 +59,7 @@ def sft(config: SftConfig | None = None, **options: Any) -> SftResult:
     data = assemble.prepare(config, opened, template, rows, held, decisions)
     plan = setup.plan_run(config, opened, data, decisions)
     if config.output.dry_run:
-        outcome.show_dry_run(config, plan)
+        outcome.show_dry_run(config, plan, data, opened.tokenizer)
         return SftResult(steps=plan.steps, planned=plan.memory.total)
 
     distributed.start(config.train.more.get("ddp_backend"))
@@ -66,7 +68,7 @@ def sft(config: SftConfig | None = None, **options: Any) -> SftResult:
     trainer = setup.make_trainer(config, opened, template, loaded, data, plan, run_folder)
     outcome.show_start(config, plan, run_folder)
     result = outcome.run(config, trainer, plan, run_folder, resume)
-    outcome.report(config, result, data)
+    outcome.report(config, result)
     return result
 
 
