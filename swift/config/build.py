@@ -152,12 +152,13 @@ def unknown_option(config: type[CommandConfig], written: str, place: str) -> Swi
     return SwiftError(f"unknown option --{written}", where=where, fix=fix)
 
 
-def write_config(config: CommandConfig, path: Path) -> None:
+def write_config(config: CommandConfig, path: Path, leave_out: Sequence[str] = ()) -> None:
     """Write all options by name, so that `--config` repeats the run."""
     import yaml
 
+    values = {name: value for name, value in config.flat().items() if name not in leave_out}
     text = f"# swift {config.command} --config {path.name}\n"
-    text += yaml.safe_dump(config.flat(), sort_keys=False, allow_unicode=True)
+    text += yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)

@@ -46,6 +46,13 @@ class CommandConfig:
             values |= getattr(concern, "more", {})
         return values
 
+    def settle(self, values: dict[str, Any]) -> None:
+        """Put what a run chose into the options that nobody set, so that `config.yaml` repeats the run."""
+        for part, concern in concerns(type(self)).items():
+            for name in values.keys() & options_in(concern, part).keys():
+                if getattr(getattr(self, part), name) is None:
+                    setattr(getattr(self, part), name, values[name])
+
     def given(self, name: str) -> bool:
         """Whether somebody set this option."""
         return name in self.origins

@@ -25,6 +25,17 @@ WHOLE_WEIGHTS = ("full", "freeze")
 """Tuners that train the model's own weights: their checkpoints are whole models."""
 
 
+SETTLED = (
+    "learning_rate",
+    "gradient_accumulation_steps",
+    "gradient_checkpointing",
+    "max_length",
+    "packing_length",
+    "torch_dtype",
+)
+"""Options whose chosen value goes into config.yaml."""
+
+
 @dataclass
 class TrainPlan:
     """What is known before any weight is loaded.
@@ -121,12 +132,14 @@ def plan_run(config: SftConfig, opened: OpenedModel, data: Prepared, decisions: 
     else:
         checkpointing = train.gradient_checkpointing
         memory = planned(checkpointing)
+    rate = learning_rate(config, decisions)
+    config.settle({decision.name: decision.value for decision in decisions if decision.name in SETTLED})
     return TrainPlan(
         decisions=decisions,
         steps=count_steps(config, data),
         memory=memory,
         checkpointing=checkpointing,
-        learning_rate=learning_rate(config, decisions),
+        learning_rate=rate,
         trainable=sum(count for _, count, _ in trained),
         parameters=sum(p.numel() for p in model.parameters()),
     )
@@ -187,7 +200,7 @@ def _find_run_folder(
             decisions.add("resume", "none", "flag", f"there is no whole checkpoint under {base}: starts anew")
         run_folder = new_run_folder(base, config.output.add_version)
     run_folder = run_folder.resolve()
-    write_config(config, run_folder / "config.yaml")
+    write_config(config, run_folder / "config.yaml", leave_out=("resume_from_checkpoint", "resume_only_model"))
     return run_folder, resume
 
 
