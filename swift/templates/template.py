@@ -142,11 +142,13 @@ class Template:
         text = self._guard(lambda: self._select(tools).render(variables))
         return text + self.response_prefix if prompt and self.response_prefix else text
 
-    def traced(self, messages: Sequence[Any], tools: Any, **switches: Any) -> Traced:
+    def traced(self, messages: Sequence[Any], tools: Any, *, prompt: bool = False, **switches: Any) -> Traced:
         """The same render with origins, checked against the plain one."""
-        plain = self.plain(messages, tools, prompt=False, **switches)
-        variables = self._variables(checks.traced(messages), self._traced_tools(messages, tools), False, switches)
+        plain = self.plain(messages, tools, prompt=prompt, **switches)
+        variables = self._variables(checks.traced(messages), self._traced_tools(messages, tools), prompt, switches)
         text = self._guard(lambda: self._select(tools).render_traced(variables))
+        if prompt and self.response_prefix:
+            text = text + self.response_prefix
         if str.__eq__(text, plain):
             return text
         self.notes["renders whose provenance was found by search"] += 1
@@ -187,13 +189,12 @@ class Template:
     def prompt(self, messages: Any, tools: Any = None) -> list[int]:
         """The token ids a server sends for the next assistant turn."""
         conversation = self._conversation(messages, None)
-        text = self.plain(conversation, tools, prompt=True)
-        origins = LITERAL * len(text)
         if self._encoder.pattern.search(repr((messages, tools))):
-            variables = self._variables(checks.traced(conversation), self._traced_tools(messages, tools), True, {})
-            traced = self._guard(lambda: self._select(tools).render_traced(variables))
-            traced = traced + (self.response_prefix or "")
-            origins = (traced if str.__eq__(traced, text) else search_origins(text, conversation)).origins
+            traced = self.traced(conversation, tools, prompt=True)
+            text, origins = str.__getitem__(traced, slice(None)), traced.origins
+        else:
+            text = self.plain(conversation, tools, prompt=True)
+            origins = LITERAL * len(text)
         return list(self._encoder.encode(text, origins, (), control_as_text=self._as_text()).ids)
 
     def _as_text(self) -> bool:
@@ -257,8 +258,7 @@ class Template:
     def _sample(
         self, sample: Sample, weights: dict[int, float], source: Source | None, where: str | None
     ) -> EncodedRow:
-        text, origins = str.__str__(sample.text), sample.text.origins
-        text = str.__getitem__(text, slice(None))
+        text, origins = str.__getitem__(sample.text, slice(None)), sample.text.origins
         self._count_control_text(text, origins, where)
         cuts = [span.start for span in sample.spans]
         if not self._encoder.fast:
@@ -311,7 +311,8 @@ class Template:
         texts = [self._turns.text_ending.stop]
         if self._turns.tool_ending.stop not in texts:
             texts.append(self._turns.tool_ending.stop)
-        ids = [self.tokenizer.convert_tokens_to_ids(text) for text in texts if text in self._encoder.control]
+        ids = [self.tokenizer.convert_tokens_to_ids(text.strip() or text) for text in texts]
+        ids = [token for token in ids if token is not None and token != self.tokenizer.unk_token_id]
         if self.tokenizer.eos_token_id is not None:
             ids.append(self.tokenizer.eos_token_id)
         return list(dict.fromkeys(ids))
