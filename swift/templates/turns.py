@@ -144,6 +144,7 @@ class Turns:
                 return self._finish(text, len(prompt), message, index)
         served = self.renderer.traced(history, tools, prompt=True, **switched)
         joined = self._join(served, text, message, index)
+        self.notes["answers put behind the served prompt, which the template's own render lacks"] += joined is not None
         if joined is None:
             bare = {key: value for key, value in message.items() if key not in ("reasoning_content", "thinking")}
             self.notes["reasoning left out: the prompt says not to think"] += 1
