@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os.path
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,10 +29,10 @@ CALL = {"id": "call12345", "type": "function", "function": {"name": "probe_tool"
 class Renderer(Protocol):
     """What spans need of a template."""
 
-    def traced(self, messages: list[Any], tools: Any, **switches: Any) -> Traced:
+    def traced(self, messages: Sequence[Any], tools: Any, *, prompt: bool = False, **switches: Any) -> Traced:
         """The render with origins."""
 
-    def plain(self, messages: list[Any], tools: Any, *, prompt: bool, **switches: Any) -> str:
+    def plain(self, messages: Sequence[Any], tools: Any, *, prompt: bool, **switches: Any) -> str:
         """The render, with the generation prompt where `prompt` is set."""
 
 
