@@ -58,13 +58,15 @@ def _layer_types(config: Any) -> set[str]:
     return {str(kind) for kinds in lists if isinstance(kinds, list | tuple) for kind in kinds}
 
 
-def probe_packing(model: torch.nn.Module) -> None:
+def probe_packing(model: torch.nn.Module, **kwargs: Any) -> None:
     """Run a pack of two samples twice, the first one changed, and see that the second one's logits stay.
 
-    It finds what no table can: architectures that build their attention mask without looking at `position_ids`.
+    It finds what no table can: architectures that build their attention mask without looking at `position_ids`, and a
+    cache that is left on, with which transformers does not look at them either.
 
     Args:
         model: a causal language model as it will be trained, before it is wrapped for several processes.
+        kwargs: what the training step also passes to the model, such as `use_cache=False`.
 
     Raises:
         SwiftError: the second sample sees the first.
@@ -80,15 +82,17 @@ def probe_packing(model: torch.nn.Module) -> None:
     try:
         with torch.no_grad():
             logits = [
-                model(input_ids=line[None], position_ids=positions, use_cache=False).logits[0, PROBE_LENGTH:].float()
+                model(input_ids=line[None], position_ids=positions, **kwargs).logits[0, PROBE_LENGTH:].float()
                 for line in ids
             ]
     finally:
         model.train(training)
     change, size = (logits[0] - logits[1]).abs().max().item(), logits[0].abs().max().item()
-    if not change <= 1e-3 * size:
+    # Exact arithmetic would give no change; mixtures of experts group tokens, which moves the rounding.
+    tolerance = 1e-3 if next(model.parameters()).dtype.itemsize >= 4 else 3e-2
+    if not change <= tolerance * size:
         name = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
         raise SwiftError(
             f"--packing: in {name} a sample of a pack sees the one before it (its logits change by {change:.2g})",
-            fix=FIX,
+            fix=f"set config.use_cache to false if it is not; else {FIX}",
         )
