@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from swift.data.loading import RowSet as RowSet
     from swift.data.loading import load_rows as load_rows
     from swift.data.loading import split_rows as split_rows
-    from swift.data.packing import check_packing as check_packing
+    from swift.data.pack_safety import check_packing as check_packing
+    from swift.data.pack_safety import probe_packing as probe_packing
     from swift.data.packing import plan_packs as plan_packs
     from swift.data.steps import RankBatches as RankBatches
     from swift.data.steps import StepPlan as StepPlan
@@ -41,10 +42,11 @@ _HOMES = {
     "RowSet": "loading",
     "StepPlan": "steps",
     "UnitIndex": "steps",
-    "check_packing": "packing",
+    "check_packing": "pack_safety",
     "encode_rows": "encoding",
     "load_rows": "loading",
     "plan_packs": "packing",
+    "probe_packing": "pack_safety",
     "report": "summary",
     "split_rows": "loading",
     "write_dropped": "drops",

@@ -39,6 +39,7 @@ class _Chunk:
     samples: EncodedDataset
     dropped: list[Dropped]
     bad: list[Dropped]
+    too_long: list[Dropped]
     notes: Counter[str]
     rows: int
 
@@ -53,7 +54,7 @@ class _Job:
     def run(self, span: tuple[int, int]) -> _Chunk:
         """Encode rows [start, stop)."""
         before = Counter(self.template.notes)
-        chunk = _Chunk(EncodedDataset(), [], [], Counter(), span[1] - span[0])
+        chunk = _Chunk(EncodedDataset(), [], [], [], Counter(), span[1] - span[0])
         chunk.samples = EncodedDataset(self._samples(span, chunk))
         chunk.notes = Counter(self.template.notes) - before
         return chunk
@@ -73,8 +74,8 @@ class _Job:
         sample.source = source
         pieces = shorten(sample, self.max_length, self.strategy)
         if not pieces:
-            too_long = f"{sample.length} tokens are more than --max_length {self.max_length}"
-            (chunk.bad if self.strategy == "raise" else chunk.dropped).append(Dropped(source, too_long))
+            reason = f"{sample.length} tokens are more than --max_length {self.max_length}"
+            (chunk.too_long if self.strategy == "raise" else chunk.dropped).append(Dropped(source, reason))
         for piece in pieces:
             if piece.trained:
                 yield piece
@@ -109,24 +110,21 @@ def encode_rows(
     """
     job = _Job(rowset.rows, template, max_length, truncation_strategy)
     total = len(rowset.rows)
-    dropped, bad, done = list(rowset.dropped), list[Dropped](), 0
+    dropped, bad, too_long, done = list(rowset.dropped), list[Dropped](), list[Dropped](), 0
 
     def parts() -> Iterator[EncodedDataset]:
         nonlocal done
         for chunk in _chunks(job, num_proc):
-            if num_proc > 1:
-                template.notes.update(chunk.notes)
             dropped.extend(chunk.dropped)
             bad.extend(chunk.bad)
+            too_long.extend(chunk.too_long)
             done += chunk.rows
             if progress:
                 progress(done, total)
             yield chunk.samples
 
     samples = EncodedDataset.join(parts(), rows=total)
-    if truncation_strategy == "raise":
-        too_long = [row for row in bad if "--max_length" in row.reason]
-        stop_at(too_long, total, fix="raise --max_length, or choose another --truncation_strategy")
+    stop_at(too_long, total, fix="raise --max_length, or choose another --truncation_strategy")
     if strict:
         stop_at(bad, total, fix="mend these rows; --strict false drops and counts them")
     samples.dropped = dropped + bad
@@ -153,7 +151,9 @@ def _in_workers(job: _Job, spans: list[tuple[int, int]], num_proc: int) -> Itera
     context = multiprocessing.get_context(method)
     with ProcessPoolExecutor(num_proc, context, initializer=_start_worker, initargs=(job,)) as pool:
         try:
-            yield from pool.map(_run_in_worker, spans)
+            for chunk in pool.map(_run_in_worker, spans):
+                job.template.notes.update(chunk.notes)
+                yield chunk
         except BrokenProcessPool as error:
             raise SwiftError(
                 f"--dataset_num_proc {num_proc}: a process that tokenises died",

@@ -110,8 +110,12 @@ def _messages(read: dict[str, Any], record: Mapping[str, Any]) -> list[Message]:
         response = read["response"]
         turns = [*_history(read.get("history", [])), _turn("user", query)]
         turns += to_messages(response) if isinstance(response, list) else [_turn("assistant", response)]
-    if read.get("system") and not (turns and turns[0].get("role") == "system"):
-        turns.insert(0, _turn("system", read["system"]))
+    if not read.get("system"):
+        return turns
+    if not turns or turns[0].get("role") != "system":
+        return [_turn("system", read["system"]), *turns]
+    if turns[0].get("content") != read["system"]:
+        raise BadRow("the system column and the system turn differ; --columns can rename the column")
     return turns
 
 
@@ -157,9 +161,10 @@ def _with_our_keys(item: Mapping[str, Any], number: int) -> Message:
     table = formats()
     turn = {table["message_keys"].get(key, key): value for key, value in item.items() if value is not None}
     role = turn.get("role")
-    if role not in table["roles"]:
+    ours = table["roles"].get(role.lower()) if isinstance(role, str) else None
+    if ours is None:
         raise BadRow(f"message {number} has no role" if role is None else f"message {number} has unknown role {role!r}")
-    turn["role"] = table["roles"][role]
+    turn["role"] = ours
     if "tool_calls" in turn:
         turn["tool_calls"] = _calls(turn["tool_calls"], number)
         turn.setdefault("content", "")
@@ -180,8 +185,10 @@ def _call(call: Any, number: int) -> dict[str, Any]:
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise BadRow(f"tool call of message {number} has no function name")
     arguments = _json(function.get("arguments", function.get("parameters", {})), f"arguments in message {number}")
-    kept = {key: value for key, value in call.items() if key == "id"} if function is not call else {}
-    return {**kept, "type": "function", "function": {"name": function["name"], "arguments": arguments or {}}}
+    if arguments is not None and not isinstance(arguments, Mapping):
+        raise BadRow(f"arguments in message {number} is {kind_of(arguments)}, not an object")
+    identity = {"id": call["id"]} if "id" in call and function is not call else {}
+    return {**identity, "type": "function", "function": {"name": function["name"], "arguments": arguments or {}}}
 
 
 def _json(value: Any, what: str) -> Any:

@@ -1,4 +1,4 @@
-"""Which samples share a sequence, and for which models that is safe."""
+"""Which samples share a sequence."""
 
 from __future__ import annotations
 

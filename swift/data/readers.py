@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ Record = tuple[Mapping[str, Any], Source]
 Records = Iterator["Record | Dropped"]
 
 
-def read_file(path: Path) -> Records:
+def read_file(path: Path, option: str = "dataset") -> Records:
     """The records of a file, and what cannot be read of it.
 
     Raises:
@@ -29,7 +30,7 @@ def read_file(path: Path) -> Records:
     read = reader_of(path)
     if read is None:
         raise SwiftError(
-            f"--dataset {path}: files of this kind are not read",
+            f"--{option} {path}: files of this kind are not read",
             fix=f"use one of {', '.join(READERS)}"
             + ("; for plain text, make jsonl rows with messages" if path.suffix == ".txt" else ""),
         )
@@ -39,9 +40,9 @@ def read_file(path: Path) -> Records:
             found = True
             yield record
     except (OSError, EOFError) as error:
-        raise SwiftError(f"--dataset {path} cannot be read: {error}") from error
+        raise SwiftError(f"--{option} {path} cannot be read: {error}") from error
     if not found:
-        raise SwiftError(f"--dataset {path} holds no rows")
+        raise SwiftError(f"--{option} {path} holds no rows")
 
 
 def reader_of(path: Path) -> Callable[[Path], Records] | None:
@@ -117,7 +118,7 @@ def _text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise SwiftError(
-            f"--dataset {path} is not UTF-8: byte 0x{content[error.start]:02x}",
+            f"{path} is not UTF-8: byte 0x{content[error.start]:02x}",
             where=f"{path}:{line}",
             fix="save the file as UTF-8",
         ) from error
@@ -126,8 +127,9 @@ def _text(path: Path) -> str:
 def _csv(path: Path) -> Records:
     # The standard limit of 128 KiB for a cell is shorter than many conversations.
     csv.field_size_limit(2**31 - 1)
-    lines = _text(path).splitlines(keepends=True)
-    reader = csv.reader(lines, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
+    reader = csv.reader(
+        io.StringIO(_text(path), newline=""), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True
+    )
     header: list[str] | None = None
     while True:
         source = Source(str(path), reader.line_num + 1)
@@ -156,9 +158,16 @@ def _parquet(path: Path) -> Records:
         for batch in file.iter_batches(batch_size=1024):
             for value in batch.to_pylist():
                 number += 1
-                yield value, Source(str(path), number)
+                yield without_nulls(value), Source(str(path), number)
     except pyarrow.ArrowException as error:
-        raise SwiftError(f"--dataset {path} is not a parquet file: {error}") from error
+        raise SwiftError(f"{path} is not a parquet file: {error}") from error
+
+
+def without_nulls(value: Any) -> Any:
+    """A value of an Arrow table without empty fields: Arrow gives every object of a column the keys of all the others."""
+    if isinstance(value, dict):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 READERS: dict[str, Callable[[Path], Records]] = {

@@ -23,7 +23,7 @@ SUBSETS = {"default": ("", ""), "qwen3": (" /no_think", EMPTY_THOUGHT), "empty_t
 CHINESE = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")
 
 
-def read_self_cognition(config: DataConfig, subset: str = "default", table: Path = TABLE) -> Records:
+def read_self_cognition(config: DataConfig, subset: str = "default") -> Records:
     """The rows, with the model's name and author filled in.
 
     Raises:
@@ -41,11 +41,11 @@ def read_self_cognition(config: DataConfig, subset: str = "default", table: Path
     english, chinese = _by_language(config.model_name, "model_name")
     author_english, author_chinese = _by_language(config.model_author, "model_author")
     slots = {"en": (english, author_english), "zh": (chinese, author_chinese)}
-    return _filled(table, slots, SUBSETS[subset])
+    return _filled(slots, SUBSETS[subset])
 
 
-def _filled(table: Path, slots: dict[str, tuple[str, str]], around: tuple[str, str]) -> Iterator[Record]:
-    for record in read_file(table):
+def _filled(slots: dict[str, tuple[str, str]], around: tuple[str, str]) -> Iterator[Record]:
+    for record in read_file(TABLE):
         assert isinstance(record, tuple)
         row, source = record
         name, author = slots[row["tag"]]

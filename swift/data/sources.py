@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path
-from typing import Any
 
 from swift.config.data import DataConfig
 from swift.data.drops import Dropped
-from swift.data.readers import READERS, Records, read_file, reader_of
+from swift.data.readers import READERS, Records, read_file, reader_of, without_nulls
 from swift.data.self_cognition import NAMES, read_self_cognition
 from swift.errors import SwiftError
 from swift.rows import Source
@@ -71,11 +69,11 @@ def read_records(
         for subset in wanted.subsets or ("default",):
             yield from read_self_cognition(config, subset)
     elif path.is_file():
-        yield from read_file(path)
+        yield from read_file(path, option)
     elif path.is_dir():
-        yield from _hub_folder(path, wanted) if wanted.subsets else _files(_data_files(path, option))
+        yield from _hub_folder(path, wanted) if wanted.subsets else _files(_data_files(path, option), option)
     elif has_magic(name):
-        yield from _files(_matching(name, option))
+        yield from _files(_matching(name, option), option)
     elif reader_of(path) or name.startswith(("/", "./", "../", "~")):
         raise SwiftError(f"--{option} {name}: no such file or folder")
     else:
@@ -97,9 +95,9 @@ def _plugin(wanted: DatasetName, option: str) -> Records:
         raise SwiftError(f"--{option} {wanted.name} fails: {type(error).__name__}: {error}") from error
 
 
-def _files(paths: list[Path]) -> Iterator[Any]:
+def _files(paths: list[Path], option: str) -> Records:
     for path in paths:
-        yield from read_file(path)
+        yield from read_file(path, option)
 
 
 def _data_files(folder: Path, option: str) -> list[Path]:
@@ -143,4 +141,4 @@ def _hub_folder(folder: Path, wanted: DatasetName) -> Records:
         if split != "train" and len(splits) > 1:
             raise SwiftError(f"--dataset {label} has no split train, but {', '.join(splits)}")
         for number, value in enumerate(splits[split], 1):
-            yield value, Source(f"{label}/{split}", number)
+            yield without_nulls(value), Source(f"{label}/{split}", number)
