@@ -103,7 +103,9 @@ def _adapter_folder(name: str, use_hf: bool | None, token: str | None) -> Path:
             return resolve(name, use_hf=use_hf, token=token).path
         except SwiftError as error:
             raise SwiftError(f"--adapters {name}: {error.what}", where=error.where, fix=error.fix) from error
-    raise SwiftError(f"--adapters {name}: no such folder", fix="name a checkpoint folder, such as output/v0/checkpoint-20")
+    raise SwiftError(
+        f"--adapters {name}: no such folder", fix="name a checkpoint folder, such as output/v0/checkpoint-20"
+    )
 
 
 def _base_of(

@@ -232,9 +232,7 @@ class PtEngine:
         alike = bool(getattr(self.model, "_is_stateful", False))
         batch: list[_Job] = []
         for job in sorted(jobs, key=lambda job: -len(job.prompt)):
-            if batch and (
-                len(batch) == self.max_batch_size or (alike and len(job.prompt) != len(batch[0].prompt))
-            ):
+            if batch and (len(batch) == self.max_batch_size or (alike and len(job.prompt) != len(batch[0].prompt))):
                 yield batch
                 batch = []
             batch.append(job)
@@ -280,9 +278,7 @@ class PtEngine:
         return out[:, width:].tolist()
 
     def _choice(self, job: _Job, row: list[int], config: RequestConfig) -> Choice:
-        ids, text, reason = cut(
-            self.tokenizer, row, limit=job.limit, stop_ids=self._stop_ids, stop=config.stop
-        )
+        ids, text, reason = cut(self.tokenizer, row, limit=job.limit, stop_ids=self._stop_ids, stop=config.stop)
         parsed = self.template.parse(text)
         message = ChatMessage(
             role=parsed.get("role", "assistant"),
