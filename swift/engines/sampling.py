@@ -75,7 +75,7 @@ class SeededSampler(LogitsProcessor):
         self._warpers = build_warpers(sampling)
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.Tensor:
         """Logits [rows, vocabulary] -> 0 for each row's sampled token and -inf elsewhere."""
         warped = scores.float()
         for warper in self._warpers:

@@ -160,8 +160,8 @@ def choose_template(
     from swift.templates import Template, load_template
 
     reasons = {} if reasons is None else reasons
-    options = {key: flags.get(key) for key in ("system", "enable_thinking", "chat_template_kwargs")}
-    options = {key: value for key, value in options.items() if value is not None}
+    kept = ("system", "enable_thinking", "chat_template_kwargs")
+    options: dict[str, Any] = {key: flags[key] for key in kept if flags.get(key) is not None}
     if "system" in options:
         options["system"] = read_system(options["system"])
     name = flags.get("chat_template")
@@ -173,7 +173,6 @@ def choose_template(
     if recorded is None:
         return load_template(tokenizer, template=name, **options)
     if name is not None:
-        kept = ("system", "enable_thinking", "chat_template_kwargs")
         return load_template(tokenizer, template=name, **({key: recorded.get(key) for key in kept} | options))
     reasons.setdefault("template", "as the checkpoint recorded it")
     try:

@@ -60,7 +60,7 @@ class _Watch(StoppingCriteria):
         self._cancelled, self._on_token = cancelled, on_token
         self._done = torch.zeros(len(limits), dtype=torch.bool)
 
-    def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.BoolTensor:
+    def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.Tensor:
         """Token ids [rows, width + generated] -> which rows end here."""
         if self._cancelled is not None and self._cancelled.is_set():
             return torch.ones(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)

@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 import pytest
-from tests.engines.tiny import make_tokenizer
 
 from swift.engines.detokenize import TextStream, cut, decode
+from tests.engines.tiny import make_tokenizer
 
 TOKENIZER = make_tokenizer()
 

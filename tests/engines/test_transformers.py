@@ -5,11 +5,11 @@ import time
 
 import pytest
 import torch
-from tests.engines.tiny import ask, make_model, make_tokenizer
 
 from swift.engines import InferRequest, PtEngine, RequestConfig, engines
 from swift.errors import SwiftError
 from swift.templates import load_template
+from tests.engines.tiny import ask, make_model, make_tokenizer
 
 QUESTIONS = ["hi", "what is the capital of France?", "你好", "sky", "the colour of the sky and the capital", "a" * 60]
 
