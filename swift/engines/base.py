@@ -195,6 +195,7 @@ engines: Registry[Any] = _Engines(
 def engine(name: str) -> Callable[[E], E]:
     """Decorator: register an engine class under the name that `--infer_backend` takes.
 
-    The class is called as `PtEngine` is: with a loaded `(model, template)` or a model's name, and `max_batch_size`.
+    The command line makes one by `from_source(source, template, config, *, max_batch_size, max_length)`: what
+    `swift.engines.source.find_source` found, not loaded yet, and the options of the model.
     """
     return engines.register(name)

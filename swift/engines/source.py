@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from swift.config.model import ModelConfig
+from swift.config.template import TemplateConfig
 from swift.engines.adapters import add_adapters, check_adapter
 from swift.errors import SwiftError
 from swift.models.record import CheckpointRecord, check_base, read_record
 
 if TYPE_CHECKING:
     from swift.templates import Template
+
+
+SWITCHES = ("system", "enable_thinking", "chat_template_kwargs")
+"""Options of a template that stay when its Jinja source is replaced."""
 
 
 @dataclass
@@ -26,6 +31,7 @@ class ModelSource:
         config: its config.json.
         adapters: folders of PEFT adapters, in the order in which they go onto the base.
         record: what the last adapter, or else the model's folder, says about itself.
+        recorded_template: the `template.json` of the last of adapters and model that has one.
         reasons: what was chosen -> why.
     """
 
@@ -34,6 +40,7 @@ class ModelSource:
     config: dict[str, Any]
     adapters: list[Path]
     record: CheckpointRecord
+    recorded_template: dict[str, Any] | None = None
     reasons: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -43,75 +50,50 @@ class ModelSource:
         return kept[-1] if kept else self.path
 
 
-def find_source(
-    model: str | None,
-    adapters: str | Sequence[str] | None = None,
-    *,
-    revision: str | None = None,
-    use_hf: bool | None = None,
-    token: str | None = None,
-) -> ModelSource:
+def find_source(config: ModelConfig) -> ModelSource:
     """Find base model and adapters and check that they belong together, before any weights are loaded.
-
-    Args:
-        model: name or folder; None takes the base model that the adapters name.
-        adapters: folders or ids of PEFT adapters.
 
     Raises:
         SwiftError: neither is given, one of them is not what it should be, or they do not fit each other.
     """
-    from swift.hub import resolve
-
-    names = [adapters] if isinstance(adapters, str) else list(adapters or ())
-    if model is None and not names:
+    if config.model is None and not config.adapters:
         raise SwiftError(
             "no model is named", fix="give --model (demo, a folder or an id), or --adapters with a checkpoint's folder"
         )
-    folders = [_adapter_folder(name, use_hf, token) for name in names]
+    folders = [_adapter_folder(name, config) for name in config.adapters]
     settings = [check_adapter(folder) for folder in folders]
     records = [read_record(folder) for folder in folders]
     reasons: dict[str, str] = {}
-    if model is None:
-        model, revision = _base_of(records, settings, revision)
+    if config.model is None:
+        name, path = _base_of(records, settings, config)
         reasons["model"] = f"named by {records[0].folder}"
-    try:
-        found = resolve(model, revision=revision, use_hf=use_hf, token=token)
-    except SwiftError as error:
-        if "model" not in reasons:
-            raise
-        raise SwiftError(
-            f"the adapter's base model {model} cannot be found: {error.what}",
-            where=str(records[0].folder),
-            fix="give the base model's folder or id as --model",
-        ) from error
-    config = read_model_config(found.path)
+    else:
+        name, path = config.model, _resolve(config.model, config.model_revision, config.use_hf, config.hub_token)
+    raw = read_model_config(path)
     for record in records:
-        check_base(record, config, model)
-    record = records[-1] if records else read_record(found.path)
-    return ModelSource(model, found.path, config, folders, record, reasons)
+        check_base(record, raw, name)
+    told = [read_record(path), *records]
+    templates = [record.template for record in told if record.template is not None]
+    return ModelSource(name, path, raw, folders, told[-1], templates[-1] if templates else None, reasons)
 
 
-def _adapter_folder(name: str, use_hf: bool | None, token: str | None) -> Path:
+def _resolve(name: str, revision: str | None, use_hf: bool | None, token: str | None) -> Path:
     from swift.hub import resolve
 
+    return resolve(name, revision=revision, use_hf=use_hf, token=token).path
+
+
+def _adapter_folder(name: str, config: ModelConfig) -> Path:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder.resolve()
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        # An id on a hub: resolve asks for config.json, which an adapter lacks, so the words are only about the hub.
-        try:
-            return resolve(name, use_hf=use_hf, token=token).path
-        except SwiftError as error:
-            raise SwiftError(f"--adapters {name}: {error.what}", where=error.where, fix=error.fix) from error
     raise SwiftError(
-        f"--adapters {name}: no such folder", fix="name a checkpoint folder, such as output/v0/checkpoint-20"
+        f"--adapters {name}: no such folder", fix="name a checkpoint folder, such as output/.../checkpoint-20"
     )
 
 
-def _base_of(
-    records: list[CheckpointRecord], settings: list[dict[str, Any]], revision: str | None
-) -> tuple[str, str | None]:
-    """The base model that the adapters name, and its revision."""
+def _base_of(records: list[CheckpointRecord], settings: list[dict[str, Any]], config: ModelConfig) -> tuple[str, Path]:
+    """The base model that the adapters name, from where their run took it."""
     named = {record.base_model for record in records if record.base_model}
     if len(named) > 1:
         raise SwiftError(
@@ -121,7 +103,17 @@ def _base_of(
         )
     if not named:
         raise SwiftError("the adapter does not name its base model", where=str(records[0].folder), fix="give --model")
-    return named.pop(), revision or settings[0].get("revision")
+    name, run = named.pop(), records[0].config
+    revision = config.model_revision or run.get("model_revision") or settings[0].get("revision")
+    use_hf = run.get("use_hf") if config.use_hf is None else config.use_hf
+    try:
+        return name, _resolve(name, revision, use_hf, config.hub_token)
+    except SwiftError as error:
+        raise SwiftError(
+            f"the adapter's base model {name} cannot be found: {error.what}",
+            where=str(records[0].folder),
+            fix="give the base model's folder or id as --model",
+        ) from error
 
 
 def read_model_config(folder: Path) -> dict[str, Any]:
@@ -145,41 +137,44 @@ def context_in(config: dict[str, Any]) -> int | None:
 
 
 def choose_template(
-    tokenizer: Any, flags: dict[str, Any], recorded: dict[str, Any] | None = None, reasons: dict[str, str] | None = None
+    source: ModelSource, flags: TemplateConfig, config: ModelConfig, *, load_args: bool = True
 ) -> Template:
     """The template that a checkpoint recorded, or the tokenizer's own, with flags over it.
 
     Args:
-        flags: template, chat_template, system, enable_thinking, chat_template_kwargs; None means not given.
-        recorded: `template.json` of the checkpoint.
-        reasons: takes a note on what was chosen.
+        source: the model; its `reasons` take a note.
+        flags: options of the template; None means not given.
+        config: options of the model.
+        load_args: take what the checkpoint recorded.
 
     Raises:
         SwiftError: there is no template, or a flag names none.
     """
+    from swift.models import load_tokenizer
     from swift.templates import Template, load_template
 
-    reasons = {} if reasons is None else reasons
-    kept = ("system", "enable_thinking", "chat_template_kwargs")
-    options: dict[str, Any] = {key: flags[key] for key in kept if flags.get(key) is not None}
-    if "system" in options:
-        options["system"] = read_system(options["system"])
-    name = flags.get("chat_template")
-    if flags.get("template") and name is None:
+    tokenizer = load_tokenizer(source.tokenizer_folder, trust_remote_code=config.trust_remote_code)
+    recorded = source.recorded_template if load_args else None
+    options: dict[str, Any] = {name: value for name in SWITCHES if (value := getattr(flags, name)) is not None}
+    if flags.system is not None:
+        options["system"] = read_system(flags.system)
+    name = flags.chat_template
+    if flags.template is not None and name is None:
         if recorded is None and not getattr(tokenizer, "chat_template", None):
-            name = flags["template"]
+            name = flags.template
         else:
-            reasons["template"] = f"the model's own; --template {flags['template']} is not needed"
+            source.reasons["template"] = f"the model's own; --template {flags.template} is not needed"
     if recorded is None:
         return load_template(tokenizer, template=name, **options)
     if name is not None:
-        return load_template(tokenizer, template=name, **({key: recorded.get(key) for key in kept} | options))
-    reasons.setdefault("template", "as the checkpoint recorded it")
+        return load_template(tokenizer, template=name, **({key: recorded.get(key) for key in SWITCHES} | options))
+    source.reasons.setdefault("template", "as the checkpoint recorded it")
     try:
         return Template.from_dict(tokenizer, recorded | options)
     except (KeyError, TypeError) as error:
         raise SwiftError(
-            f"template.json of the checkpoint is not as this version writes it: {error}",
+            f"template.json is not as this version writes it: {error}",
+            where=str(source.record.folder),
             fix="give --load_args false and the template's options yourself",
         ) from error
 
@@ -198,32 +193,17 @@ def read_system(system: str) -> str:
         raise SwiftError(f"--system {system} cannot be read: {error}") from None
 
 
-def load_source_model(source: ModelSource, loading: dict[str, Any]) -> Any:
-    """The base model with its adapters on it.
-
-    Args:
-        loading: what `swift.models.load_model` takes beside the folder.
-    """
+def load_source_model(source: ModelSource, config: ModelConfig) -> Any:
+    """The base model with its adapters on it; `source.reasons` takes what the loading chose."""
     from swift.models import load_model
 
-    loaded = load_model(source.path, **loading)
+    loaded = load_model(
+        source.path,
+        dtype=config.torch_dtype or "auto",
+        attn_impl=config.attn_impl,
+        device_map=config.device_map,
+        trust_remote_code=config.trust_remote_code,
+        model_kwargs=config.model_kwargs,
+    )
     source.reasons |= loaded.reasons
     return add_adapters(loaded.model, source.adapters)
-
-
-def load_engine_parts(
-    model: str | None,
-    adapters: str | Sequence[str] | None,
-    *,
-    hub: dict[str, Any],
-    loading: dict[str, Any],
-    flags: dict[str, Any],
-    load_args: bool,
-) -> tuple[Any, Template]:
-    """Model and template from names: the template first, for a mistake in it shows in no time."""
-    from swift.models import load_tokenizer
-
-    source = find_source(model, adapters, **hub)
-    tokenizer = load_tokenizer(source.tokenizer_folder, trust_remote_code=loading.get("trust_remote_code", False))
-    template = choose_template(tokenizer, flags, source.record.template if load_args else None)
-    return load_source_model(source, loading), template

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
+from swift.config.model import ModelConfig
+from swift.config.template import TemplateConfig
 from swift.engines.base import (
     ChatMessage,
     Choice,
@@ -24,7 +26,7 @@ from swift.engines.base import (
 )
 from swift.engines.detokenize import TextStream, cut
 from swift.engines.sampling import SeededSampler, greedy_config, row_seed, sampling_of
-from swift.engines.source import load_engine_parts
+from swift.engines.source import ModelSource, choose_template, find_source, load_source_model
 from swift.errors import SwiftError
 
 if TYPE_CHECKING:
@@ -92,7 +94,7 @@ class PtEngine:
         model: a model's name or folder, or a loaded `(model, template)`.
         adapters: PEFT adapters; the base model is read from them where `model` is None.
         template: for a base model without a chat template: chatml, llama, alpaca or plain.
-        torch_dtype: name of the weights' dtype; None means the model's own where the device has it.
+        torch_dtype: the weights' dtype or its name; None means the model's own where the device has it.
         attn_impl: attention; None means the fastest present.
         max_batch_size: answers generated at once.
         use_hf: take ids from Hugging Face or ModelScope.
@@ -110,7 +112,7 @@ class PtEngine:
         *,
         adapters: str | Sequence[str] | None = None,
         template: str | None = None,
-        torch_dtype: str | None = None,
+        torch_dtype: str | torch.dtype | None = None,
         attn_impl: str | None = None,
         device_map: str | dict[str, Any] | None = None,
         max_batch_size: int = 8,
@@ -129,26 +131,30 @@ class PtEngine:
         if max_batch_size < 1:
             raise SwiftError(f"max_batch_size is {max_batch_size}; it must be at least 1")
         if not isinstance(model, tuple):
-            model = load_engine_parts(
-                model,
-                adapters,
-                hub={"revision": revision, "use_hf": use_hf, "token": hub_token},
-                loading={
-                    "dtype": torch_dtype or "auto",
-                    "attn_impl": attn_impl,
-                    "device_map": device_map,
-                    "trust_remote_code": trust_remote_code,
-                    "model_kwargs": model_kwargs,
-                },
-                flags={
-                    "template": template,
-                    "chat_template": chat_template,
-                    "system": system,
-                    "enable_thinking": enable_thinking,
-                    "chat_template_kwargs": chat_template_kwargs,
-                },
-                load_args=load_args,
+            names = [adapters] if isinstance(adapters, str) else list(adapters or ())
+            model_config = ModelConfig(
+                model=model,
+                adapters=names,
+                model_revision=revision,
+                use_hf=use_hf,
+                hub_token=hub_token,
+                torch_dtype=dtype_name(torch_dtype),
+                attn_impl=attn_impl,
+                device_map=device_map,
+                trust_remote_code=trust_remote_code,
+                model_kwargs=model_kwargs,
             )
+            template_config = TemplateConfig(
+                template=template,
+                chat_template=chat_template,
+                system=system,
+                enable_thinking=enable_thinking,
+                chat_template_kwargs=chat_template_kwargs,
+            )
+            source = find_source(model_config)
+            # The template first: a mistake in it shows before weights are read.
+            chosen = choose_template(source, template_config, model_config, load_args=load_args)
+            model = load_source_model(source, model_config), chosen
         loaded, self.template = model
         self.model = _unwrap(loaded)
         self.tokenizer = self.template.tokenizer
@@ -159,6 +165,20 @@ class PtEngine:
         if self._pad_id is None:
             self._pad_id = next(iter(self._stop_ids), 0)
         self.model.eval()
+
+    @classmethod
+    def from_source(
+        cls,
+        source: ModelSource,
+        template: Template,
+        config: ModelConfig,
+        *,
+        max_batch_size: int = 8,
+        max_length: int | None = None,
+    ) -> PtEngine:
+        """Load what `find_source` found; the command line builds its engine so."""
+        loaded = load_source_model(source, config)
+        return cls((loaded, template), max_batch_size=max_batch_size, max_length=max_length)
 
     def infer(
         self,
@@ -362,6 +382,11 @@ def encode_prompt(template: Template, request: InferRequest, context: int | None
             fix="shorten the conversation",
         )
     return prompt
+
+
+def dtype_name(dtype: str | torch.dtype | None) -> Any:
+    """`torch.bfloat16` and `bfloat16` are both `bfloat16`."""
+    return None if dtype is None else str(dtype).removeprefix("torch.")
 
 
 def _unwrap(model: Any) -> Any:
