@@ -16,6 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from swift.errors import SwiftError
+
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
@@ -104,11 +106,31 @@ def flash_attention_available(version: int) -> bool:
     return bool(check is not None and check())
 
 
-def save_model(model: PreTrainedModel, folder: Path, **kwargs: Any) -> None:
-    """`model.save_pretrained` under the names that the weights had on disk.
+def save_model(model: PreTrainedModel, folder: Path, *, safe_serialization: bool = True, **kwargs: Any) -> None:
+    """`model.save_pretrained` under the names that the weights had on disk; generation settings are not written.
 
-    Transformers 5 undoes its renaming on its own and always writes safetensors; 4 renames nothing.
+    Transformers 5 undoes its renaming on its own; 4 renames nothing. Both refuse to save a model whose generation
+    settings contradict each other (a temperature without sampling), as many published ones do, so it gets plain ones
+    for the time of the call.
+
+    Raises:
+        SwiftError: .bin files are asked for, which transformers 5 cannot write.
     """
-    if transformers_major() >= 5:
-        kwargs.pop("safe_serialization", None)
-    model.save_pretrained(folder, **kwargs)
+    if transformers_major() < 5:
+        kwargs["safe_serialization"] = safe_serialization
+    elif not safe_serialization:
+        raise SwiftError(
+            "this transformers writes safetensors only.",
+            where="--safe_serialization false",
+            fix="leave the option out, or install transformers 4.57.",
+        )
+    from transformers import GenerationConfig
+
+    settings = getattr(model, "generation_config", None)
+    try:
+        if settings is not None:
+            model.generation_config = GenerationConfig()
+        model.save_pretrained(folder, **kwargs)
+    finally:
+        if settings is not None:
+            model.generation_config = settings

@@ -153,13 +153,23 @@ def _as_mistake(error: Exception, target: Path) -> SwiftError | None:
             where=str(target.parent),
             fix="free some space there or choose another folder, then run again.",
         )
-    if isinstance(error, OSError) and error.errno in (*_NOT_WRITABLE, errno.ENOTDIR, errno.EEXIST):
+    if isinstance(error, OSError) and _is_about_place(error, target):
         return SwiftError(
             f"{target} cannot be written: {error.strerror}; {safe}.",
             where=str(error.filename or target.parent),
             fix="choose a folder that you may write to, or change its permissions.",
         )
     return None
+
+
+def _is_about_place(error: OSError, target: Path) -> bool:
+    """Whether the folder around `target` cannot be made or written; other files that the block reads do not count."""
+    if error.filename is None:
+        return False
+    place = Path(os.fsdecode(error.filename))
+    if place in target.parents:
+        return error.errno in (*_NOT_WRITABLE, errno.ENOTDIR, errno.EEXIST, errno.ENOENT)
+    return target.parent in place.parents and error.errno in (*_NOT_WRITABLE, errno.ENOTDIR)
 
 
 def _is_disk_full(error: Exception, target: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -195,7 +196,7 @@ def _readable_errors(folder: Path, device: torch.device) -> Iterator[None]:
             where=str(folder),
             fix="load it quantized (--quant_bits 4), over several devices (--device_map auto), or take a smaller one.",
         ) from error
-    except (SafetensorError, EOFError) as error:
+    except (SafetensorError, pickle.UnpicklingError, EOFError) as error:
         raise SwiftError(
             f"the weights are broken: {_first_line(error)}", where=str(folder), fix="download the model again."
         ) from error
