@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os.path
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,10 +29,10 @@ CALL = {"id": "call12345", "type": "function", "function": {"name": "probe_tool"
 class Renderer(Protocol):
     """What spans need of a template."""
 
-    def traced(self, messages: list[Any], tools: Any, **switches: Any) -> Traced:
+    def traced(self, messages: Sequence[Any], tools: Any, *, prompt: bool = False, **switches: Any) -> Traced:
         """The render with origins."""
 
-    def plain(self, messages: list[Any], tools: Any, *, prompt: bool, **switches: Any) -> str:
+    def plain(self, messages: Sequence[Any], tools: Any, *, prompt: bool, **switches: Any) -> str:
         """The render, with the generation prompt where `prompt` is set."""
 
 
@@ -42,12 +43,10 @@ class Ending:
     Attributes:
         stop: the text of the token (or the plain text) that stops generation.
         append: what a last turn lacks up to and including `stop`; empty where the template closes it.
-        kept: how much of the text behind a last turn stays when `append` is appended.
     """
 
     stop: str
     append: str = ""
-    kept: int = 0
 
 
 def last_of(text: Traced, message: int) -> int:
@@ -67,8 +66,13 @@ def first_after(text: Traced, message: int, start: int) -> int:
     return len(text)
 
 
-def text_ending(renderer: Renderer, control: re.Pattern[str]) -> Ending:
+def text_ending(renderer: Renderer, control: re.Pattern[str], eos: str) -> Ending:
     """How a turn of text ends.
+
+    Args:
+        renderer: the template.
+        control: matches the tokenizer's control tokens.
+        eos: the tokenizer's end of sequence, which is believed where it closes a turn.
 
     Raises:
         SwiftError: when no probe renders, or nothing in the template ends a turn.
@@ -82,7 +86,7 @@ def text_ending(renderer: Renderer, control: re.Pattern[str]) -> Ending:
         except SwiftError as error:
             problem = error
             continue
-        ending = find_ending(short, long, opening, control, closes=True)
+        ending = find_ending(short, long, opening, control, eos=eos)
         if ending:
             return ending
         problem = SwiftError("nothing in the chat template ends an assistant's turn", fix="see --chat_template")
@@ -101,7 +105,12 @@ def tool_ending(renderer: Renderer, control: re.Pattern[str], text: Ending) -> E
         return text
     if last_of(short, 1) < 0:
         return text
-    return find_ending(short, long, opening, control, closes=not text.append) or text
+    if not text.append and text.stop in str.__getitem__(short, slice(last_of(short, 1), None)):
+        return text
+    ending = find_ending(short, long, opening, control, closes=not text.append)
+    if ending is None or (text.append and ending.stop == text.stop):
+        return text
+    return ending
 
 
 def _user() -> dict[str, Any]:
@@ -117,35 +126,38 @@ def opener(renderer: Renderer, messages: list[Any], tools: Any, control: re.Patt
 
 
 def find_ending(
-    short: Traced, long: Traced, opening: str, control: re.Pattern[str], *, closes: bool
+    short: Traced, long: Traced, opening: str, control: re.Pattern[str], *, closes: bool = True, eos: str = ""
 ) -> Ending | None:
     """Read the ending off turn 1 as the last turn (`short`) and as followed by others (`long`)."""
-    start = first_start = last_of(short, 1)
-    tail = str.__getitem__(short, slice(max(start, 0), None))
+    tail = str.__getitem__(short, slice(max(last_of(short, 1), 0), None))
     edge = first_after(long, 1, 0)
-    first_start = last_of(long[:edge], 1)
-    gap = str.__getitem__(long, slice(max(first_start, 0), edge))
+    gap = str.__getitem__(long, slice(max(last_of(long[:edge], 1), 0), edge))
     shared = len(os.path.commonprefix([tail, gap]))
     in_tail, in_gap = list(control.finditer(tail)), list(control.finditer(gap))
     if closes:
         common = [m for m in in_gap if m.end() <= shared]
         if common:
-            return Ending(common[-1][0])
+            return Ending(eos if any(m[0] == eos for m in common) else _last_of_run(gap, common, ""))
         if in_tail:
-            return Ending(_last_of_first_run(in_tail, opening))
+            return Ending(_last_of_run(tail, in_tail, opening))
     behind = [m for m in in_gap if m.start() >= shared] if not closes else in_gap
     if behind:
-        return Ending(behind[0][0], gap[shared : behind[0].end()], shared)
+        written = tail.rstrip()
+        # Where the middle of a conversation writes more than its end (call ids), only the token itself is lacking.
+        begin = len(written) if gap.startswith(written) else behind[0].start()
+        return Ending(behind[0][0], gap[begin : behind[0].end()])
     common_text = tail[:shared]
     if common_text:
         return Ending(common_text.rstrip() or common_text)
     return None
 
 
-def _last_of_first_run(found: list[re.Match[str]], opening: str) -> str:
+def _last_of_run(text: str, found: list[re.Match[str]], opening: str) -> str:
+    """The last control token before white space or the opener of a turn: what follows those is glue."""
     stop, end = found[0][0], found[0].end()
     for match in found[1:]:
-        if match.start() != end or match[0] == opening:
+        between = text[end : match.start()]
+        if match[0] == opening or (between and not between.strip()):
             break
         stop, end = match[0], match.end()
     return stop

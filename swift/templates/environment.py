@@ -52,6 +52,7 @@ def trace_environment(compiled: Any) -> Any:
     """Make one compiled template, in an environment of its own, keep the origins of what it renders."""
     environment = compiled.environment
     environment.concat = join_traced
+    # The compiled code hands `join` and `replace` its evaluation context first, as it does to Jinja's own.
     environment.filters.update(tojson=_tojson, join=_join, indent=_indent, replace=_replace)
     call = environment.call
 
@@ -78,14 +79,14 @@ def _tojson(
     return dump_json(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def _join(value: Iterable[Any], d: str = "", attribute: str | None = None) -> str:
+def _join(_: Any, value: Iterable[Any], d: str = "", attribute: str | None = None) -> str:
     items = list(value)
     if attribute is not None:
         items = [item[attribute] if isinstance(item, dict) else getattr(item, attribute) for item in items]
     return Traced.of(str(d)).join([str(item) for item in items])
 
 
-def _replace(text: Any, old: str, new: str, count: int | None = None) -> str:
+def _replace(_: Any, text: Any, old: str, new: str, count: int | None = None) -> str:
     return Traced.of(str(text)).replace(str(old), str(new), -1 if count is None else count)
 
 

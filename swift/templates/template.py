@@ -18,8 +18,8 @@ from swift.templates.environment import ChatTemplate
 from swift.templates.parsing import parse_text
 from swift.templates.provenance import LITERAL, Traced, origin_of
 from swift.templates.skeleton import Skeletons, placed, runs_of
-from swift.templates.tokens import Encoder
-from swift.templates.turns import Sample, Turns
+from swift.templates.tokens import Encoder, Tokens
+from swift.templates.turns import Sample, ServingOptions, Span, Turns
 
 CONTROL_CHOICES = ("text", "token", "error")
 
@@ -72,7 +72,8 @@ class Template:
         self._compiled: dict[str, ChatTemplate] = {}
         self._encoder = Encoder(tokenizer)
         self._special = dict(tokenizer.special_tokens_map)
-        self._turns = Turns(self, self._encoder.pattern, self.notes, enable_thinking is False)
+        options = ServingOptions(enable_thinking is False, response_prefix or "", str(tokenizer.eos_token or ""))
+        self._turns = Turns(self, self._encoder.pattern, self.notes, options)
         self._skeletons = Skeletons()
         self._renders: OrderedDict[str, bool] = OrderedDict()
         self._select(None)
@@ -141,11 +142,13 @@ class Template:
         text = self._guard(lambda: self._select(tools).render(variables))
         return text + self.response_prefix if prompt and self.response_prefix else text
 
-    def traced(self, messages: Sequence[Any], tools: Any, **switches: Any) -> Traced:
+    def traced(self, messages: Sequence[Any], tools: Any, *, prompt: bool = False, **switches: Any) -> Traced:
         """The same render with origins, checked against the plain one."""
-        plain = self.plain(messages, tools, prompt=False, **switches)
-        variables = self._variables(checks.traced(messages), self._traced_tools(messages, tools), False, switches)
+        plain = self.plain(messages, tools, prompt=prompt, **switches)
+        variables = self._variables(checks.traced(messages), self._traced_tools(messages, tools), prompt, switches)
         text = self._guard(lambda: self._select(tools).render_traced(variables))
+        if prompt and self.response_prefix:
+            text = text + self.response_prefix
         if str.__eq__(text, plain):
             return text
         self.notes["renders whose provenance was found by search"] += 1
@@ -186,14 +189,13 @@ class Template:
     def prompt(self, messages: Any, tools: Any = None) -> list[int]:
         """The token ids a server sends for the next assistant turn."""
         conversation = self._conversation(messages, None)
-        text = self.plain(conversation, tools, prompt=True)
-        origins = LITERAL * len(text)
         if self._encoder.pattern.search(repr((messages, tools))):
-            variables = self._variables(checks.traced(conversation), self._traced_tools(messages, tools), True, {})
-            traced = self._guard(lambda: self._select(tools).render_traced(variables))
-            traced = traced + (self.response_prefix or "")
-            origins = (traced if str.__eq__(traced, text) else search_origins(text, conversation)).origins
-        return list(self._encoder.encode(text, origins, (), control_as_text=self._as_text()).ids)
+            traced = self.traced(conversation, tools, prompt=True)
+            text, origins = str.__getitem__(traced, slice(None)), traced.origins
+        else:
+            text = self.plain(conversation, tools, prompt=True)
+            origins = LITERAL * len(text)
+        return list(self._encoder.encode(text, origins, control_as_text=self._as_text()).ids)
 
     def _as_text(self) -> bool:
         return self.special_tokens_in_content != "token"
@@ -237,7 +239,7 @@ class Template:
             conversation = checks.served(conversation)  # type: ignore[arg-type]
         weights = {at: float(given[at]["weight"]) for at in wanted if given[at].get("weight") is not None}
         samples = self._samples(conversation, row.get("tools"), wanted)
-        return [self._sample(sample, weights, source, where) for sample in samples]
+        return [encoded for sample in samples for encoded in self._tokenise(sample, weights, source)]
 
     def _samples(self, conversation: list[dict[str, Any]], tools: Any, wanted: list[int]) -> list[Sample]:
         full = self.traced(conversation, tools)
@@ -253,28 +255,51 @@ class Template:
             self._skeletons.keep(shape, full, runs, samples[0].spans, self.notes - before)
         return samples
 
-    def _sample(
-        self, sample: Sample, weights: dict[int, float], source: Source | None, where: str | None
-    ) -> EncodedRow:
-        text, origins = str.__str__(sample.text), sample.text.origins
-        text = str.__getitem__(text, slice(None))
-        self._count_control_text(text, origins, where)
+    def _tokenise(self, sample: Sample, weights: dict[int, float], source: Source | None) -> list[EncodedRow]:
+        """A sample's ids; a turn whose first token would merge with its prompt becomes a sample of its own.
+
+        There the text before the turn is tokenised alone, as a server does before it generates. As history of later
+        turns the same text is tokenised in one piece, as a server does as well.
+        """
+        text, origins = str.__getitem__(sample.text, slice(None)), sample.text.origins
+        self._count_control_text(text, origins, None if source is None else str(source))
         cuts = [span.start for span in sample.spans]
-        if not self._encoder.fast:
-            cuts = sorted({*cuts, *(span.stop for span in sample.spans)})
-        tokens = self._encoder.encode(text, origins, cuts, control_as_text=self._as_text())
+        if self._encoder.fast:
+            tokens = self._encoder.encode(text, origins, control_as_text=self._as_text())
+            merged = self._encoder.unstable(tokens, text, cuts)
+            if not merged:
+                return [self._label(tokens, sample.spans, weights, source)]
+        else:
+            merged = cuts
+        rows = []
+        together = [span for span in sample.spans if span.start not in merged]
+        if together:
+            rows.append((together[-1].message, self._label(tokens, together, weights, source)))
+        for span in sample.spans:
+            if span.start in merged:
+                end = len(text) if span is sample.spans[-1] else span.stop
+                places = (span.start,) if self._encoder.fast else (span.start, span.stop)
+                alone = self._encoder.encode(text[:end], origins[:end], places, control_as_text=self._as_text())
+                rows.append((span.message, self._label(alone, [span], weights, source)))
+        if len(rows) > 1:
+            self.notes["turns in a sample of their own, because their first token merges with the prompt"] += len(merged)
+        return [row for _, row in sorted(rows, key=lambda pair: pair[0])]
+
+    def _label(
+        self, tokens: Tokens, spans: Sequence[Span], weights: dict[int, float], source: Source | None
+    ) -> EncodedRow:
         ids = np.asarray(tokens.ids, dtype=np.int32)
         starts, stops = np.asarray(tokens.starts), np.asarray(tokens.stops)
         labels = np.full(len(ids), IGNORE, dtype=np.int32)
         weight = np.zeros(len(ids), dtype=np.float32) if weights else None
-        for span in sample.spans:
+        for span in spans:
             inside = slice(int(np.searchsorted(stops, span.start, "right")), int(np.searchsorted(starts, span.stop)))
             labels[inside] = ids[inside]
             if weight is not None:
                 weight[inside] = weights.get(span.message, 1.0)
         encoded = EncodedRow(ids, labels, source, weight)
         if not encoded.trained:
-            raise SwiftError("no token of the row carries loss", where=where)
+            raise SwiftError("no token of the row carries loss")
         return encoded
 
     def _count_control_text(self, text: str, origins: str, where: str | None) -> None:
@@ -310,7 +335,8 @@ class Template:
         texts = [self._turns.text_ending.stop]
         if self._turns.tool_ending.stop not in texts:
             texts.append(self._turns.tool_ending.stop)
-        ids = [self.tokenizer.convert_tokens_to_ids(text) for text in texts if text in self._encoder.control]
+        ids = [self.tokenizer.convert_tokens_to_ids(text.strip() or text) for text in texts]
+        ids = [token for token in ids if token is not None and token != self.tokenizer.unk_token_id]
         if self.tokenizer.eos_token_id is not None:
             ids.append(self.tokenizer.eos_token_id)
         return list(dict.fromkeys(ids))

@@ -87,29 +87,27 @@ class Encoder:
         """Where the contents of messages spell out a control token."""
         return [m.span() for m in self.pattern.finditer(text) if origins[m.start() : m.end()].strip(LITERAL)]
 
-    def encode(self, text: str, origins: str, cuts: Sequence[int], *, control_as_text: bool = True) -> Tokens:
+    def encode(self, text: str, origins: str, cuts: Sequence[int] = (), *, control_as_text: bool = True) -> Tokens:
         """Tokenise a render.
 
         Args:
             text: the render.
             origins: one origin per character.
-            cuts: where generation starts; the ids before a cut are those of the text before it, taken alone.
+            cuts: places that no token may cross; the text up to the first and from each on is tokenised alone.
             control_as_text: encode control tokens that contents spell out as plain text.
         """
         found = self.control_text(text, origins) if control_as_text else []
-        if not self.fast:
-            return self._in_parts(text, origins, cuts, found)
-        if not found:
-            whole = self._backend(text, False)
-            if all(self._stable(whole, text, cut) for cut in cuts):
-                return whole
-        elif self._stable_in_parts(text, origins, cuts, found):
-            return self._in_parts(text, origins, (), found)
-        return self._in_parts(text, origins, cuts, found)
+        if not found and not cuts:
+            return self._backend(text, False)
+        tokens = Tokens([], [], [])
+        for start, stop, as_text in self._parts(text, cuts, found):
+            part = text[start:stop]
+            tokens.extend(self._backend(part, as_text) if start == 0 else self._middle(part, as_text), start)
+        return tokens
 
-    def _stable_in_parts(self, text: str, origins: str, cuts: Sequence[int], found: Spans) -> bool:
-        tokens = self._in_parts(text, origins, (), found)
-        return all(self._stable(tokens, text, cut) for cut in cuts)
+    def unstable(self, tokens: Tokens, text: str, cuts: Sequence[int]) -> list[int]:
+        """The cuts before which the text alone gives other ids than `tokens`, so that no server sends them."""
+        return [cut for cut in cuts if not self._stable(tokens, text, cut)]
 
     def _stable(self, tokens: Tokens, text: str, cut: int) -> bool:
         """Whether the ids before the cut are what the text before it gives alone, from the last control token on."""
@@ -124,14 +122,7 @@ class Encoder:
         first = bisect_left(tokens.starts, begin)
         return tuple(tokens.ids[first:after]) == self._window_ids(text[begin:cut])
 
-    def _in_parts(self, text: str, origins: str, cuts: Sequence[int], found: Spans) -> Tokens:
-        tokens = Tokens([], [], [])
-        for start, stop, as_text in self._parts(text, origins, cuts, found):
-            part = text[start:stop]
-            tokens.extend(self._backend(part, as_text) if start == 0 else self._middle(part, as_text), start)
-        return tokens
-
-    def _parts(self, text: str, origins: str, cuts: Sequence[int], found: Spans) -> list[tuple[int, int, bool]]:
+    def _parts(self, text: str, cuts: Sequence[int], found: Spans) -> list[tuple[int, int, bool]]:
         """Cut at `cuts`, and around each stretch between the template's control tokens that spells one out."""
         edges = [(0, False)]
         dirty: list[tuple[int, int]] = []

@@ -17,12 +17,13 @@ from typing import Any
 from swift.errors import SwiftError
 from swift.templates.closing import Ending, Renderer, last_of, reasoning_close, text_ending, tool_ending
 from swift.templates.messages import text_of
-from swift.templates.provenance import FIELDS, Traced, origin_of
+from swift.templates.provenance import FIELDS, LITERAL, Traced, origin_of
 
 THINKING = ("enable_thinking", "thinking")
 """The switches by which servers turn reasoning on and off."""
 
 DEFAULT_CLOSE = "\n</think>\n\n"
+TAG = re.compile(r"<[^<>]*>")
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,26 @@ class Turn:
         return str.__getitem__(self.text, slice(0, self.span.stop))
 
 
+@dataclass(frozen=True)
+class ServingOptions:
+    """What decides prompts besides the template.
+
+    Attributes:
+        thinking_off: the reasoning switch is set off; turns follow it even where they hold reasoning.
+        response_prefix: what stands behind every generation prompt.
+        eos: the tokenizer's end of sequence.
+    """
+
+    thinking_off: bool = False
+    response_prefix: str = ""
+    eos: str = ""
+
+
+def last_before(origins: str, limit: str) -> int:
+    """The place after the last character that came from a message before the one whose origins begin at `limit`."""
+    return next((at + 1 for at in range(len(origins) - 1, -1, -1) if LITERAL < origins[at] < limit), 0)
+
+
 class Turns:
     """Finds the generated spans of conversations under one template.
 
@@ -62,16 +83,18 @@ class Turns:
         renderer: gives the renders.
         control: matches the tokenizer's control tokens.
         notes: counts what a user should know about.
-        keep_switch: the user set the reasoning switch off; turns follow it even where they hold reasoning.
+        options: what the user set.
     """
 
-    def __init__(self, renderer: Renderer, control: re.Pattern[str], notes: Counter[str], keep_switch: bool) -> None:
-        self.renderer, self.control, self.notes, self.keep_switch = renderer, control, notes, keep_switch
+    def __init__(
+        self, renderer: Renderer, control: re.Pattern[str], notes: Counter[str], options: ServingOptions
+    ) -> None:
+        self.renderer, self.control, self.notes, self.options = renderer, control, notes, options
 
     @cached_property
     def text_ending(self) -> Ending:
         """How a turn of text ends."""
-        return text_ending(self.renderer, self.control)
+        return text_ending(self.renderer, self.control, self.options.eos)
 
     @cached_property
     def tool_ending(self) -> Ending:
@@ -112,66 +135,68 @@ class Turns:
         """
         message = messages[index]
         history, both = messages[:index], messages[: index + 1]
-        prompt, text = self._render(history, both, tools, {})
-        if not text.startswith(prompt):
-            thinks = bool((message.get("reasoning_content") or "").strip())
-            switched = {} if thinks and self.keep_switch else dict.fromkeys(THINKING, thinks)
-            other = self._render(history, both, tools, switched)
-            if other[1].startswith(other[0]):
-                prompt, text = other
-            elif thinks and self._closed_already(prompt, text, index):
-                bare = {key: value for key, value in message.items() if key not in ("reasoning_content", "thinking")}
-                self.notes["reasoning left out: the prompt says not to think"] += 1
-                return self.turn([*history, bare], tools, index)
-            else:
-                text = self._join(prompt, text, message, index)
-        return self._finish(Traced.of(text), len(prompt), message, index)
+        thinks = bool((message.get("reasoning_content") or "").strip())
+        switched = {} if thinks and self.options.thinking_off else dict.fromkeys(THINKING, thinks)
+        for switches in ({}, switched):
+            prompt = self.renderer.plain(history, tools, prompt=True, **switches)
+            text = self.renderer.traced(both, tools, prompt=False, **switches)
+            if text.startswith(prompt):
+                return self._finish(text, len(prompt), message, index)
+        served = self.renderer.traced(history, tools, prompt=True, **switched)
+        joined = self._join(served, text, message, index)
+        self.notes["answers put behind the served prompt, which the template's own render lacks"] += joined is not None
+        if joined is None:
+            bare = {key: value for key, value in message.items() if key not in ("reasoning_content", "thinking")}
+            self.notes["reasoning left out: the prompt says not to think"] += 1
+            return self.turn([*history, bare], tools, index)
+        return self._finish(joined, len(prompt), message, index)
 
-    def _render(self, history: Any, both: Any, tools: Any, switches: dict[str, Any]) -> tuple[str, Traced]:
-        prompt = self.renderer.plain(history, tools, prompt=True, **switches)
-        return prompt, self.renderer.traced(both, tools, **switches)
-
-    def _parting(self, prompt: str, text: Traced, index: int) -> int:
-        """Where the training render leaves the served prompt, never inside a tag."""
-        at = len(os.path.commonprefix([prompt, str.__str__(text)]))
-        tag = max(text.rfind("<", 0, at), text.rfind("[", 0, at))
-        if tag >= 0 and not re.search(r"[>\]\s]", str.__getitem__(text, slice(tag, at))):
-            at = tag
-        origins = text.origins
-        first, last = origin_of(0, FIELDS[0]), origin_of(index, FIELDS[0])
-        if any(first <= origin < last for origin in origins[at:]):
+    def _parting(self, prompt: Traced, text: Traced, index: int) -> tuple[int, int]:
+        """Where prompt and training render part behind the history, never inside a tag: places in either."""
+        own = [origin_of(index, name) for name in (FIELDS[0], FIELDS[-1])]
+        start = next((at for at, origin in enumerate(text.origins) if own[0] <= origin <= own[1]), len(text))
+        served, trained = last_before(prompt.origins, own[0]), last_before(text.origins[:start], own[0])
+        if prompt.origins[:served][-1:] != text.origins[:trained][-1:]:
             raise SwiftError(
-                "the chat template renders the messages before an assistant's turn in one way for the prompt and in "
-                "another way with the answer: what the model has to generate is uncertain",
+                f"the chat template puts something else before the assistant's turn (message {index}) in the prompt "
+                "than in the whole conversation: what the model has to generate is uncertain",
                 fix="give another template with --chat_template FILE.jinja",
             )
-        return at
+        heads = [str.__getitem__(prompt, slice(served, None)), str.__getitem__(text, slice(trained, start))]
+        common = os.path.commonprefix(heads)
+        tag = max(common.rfind("<"), common.rfind("["))
+        if tag >= 0 and not re.search(r"[>\]\s]", common[tag:]):
+            common = common[:tag]
+        return served + len(common), trained + len(common)
 
-    def _closed_already(self, prompt: str, text: Traced, index: int) -> bool:
-        opened = prompt[self._parting(prompt, text, index) :]
-        return (self.reasoning_close or DEFAULT_CLOSE).strip() in opened
+    def _join(self, prompt: Traced, text: Traced, message: Any, index: int) -> Traced | None:
+        """The served prompt is not how the training render begins: put the answer behind the served prompt.
 
-    def _join(self, prompt: str, text: Traced, message: Any, index: int) -> Traced:
-        """The served prompt opens what the training render lacks: put the answer behind the served prompt."""
-        at = self._parting(prompt, text, index)
-        opened, rest = prompt[at:], text[at:]
+        Returns:
+            None where the prompt has closed its reasoning block, and the turn brings reasoning.
+        """
+        at, behind = self._parting(prompt, text, index)
+        opened, rest = str.__getitem__(prompt, slice(at, None)), text[behind:]
         close = self.reasoning_close or DEFAULT_CLOSE
-        content = rest.origins.find(origin_of(index, "content"))
-        head = rest[: content if content >= 0 else len(rest)]
-        blank = Traced(prompt, text.origins[:at] + "\0" * len(opened))
-        if origin_of(index, "reasoning_content") in rest.origins or close.strip() in opened + head:
-            return blank + rest
-        if not re.search(r"<[^<>/]*>\s*$|:\s*$", opened) or not self._opens_reasoning(opened):
-            return blank + rest
         reasoning = (message.get("reasoning_content") or "").strip("\n")
+        closed = close.strip() in opened or len(TAG.findall(opened)) > 1
+        if reasoning and closed:
+            return None
+        content = rest.origins.find(origin_of(index, "content"))
+        head = str.__getitem__(rest, slice(0, content if content >= 0 else None))
+        shown = origin_of(index, "reasoning_content") in rest.origins
+        if closed or shown or close.strip() in head or not self._opens_reasoning(opened):
+            return prompt + rest
         if reasoning:
             self.notes["reasoning that the template drops put back, because the prompt opens a reasoning block"] += 1
         else:
             self.notes["empty reasoning block, opened by the prompt, closed and trained"] += 1
-        return blank + Traced(reasoning, origin_of(index, "reasoning_content")) + close + rest
+        return prompt + Traced(reasoning, origin_of(index, "reasoning_content")) + close + rest
 
     def _opens_reasoning(self, opened: str) -> bool:
-        return "think" in opened.lower() or self.reasoning_close is not None
+        """Whether what the prompt opens waits for reasoning: one tag is open, a pair is closed."""
+        tags = len(TAG.findall(opened))
+        return tags == 1 or (not tags and self.reasoning_close is not None and opened != self.options.response_prefix)
 
     def _finish(self, text: Traced, start: int, message: Any, index: int) -> Turn:
         calls = bool(message.get("tool_calls"))
@@ -183,7 +208,7 @@ class Turns:
                 turn = Turn(text, Span(start, at + len(ending.stop), index))
                 break
             if ending.append:
-                closed = text[: after + ending.kept] + ending.append
+                closed = text[: max(after, len(str.rstrip(text)))] + ending.append
                 turn = Turn(closed, Span(start, len(closed), index))
                 break
         else:
