@@ -17,7 +17,7 @@ from swift.data import Collator, RankBatches, StepPlan, UnitIndex
 from swift.hub.atomic import atomic_folder
 from swift.objectives.types import Objective
 from swift.train import Metric, distributed
-from swift.train.folders import STATE, link_checkpoint
+from swift.train.folders import STATE, link_checkpoint, step_of
 from swift.train.loss import takes_logits_to_keep, token_logps
 from swift.train.meter import Meter
 
@@ -56,7 +56,13 @@ class SwiftTrainer(Trainer):
         symlinks: bool,
         callbacks: list[Any],
     ) -> None:
-        super().__init__(model=model, args=args, data_collator=collator, train_dataset=UnitIndex(plan.units))
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=collator,
+            train_dataset=UnitIndex(plan.units),
+            eval_dataset=UnitIndex(eval_units) if eval_units else None,
+        )
         for callback in callbacks:
             self.add_callback(callback)
         self.plan, self.collator, self.eval_collator, self.eval_units = plan, collator, eval_collator, eval_units
@@ -207,8 +213,12 @@ class SwiftTrainer(Trainer):
         for path in old[: max(len(old) + len(kept) - limit, 0)]:
             shutil.rmtree(path)
 
-    def restore_meter(self, checkpoint: Path) -> None:
-        """Take the unlogged part of the loss from a checkpoint."""
-        file = checkpoint / f"meter_{self.args.process_index}.json"
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Take an adapter's weights from a checkpoint; whole weights were loaded from it to begin with."""
+        if hasattr(self.model, "peft_config"):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        file = Path(resume_from_checkpoint) / f"meter_{self.args.process_index}.json"
         if file.is_file():
             self.meter.load(json.loads(file.read_text(encoding="utf-8")))
+        else:
+            self.meter.start_at(step_of(Path(resume_from_checkpoint)))

@@ -15,7 +15,7 @@ from swift.engines.source import choose_template, find_source
 from swift.errors import SwiftError
 from swift.models.record import write_record
 from swift.templates import load_template
-from tests.engines.tiny import ask, make_tokenizer, save_adapter, save_tiny
+from tests.tiny import ask, make_tokenizer, save_adapter, save_tiny
 
 GREEDY = RequestConfig(16, temperature=0)
 
