@@ -5,7 +5,6 @@ Both are read off the template with short probe conversations, once for each tem
 
 from __future__ import annotations
 
-import os.path
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,6 +46,12 @@ class Ending:
 
     stop: str
     append: str = ""
+
+
+def shared_start(one: str, other: str) -> str:
+    """The longest text that both begin with."""
+    size = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return one[:size]
 
 
 def last_of(text: Traced, message: int) -> int:
@@ -121,7 +126,7 @@ def opener(renderer: Renderer, messages: list[Any], tools: Any, control: re.Patt
     """The control token that opens an assistant's turn, or an empty string."""
     whole = renderer.plain(messages, tools, prompt=True)
     before = renderer.plain(messages, tools, prompt=False)
-    found = control.search(whole[len(os.path.commonprefix([whole, before])) :])
+    found = control.search(whole[len(shared_start(whole, before)) :])
     return found[0] if found else ""
 
 
@@ -132,7 +137,7 @@ def find_ending(
     tail = str.__getitem__(short, slice(max(last_of(short, 1), 0), None))
     edge = first_after(long, 1, 0)
     gap = str.__getitem__(long, slice(max(last_of(long[:edge], 1), 0), edge))
-    shared = len(os.path.commonprefix([tail, gap]))
+    shared = len(shared_start(tail, gap))
     in_tail, in_gap = list(control.finditer(tail)), list(control.finditer(gap))
     if closes:
         common = [m for m in in_gap if m.end() <= shared]

@@ -138,7 +138,7 @@ class Traced(str):
         cut = len(a) + len(b)
         return self._cut(0, len(a)), self._cut(len(a), cut), self._cut(cut, len(self))
 
-    def replace(self, old: str, new: str, count: SupportsIndex = -1) -> Traced:  # type: ignore[override]
+    def replace(self, old: str, new: str, count: SupportsIndex = -1) -> Traced:
         """Replace; the new text keeps its own origins, or takes that of what it stands for."""
         parts = self.split(old, count) if old else None
         if parts is None:

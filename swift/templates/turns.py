@@ -6,7 +6,6 @@ share a sample as long as its text holds, letter for letter, what each of them i
 
 from __future__ import annotations
 
-import os.path
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from swift.errors import SwiftError
-from swift.templates.closing import Ending, Renderer, last_of, reasoning_close, text_ending, tool_ending
+from swift.templates.closing import Ending, Renderer, last_of, reasoning_close, shared_start, text_ending, tool_ending
 from swift.templates.messages import text_of
 from swift.templates.provenance import FIELDS, LITERAL, Traced, origin_of
 
@@ -116,7 +115,8 @@ class Turns:
             full: the render of the whole conversation.
         """
         turns = {index: self.turn(messages, tools, index) for index in wanted}
-        left, samples = list(wanted), []
+        left = list(wanted)
+        samples: list[Sample] = []
         while left:
             last = turns[left[-1]]
             text = full if not samples and full.startswith(last.wanted) else last.text
@@ -162,8 +162,8 @@ class Turns:
                 "than in the whole conversation: what the model has to generate is uncertain",
                 fix="give another template with --chat_template FILE.jinja",
             )
-        heads = [str.__getitem__(prompt, slice(served, None)), str.__getitem__(text, slice(trained, start))]
-        common = os.path.commonprefix(heads)
+        heads = str.__getitem__(prompt, slice(served, None)), str.__getitem__(text, slice(trained, start))
+        common = shared_start(*heads)
         tag = max(common.rfind("<"), common.rfind("["))
         if tag >= 0 and not re.search(r"[>\]\s]", common[tag:]):
             common = common[:tag]

@@ -227,8 +227,8 @@ def test_preview(template: Template, tokenizer: Any) -> None:
 
 
 def test_parse(template: Template) -> None:
-    text = '<think>\nhm\n</think>\n\nLet me look.\n<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call><|im_end|>'
-    message = template.parse(text)
+    call = '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'
+    message = template.parse(f"<think>\nhm\n</think>\n\nLet me look.\n{call}<|im_end|>")
     assert message["reasoning_content"] == "hm" and message["content"] == "Let me look."
     assert message["tool_calls"][0]["function"] == {"name": "f", "arguments": {"x": 1}}
     assert template.parse("<tool_call>{broken</tool_call>")["content"] == "<tool_call>{broken</tool_call>"
