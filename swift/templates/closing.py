@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from swift.errors import SwiftError
-from swift.templates.provenance import LITERAL, Traced, message_of, origin_of
+from swift.templates.provenance import LITERAL, Traced, message_of, origin_of, origins_of
 
 USER, ANSWER, REASONING, RESULT = "Probe question", "Probe answer", "Probe reasoning", "Probe result"
 TOOL = {
@@ -56,11 +56,7 @@ def shared_start(one: str, other: str) -> str:
 
 def last_of(text: Traced, message: int) -> int:
     """The place after the last character that came from a message; -1 where there is none."""
-    first, last = origin_of(message, "content"), origin_of(message, "name")
-    for at in range(len(text) - 1, -1, -1):
-        if first <= text.origins[at] <= last:
-            return at + 1
-    return -1
+    return max(text.origins.rfind(origin) for origin in origins_of(message)) + 1 or -1
 
 
 def first_after(text: Traced, message: int, start: int) -> int:

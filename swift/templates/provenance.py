@@ -23,14 +23,14 @@ def origin_of(message: int, field: str) -> str:
     return chr(1 + message * len(FIELDS) + FIELDS.index(field))
 
 
+def origins_of(message: int) -> list[str]:
+    """The origins of all fields of a message."""
+    return [origin_of(message, field) for field in FIELDS]
+
+
 def message_of(origin: str) -> int:
     """The index of the message that an origin belongs to; -1 for the template's own text."""
     return (ord(origin) - 1) // len(FIELDS)
-
-
-def field_of(origin: str) -> str:
-    """The field that an origin belongs to."""
-    return FIELDS[(ord(origin) - 1) % len(FIELDS)]
 
 
 class Traced(str):
@@ -192,9 +192,12 @@ def join_traced(parts: Iterable[Any]) -> str:
 
 
 class TracedDict(dict):
-    """A mapping whose JSON belongs to a field as a whole: braces, keys and numbers too."""
+    """A mapping whose text belongs to a field as a whole: braces, keys and numbers too."""
 
     origin: str = LITERAL
+
+    def __str__(self) -> str:
+        return Traced(dict.__repr__(self), self.origin)
 
 
 def holds_traced(value: Any) -> bool:

@@ -18,7 +18,7 @@ from swift.templates.parsing import parse_text
 from swift.templates.provenance import LITERAL, Traced, origin_of
 from swift.templates.skeleton import Skeletons, placed, runs_of
 from swift.templates.tokens import Encoder, Tokens
-from swift.templates.turns import Sample, ServingOptions, Span, Turns
+from swift.templates.turns import THINKING, Sample, ServingOptions, Span, Turns
 
 CONTROL_CHOICES = ("text", "token", "error")
 
@@ -71,7 +71,9 @@ class Template:
         self._compiled: dict[str, ChatTemplate] = {}
         self._encoder = Encoder(tokenizer)
         self._special = dict(tokenizer.special_tokens_map)
-        options = ServingOptions(enable_thinking is False, response_prefix or "", str(tokenizer.eos_token or ""))
+        switches = {"enable_thinking": enable_thinking, **self.chat_template_kwargs}
+        off = any(switches.get(name) is False for name in THINKING)
+        options = ServingOptions(off, response_prefix or "", str(tokenizer.eos_token or ""))
         self._turns = Turns(self, self._encoder.pattern, self.notes, options)
         self._skeletons = Skeletons()
         self._renders: OrderedDict[str, bool] = OrderedDict()
@@ -101,6 +103,10 @@ class Template:
         template.fixed = dict(values["fixed"])
         template._compiled.clear()
         return template
+
+    def __reduce__(self) -> Any:
+        # Compiled templates cannot travel to the worker processes of a data set; what makes them can.
+        return Template.from_dict, (self.tokenizer, self.to_dict())
 
     # Rendering
 
@@ -148,7 +154,7 @@ class Template:
         text = self._guard(lambda: self._select(tools).render_traced(variables))
         if prompt and self.response_prefix:
             text = text + self.response_prefix
-        if str.__eq__(text, plain):
+        if str.__eq__(text, plain) and not lost(text, messages):
             return text
         self.notes["renders whose provenance was found by search"] += 1
         return search_origins(plain, messages)
@@ -264,14 +270,11 @@ class Template:
         found = self._encoder.control_text(text, origins)
         self._note_control_text([text[start:stop] for start, stop in found])
         found = found if self._as_text() else []
-        cuts = [span.start for span in sample.spans]
-        if self._encoder.fast:
-            tokens = self._encoder.encode(text, found)
-            merged = self._encoder.unstable(tokens, text, cuts)
-            if not merged:
-                return [self._label(tokens, sample.spans, weights, source)]
-        else:
-            merged = cuts
+        edges = [] if self._encoder.fast else [at for span in sample.spans for at in (span.start, span.stop)]
+        tokens = self._encoder.encode(text, found, edges)
+        merged = self._encoder.unstable(tokens, text, found, [span.start for span in sample.spans])
+        if not merged:
+            return [self._label(tokens, sample.spans, weights, source)]
         rows = []
         together = [span for span in sample.spans if span.start not in merged]
         if together:
@@ -284,9 +287,7 @@ class Template:
                 alone = self._encoder.encode(text[:end], inside, places)
                 rows.append((span.message, self._label(alone, [span], weights, source)))
         if len(rows) > 1:
-            self.notes["turns in a sample of their own, because their first token merges with the prompt"] += len(
-                merged
-            )
+            self.notes["rows split, because the first token of a turn would merge with its prompt"] += 1
         return [row for _, row in sorted(rows, key=lambda pair: pair[0])]
 
     def _label(
@@ -348,6 +349,18 @@ class Template:
         for stop in (self._turns.text_ending.stop, self._turns.tool_ending.stop):
             text = text.removesuffix(stop)
         return parse_text(text)
+
+
+def lost(text: Traced, messages: Sequence[Any]) -> bool:
+    """Whether an answer stands in the text without its origin: the template did to it what is not followed."""
+    return any(
+        message["role"] == "assistant"
+        and not message.get("tool_calls")
+        and origin_of(index, "content") not in text.origins
+        and (content := checks.text_of(message).strip())
+        and content in text
+        for index, message in enumerate(messages)
+    )
 
 
 def search_origins(text: str, messages: Sequence[Any]) -> Traced:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 from swift.templates.provenance import LITERAL
 
 Spans = Sequence[tuple[int, int]]
+HEADERS = 1024
 NONE = np.zeros(0, dtype=np.int64)
 
 
@@ -51,7 +51,7 @@ class Encoder:
         self.pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         self._joint = self._backend("\n", False).ids
         self._prefixes = self._backend("\na", False).ids != self._joint + self._backend("a", False).ids
-        self._window_ids = lru_cache(maxsize=4096)(lambda text: tuple(self._middle(text, False).ids))
+        self._header_ids: dict[str, list[int]] = {}
 
     def _backend(self, text: str, as_text: bool) -> Tokens:
         if not self.fast:
@@ -108,8 +108,13 @@ class Encoder:
             tokens.extend(self._backend(part, plain) if start == 0 else self._middle(part, plain), start)
         return tokens
 
-    def unstable(self, tokens: Tokens, text: str, cuts: Sequence[int]) -> list[int]:
-        """The cuts before which the text alone gives other ids than `tokens`, so that no server sends them."""
+    def unstable(self, tokens: Tokens, text: str, as_text: Spans, cuts: Sequence[int]) -> list[int]:
+        """The cuts before which the text alone gives other ids than `tokens`, so that no server sends them.
+
+        Without offsets, `tokens` come from the parts between the cuts, and all cuts stand or fall together.
+        """
+        if not self.fast:
+            return list(cuts) if tokens.ids != self.encode(text, as_text).ids else []
         return [cut for cut in cuts if not self._stable(tokens, text, cut)]
 
     def _stable(self, tokens: Tokens, text: str, cut: int) -> bool:
@@ -123,7 +128,17 @@ class Encoder:
         for match in self.pattern.finditer(text, max(0, cut - 200), cut):
             begin = match.start()
         first = int(np.searchsorted(tokens.starts, begin))
-        return tuple(tokens.ids[first:after]) == self._window_ids(text[begin:cut])
+        return tokens.ids[first:after] == self._alone(text[begin:cut], begin == 0)
+
+    def _alone(self, text: str, first: bool) -> list[int]:
+        """The ids of what stands before a cut; headers are few and remembered."""
+        if first:
+            return self._backend(text, False).ids
+        if text not in self._header_ids:
+            if len(self._header_ids) >= HEADERS:
+                self._header_ids.clear()
+            self._header_ids[text] = self._middle(text, False).ids
+        return self._header_ids[text]
 
     def _parts(self, text: str, cuts: Sequence[int], found: Spans) -> list[tuple[int, int, bool]]:
         """Cut at `cuts`, and around each stretch between the template's control tokens that spells one out."""
