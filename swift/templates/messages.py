@@ -1,4 +1,4 @@
-"""Messages as a chat template takes them: checked, in the shape servers send, and with provenance where it is followed."""
+"""Messages as a chat template takes them: checked, in the shape servers send, and with provenance."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from swift.errors import SwiftError
-from swift.rows import Message
 from swift.templates.provenance import Traced, TracedDict, origin_of
 
 ROLES = ("system", "user", "assistant", "tool", "developer", "function", "ipython")
@@ -61,7 +60,7 @@ def check_calls(calls: Any, index: int, where: str | None) -> None:
             )
 
 
-def served(messages: Sequence[Message]) -> list[dict[str, Any]]:
+def served(messages: Sequence[Any]) -> list[dict[str, Any]]:
     """Messages as servers hand them to the template.
 
     Keys without a value and the keys of training go; arguments given as JSON text become objects, as servers do;
@@ -73,7 +72,7 @@ def served(messages: Sequence[Message]) -> list[dict[str, Any]]:
         if "reasoning_content" in ours:
             ours = {"thinking": ours["reasoning_content"], **ours}
         if ours.get("tool_calls"):
-            ours["tool_calls"] = [_with_object_arguments(call) for call in ours["tool_calls"]]  # type: ignore[attr-defined]
+            ours["tool_calls"] = [_with_object_arguments(call) for call in ours["tool_calls"]]
         out.append(ours)
     return out
 
@@ -149,7 +148,7 @@ def text_of(message: Any) -> str:
     return content or ""
 
 
-def split_reasoning(message: Message) -> Message:
+def split_reasoning(message: dict[str, Any]) -> dict[str, Any]:
     """Move a `<think>` block at the start of an assistant's text into `reasoning_content`."""
     content = message.get("content")
     if message.get("role") != "assistant" or message.get("reasoning_content") or not isinstance(content, str):
