@@ -61,7 +61,7 @@ def _jsonl(path: Path) -> Records:
 
 def _json_line(line: bytes, source: Source) -> Record | Dropped:
     try:
-        value = json.loads(line.decode())
+        value = json.loads(line.rstrip(b"\r\n").decode())
     except UnicodeDecodeError as error:
         return Dropped(source, f"not UTF-8: byte {error.start + 1} of the line is 0x{line[error.start]:02x}")
     except json.JSONDecodeError as error:
@@ -164,7 +164,7 @@ def _parquet(path: Path) -> Records:
 
 
 def without_nulls(value: Any) -> Any:
-    """A value of an Arrow table without empty fields: Arrow gives every object of a column the keys of all the others."""
+    """A value of an Arrow table without empty fields: there every object of a column has the keys of all the others."""
     if isinstance(value, dict):
         return {key: without_nulls(item) for key, item in value.items() if item is not None}
     return [without_nulls(item) for item in value] if isinstance(value, list) else value
