@@ -37,6 +37,7 @@ def load_rows(
     use_hf: bool | None = None,
     hub_token: str | None = None,
     option: str = "dataset",
+    answers: bool = True,
 ) -> RowSet:
     """Read data sets and lay their rows one after another, or mix them.
 
@@ -50,6 +51,7 @@ def load_rows(
         use_hf: the hub for ids that do not say which.
         hub_token: for private data.
         option: the option the names came from, for errors.
+        answers: rows must hold an assistant's turn; inference takes rows that are only asked.
 
     Raises:
         SwiftError: no such data set, unreadable files, bad rows (strict), no rows.
@@ -67,8 +69,8 @@ def load_rows(
             value, source = record
             seen.update(value)
             try:
-                row = to_row(value, config.columns)
-                check_row(row)
+                row = to_row(value, config.columns, answers=answers)
+                check_row(row, answers=answers)
                 rows.append((row, source))
             except BadRow as error:
                 bad.append(Dropped(source, str(error)))
