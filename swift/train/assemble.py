@@ -55,7 +55,10 @@ class Samples:
 
     def fingerprint(self) -> str:
         """Changes with any token or label, so that a resumed run notices other data."""
-        parts = (zlib.crc32(np.ascontiguousarray(part).tobytes()) for part in (self.dataset.ids, self.dataset.labels, self.dataset.lengths))
+        parts = (
+            zlib.crc32(np.ascontiguousarray(part).tobytes())
+            for part in (self.dataset.ids, self.dataset.labels, self.dataset.lengths)
+        )
         return "-".join(f"{part:08x}" for part in parts)
 
 
@@ -100,7 +103,9 @@ def pack(config: SftConfig, dataset: EncodedDataset, longest: int | None, decisi
     if capacity is None:
         capacity = max(PACK_AT_LEAST, int(dataset.lengths.max()))
         capacity = min(capacity, longest) if longest else capacity
-        decisions.add("packing_length", capacity, "data", "the longest sample, 4096 at least, the model's limit at most")
+        decisions.add(
+            "packing_length", capacity, "data", "the longest sample, 4096 at least, the model's limit at most"
+        )
     if int(dataset.lengths.max()) > capacity:
         raise SwiftError(
             f"--packing_length {capacity}: a sample has {int(dataset.lengths.max())} tokens",

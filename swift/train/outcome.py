@@ -48,9 +48,7 @@ def show_start(config: SftConfig, plan: TrainPlan, run_folder: Path) -> None:
     print(f"run folder: {run_folder}", file=sys.stderr, flush=True)
 
 
-def run(
-    config: SftConfig, trainer: SwiftTrainer, plan: TrainPlan, run_folder: Path, resume: Path | None
-) -> SftResult:
+def run(config: SftConfig, trainer: SwiftTrainer, plan: TrainPlan, run_folder: Path, resume: Path | None) -> SftResult:
     """Train, with interrupts turned into checkpoints, and measure the peak of memory.
 
     Raises:

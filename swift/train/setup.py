@@ -307,4 +307,3 @@ def chosen_arguments(config: SftConfig, loaded: LoadedModel, data: Prepared, pla
         chosen["ddp_backend"] = more.get("ddp_backend") or ("gloo" if loaded.device.type == "cpu" else None)
         chosen["ddp_find_unused_parameters"] = more.get("ddp_find_unused_parameters", False)
     return chosen
-

@@ -98,9 +98,7 @@ class SwiftTrainer(Trainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """A micro-batch's share of the step's loss, times the processes over which gradients are averaged."""
-        outputs, _, _ = token_logps(
-            model, inputs, select=self.select, label_smoothing=self.args.label_smoothing_factor
-        )
+        outputs, _, _ = token_logps(model, inputs, select=self.select, label_smoothing=self.args.label_smoothing_factor)
         loss = self.objective(outputs).total * self.args.world_size / num_items_in_batch.clamp(min=1)
         self.meter.add(loss, inputs)
         return (loss, outputs) if return_outputs else loss
