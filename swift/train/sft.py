@@ -66,8 +66,8 @@ def sft(config: SftConfig | None = None, **options: Any) -> SftResult:
     run_folder, resume = setup.open_run_folder(config, data, plan, decisions)
     loaded = setup.load_and_tune(config, opened, plan, resume, decisions)
     trainer = setup.make_trainer(config, opened, template, loaded, data, plan, run_folder)
-    outcome.show_start(config, plan, run_folder)
-    result = outcome.run(config, trainer, plan, run_folder, resume)
+    outcome.show_start(plan, data, run_folder)
+    result = outcome.run(trainer, plan, run_folder, resume)
     outcome.report(config, result)
     return result
 
