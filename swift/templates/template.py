@@ -347,12 +347,14 @@ class Template:
         return self._shows[tools]
 
     @property
+    def stop_texts(self) -> list[str]:
+        """The text that ends a turn of text, and that which ends a turn of tool calls where it is another."""
+        return list(dict.fromkeys((self._turns.text_ending.stop, self._turns.tool_ending.stop)))
+
+    @property
     def stop_token_ids(self) -> list[int]:
         """What ends a generated turn: what the template closes turns with, and the tokenizer's end of sequence."""
-        texts = [self._turns.text_ending.stop]
-        if self._turns.tool_ending.stop not in texts:
-            texts.append(self._turns.tool_ending.stop)
-        ids = [self.tokenizer.convert_tokens_to_ids(text.strip() or text) for text in texts]
+        ids = [self.tokenizer.convert_tokens_to_ids(text.strip() or text) for text in self.stop_texts]
         ids = [token for token in ids if token is not None and token != self.tokenizer.unk_token_id]
         if self.tokenizer.eos_token_id is not None:
             ids.append(self.tokenizer.eos_token_id)
@@ -360,7 +362,7 @@ class Template:
 
     def parse(self, text: str) -> Message:
         """The message that a generated text stands for: reasoning, content and tool calls."""
-        for stop in (self._turns.text_ending.stop, self._turns.tool_ending.stop):
+        for stop in self.stop_texts:
             text = text.removesuffix(stop)
         return parse_text(text)
 
