@@ -10,13 +10,13 @@ from swift.data.formats import kind_of, to_messages
 from swift.rows import Message, Row
 
 
-def check_row(row: Row) -> None:
-    """Check a row, and bring its tools and rejected turns into our shape.
+def check_row(row: Row, *, answers: bool = True) -> None:
+    """Check a row, and bring its tools and rejected turns into our shape; `answers` wants an assistant's turn.
 
     Raises:
         BadRow: what is wrong, in one line.
     """
-    _check_turns(row["messages"], "message")
+    _check_turns(row["messages"], "message", answers)
     if "rejected_messages" in row:
         row["rejected_messages"] = to_messages(row["rejected_messages"])
         _check_turns(row["rejected_messages"], "rejected message")
@@ -28,7 +28,7 @@ def check_row(row: Row) -> None:
             raise BadRow(f"{name} is {kind_of(value)}, not a list")
 
 
-def _check_turns(turns: Sequence[Message], what: str) -> None:
+def _check_turns(turns: Sequence[Message], what: str, answers: bool = True) -> None:
     if not turns:
         raise BadRow(f"there is no {what}")
     before = ""
@@ -42,7 +42,7 @@ def _check_turns(turns: Sequence[Message], what: str) -> None:
         if role == "tool" and before not in ("assistant", "tool"):
             raise BadRow(f"{what} {number} is a tool's result without an assistant's turn before it")
         before = role
-    if not any(turn["role"] == "assistant" for turn in turns):
+    if answers and not any(turn["role"] == "assistant" for turn in turns):
         raise BadRow(f"no {what} is an assistant's turn")
 
 

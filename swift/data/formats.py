@@ -22,18 +22,19 @@ def formats() -> dict[str, Any]:
     return dict(json.loads((Path(__file__).parent / "table" / "formats.json").read_text(encoding="utf-8")))
 
 
-def to_row(record: Mapping[str, Any], columns: Mapping[str, str] | None = None) -> Row:
+def to_row(record: Mapping[str, Any], columns: Mapping[str, str] | None = None, *, answers: bool = True) -> Row:
     """Map a record's columns to a row; its messages are not checked yet.
 
     Args:
         record: one row as the file has it. Empty columns (None) are as good as absent.
         columns: the data's column names -> ours, applied first and all at once.
+        answers: a question must have its answer.
 
     Raises:
         BadRow: the columns are none of the known forms, or two go by one name.
     """
     record = _renamed({name: value for name, value in record.items() if value is not None}, columns or {})
-    names = _present(record)
+    names = _present(record, answers)
     read = {ours: _parsed(ours, record[theirs]) for ours, theirs in names.items()}
     row: dict[str, Any] = {"messages": _messages(read)}
     used = set(names.values())
@@ -61,7 +62,7 @@ def _renamed(record: dict[str, Any], columns: Mapping[str, str]) -> dict[str, An
     return renamed
 
 
-def _present(record: Mapping[str, Any]) -> dict[str, str]:
+def _present(record: Mapping[str, Any], answers: bool) -> dict[str, str]:
     """Our name -> the record's column, for those that make up the conversation."""
     aliases = formats()["columns"]
     found = {ours: next((a for a in theirs if a in record), None) for ours, theirs in aliases.items()}
@@ -70,7 +71,8 @@ def _present(record: Mapping[str, Any]) -> dict[str, str]:
         return {ours: theirs for ours, theirs in names.items() if ours in ("messages", "system")}
     if names.get("query") != "instruction":
         names.pop("input", None)
-    if "query" not in names or ("response" not in names and not isinstance(record[names["query"]], list)):
+    asked = "query" in names and (not answers or isinstance(record[names["query"]], list))
+    if not asked and not {"query", "response"} <= names.keys():
         raise BadRow(
             f"columns {', '.join(record) or '(none)'} are no known form: messages; conversations; "
             "instruction + output; query + response; prompt + completion; question + answer; name yours with --columns"
@@ -103,7 +105,7 @@ def _messages(read: dict[str, Any]) -> list[Message]:
         query = read["query"]
         if read.get("input"):
             query = f"{query}\n{read['input']}" if query else read["input"]
-        response = read["response"]
+        response = read.get("response", [])
         turns = [*_history(read.get("history", [])), _turn("user", query)]
         turns += to_messages(response) if isinstance(response, list) else [_turn("assistant", response)]
     if not read.get("system"):

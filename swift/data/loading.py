@@ -37,6 +37,7 @@ def load_rows(
     use_hf: bool | None = None,
     hub_token: str | None = None,
     option: str = "dataset",
+    answers: bool = True,
 ) -> RowSet:
     """Read data sets and lay their rows one after another, or mix them.
 
@@ -50,6 +51,7 @@ def load_rows(
         use_hf: the hub for ids that do not say which.
         hub_token: for private data.
         option: the option the names came from, for errors.
+        answers: rows must hold an assistant's turn; inference takes rows that are only asked.
 
     Raises:
         SwiftError: no such data set, unreadable files, bad rows (strict), no rows.
@@ -67,15 +69,17 @@ def load_rows(
             value, source = record
             seen.update(value)
             try:
-                row = to_row(value, config.columns)
-                check_row(row)
+                row = to_row(value, config.columns, answers=answers)
+                check_row(row, answers=answers)
                 rows.append((row, source))
             except BadRow as error:
                 bad.append(Dropped(source, str(error)))
         if rows and wanted.rows is not None:
             rows = [rows[index] for index in _draw(len(rows), wanted.rows, seeded(seed, number), shuffle)]
         whole.rows += rows
-    _check_columns(config, seen)
+    # Data for evaluation may have our names already, where the data for training has others.
+    if option == "dataset":
+        _check_columns(config, seen)
     if config.strict:
         stop_at(bad, total, fix="mend these rows; --strict false drops them and writes them to dropped.jsonl")
     whole.dropped = bad

@@ -25,6 +25,7 @@ from swift.engines.base import (
     engine,
 )
 from swift.engines.detokenize import TextStream, cut
+from swift.engines.prompts import encode_prompt
 from swift.engines.sampling import SeededSampler, greedy_config, row_seed, sampling_of
 from swift.engines.source import ModelSource, choose_template, find_source, load_source_model
 from swift.errors import SwiftError
@@ -356,32 +357,6 @@ def context_of(config: Any) -> int | None:
     """The longest sequence that a model's config allows; None where it sets no bound, as recurrent models do."""
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     return getattr(text, "max_position_embeddings", None) or None
-
-
-def encode_prompt(template: Template, request: InferRequest, context: int | None) -> list[int]:
-    """The prompt's token ids, checked against the context.
-
-    Raises:
-        SwiftError: the request holds media, has nothing to answer, or is longer than the context.
-    """
-    if request.has_media:
-        raise SwiftError("images, videos and audios are not answered yet", fix="leave them out of the request")
-    if not request.messages:
-        raise SwiftError("the request has no messages")
-    if request.messages[-1].get("role") == "assistant":
-        raise SwiftError(
-            "the conversation ends with the assistant's turn: there is nothing to answer",
-            fix="end it with a turn of the user or a tool",
-        )
-    prompt = template.prompt(request.messages, request.tools)
-    if not prompt:
-        raise SwiftError("the prompt has no tokens", fix="give it some text")
-    if context is not None and len(prompt) >= context:
-        raise SwiftError(
-            f"the prompt has {len(prompt)} tokens; the context is {context} and must leave room for an answer",
-            fix="shorten the conversation",
-        )
-    return prompt
 
 
 def dtype_name(dtype: str | torch.dtype | None) -> Any:

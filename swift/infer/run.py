@@ -31,7 +31,7 @@ def main(config: InferConfig) -> int:
         from swift.infer.batch import prepare
 
         batch = prepare(config, source, template, request_config)
-        if batch.finished:
+        if batch.nothing_left():
             return 0
     engine = engine_class.from_source(
         source,

@@ -5,14 +5,13 @@ Both are read off the template with short probe conversations, once for each tem
 
 from __future__ import annotations
 
-import os.path
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from swift.errors import SwiftError
-from swift.templates.provenance import LITERAL, Traced, message_of, origin_of
+from swift.templates.provenance import LITERAL, Traced, message_of, origin_of, origins_of
 
 USER, ANSWER, REASONING, RESULT = "Probe question", "Probe answer", "Probe reasoning", "Probe result"
 TOOL = {
@@ -49,13 +48,15 @@ class Ending:
     append: str = ""
 
 
+def shared_start(one: str, other: str) -> str:
+    """The longest text that both begin with."""
+    size = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return one[:size]
+
+
 def last_of(text: Traced, message: int) -> int:
     """The place after the last character that came from a message; -1 where there is none."""
-    first, last = origin_of(message, "content"), origin_of(message, "name")
-    for at in range(len(text) - 1, -1, -1):
-        if first <= text.origins[at] <= last:
-            return at + 1
-    return -1
+    return max(text.origins.rfind(origin) for origin in origins_of(message)) + 1 or -1
 
 
 def first_after(text: Traced, message: int, start: int) -> int:
@@ -113,6 +114,15 @@ def tool_ending(renderer: Renderer, control: re.Pattern[str], text: Ending) -> E
     return ending
 
 
+def takes_calls(renderer: Renderer) -> bool:
+    """Whether the template writes the tool calls of an assistant's turn."""
+    try:
+        text = renderer.traced([_user(), {"role": "assistant", "content": "", "tool_calls": [CALL]}], [TOOL])
+    except SwiftError:
+        return False
+    return last_of(text, 1) >= 0
+
+
 def _user() -> dict[str, Any]:
     return {"role": "user", "content": USER}
 
@@ -121,7 +131,7 @@ def opener(renderer: Renderer, messages: list[Any], tools: Any, control: re.Patt
     """The control token that opens an assistant's turn, or an empty string."""
     whole = renderer.plain(messages, tools, prompt=True)
     before = renderer.plain(messages, tools, prompt=False)
-    found = control.search(whole[len(os.path.commonprefix([whole, before])) :])
+    found = control.search(whole[len(shared_start(whole, before)) :])
     return found[0] if found else ""
 
 
@@ -132,7 +142,7 @@ def find_ending(
     tail = str.__getitem__(short, slice(max(last_of(short, 1), 0), None))
     edge = first_after(long, 1, 0)
     gap = str.__getitem__(long, slice(max(last_of(long[:edge], 1), 0), edge))
-    shared = len(os.path.commonprefix([tail, gap]))
+    shared = len(shared_start(tail, gap))
     in_tail, in_gap = list(control.finditer(tail)), list(control.finditer(gap))
     if closes:
         common = [m for m in in_gap if m.end() <= shared]

@@ -23,14 +23,14 @@ def origin_of(message: int, field: str) -> str:
     return chr(1 + message * len(FIELDS) + FIELDS.index(field))
 
 
+def origins_of(message: int) -> list[str]:
+    """The origins of all fields of a message."""
+    return [origin_of(message, field) for field in FIELDS]
+
+
 def message_of(origin: str) -> int:
     """The index of the message that an origin belongs to; -1 for the template's own text."""
     return (ord(origin) - 1) // len(FIELDS)
-
-
-def field_of(origin: str) -> str:
-    """The field that an origin belongs to."""
-    return FIELDS[(ord(origin) - 1) % len(FIELDS)]
 
 
 class Traced(str):
@@ -138,7 +138,7 @@ class Traced(str):
         cut = len(a) + len(b)
         return self._cut(0, len(a)), self._cut(len(a), cut), self._cut(cut, len(self))
 
-    def replace(self, old: str, new: str, count: SupportsIndex = -1) -> Traced:  # type: ignore[override]
+    def replace(self, old: str, new: str, count: SupportsIndex = -1) -> Traced:
         """Replace; the new text keeps its own origins, or takes that of what it stands for."""
         parts = self.split(old, count) if old else None
         if parts is None:
@@ -192,9 +192,12 @@ def join_traced(parts: Iterable[Any]) -> str:
 
 
 class TracedDict(dict):
-    """A mapping whose JSON belongs to a field as a whole: braces, keys and numbers too."""
+    """A mapping whose text belongs to a field as a whole: braces, keys and numbers too."""
 
     origin: str = LITERAL
+
+    def __str__(self) -> str:
+        return Traced(dict.__repr__(self), self.origin)
 
 
 def holds_traced(value: Any) -> bool:

@@ -47,8 +47,7 @@ class Skeletons:
         return (
             shape,
             tuple(
-                plain(text, slice(start, stop)) if origins[start] == LITERAL else origins[start]
-                for start, stop in runs
+                plain(text, slice(start, stop)) if origins[start] == LITERAL else origins[start] for start, stop in runs
             ),
         )
 

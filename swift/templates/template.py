@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -13,13 +12,13 @@ import numpy as np
 from swift.errors import SwiftError
 from swift.rows import IGNORE, EncodedRow, Message, Row, Source
 from swift.templates import messages as checks
-from swift.templates.closing import CALL, TOOL, USER
+from swift.templates.closing import REASONING, TOOL, USER
 from swift.templates.environment import ChatTemplate
 from swift.templates.parsing import parse_text
 from swift.templates.provenance import LITERAL, Traced, origin_of
 from swift.templates.skeleton import Skeletons, placed, runs_of
 from swift.templates.tokens import Encoder, Tokens
-from swift.templates.turns import Sample, ServingOptions, Span, Turns
+from swift.templates.turns import THINKING, Sample, ServingOptions, Span, Turns
 
 CONTROL_CHOICES = ("text", "token", "error")
 
@@ -72,10 +71,12 @@ class Template:
         self._compiled: dict[str, ChatTemplate] = {}
         self._encoder = Encoder(tokenizer)
         self._special = dict(tokenizer.special_tokens_map)
-        options = ServingOptions(enable_thinking is False, response_prefix or "", str(tokenizer.eos_token or ""))
+        switches = {"enable_thinking": enable_thinking, **self.chat_template_kwargs}
+        off = any(switches.get(name) is False for name in THINKING)
+        options = ServingOptions(off, response_prefix or "", str(tokenizer.eos_token or ""))
         self._turns = Turns(self, self._encoder.pattern, self.notes, options)
         self._skeletons = Skeletons()
-        self._renders: OrderedDict[str, bool] = OrderedDict()
+        self._shows: dict[bool, tuple[bool, bool]] = {}
         self._select(None)
 
     # What a checkpoint records
@@ -102,6 +103,10 @@ class Template:
         template.fixed = dict(values["fixed"])
         template._compiled.clear()
         return template
+
+    def __reduce__(self) -> Any:
+        # Compiled templates cannot travel to the worker processes of a data set; what makes them can.
+        return Template.from_dict, (self.tokenizer, self.to_dict())
 
     # Rendering
 
@@ -149,7 +154,7 @@ class Template:
         text = self._guard(lambda: self._select(tools).render_traced(variables))
         if prompt and self.response_prefix:
             text = text + self.response_prefix
-        if str.__eq__(text, plain):
+        if str.__eq__(text, plain) and not lost(text, messages):
             return text
         self.notes["renders whose provenance was found by search"] += 1
         return search_origins(plain, messages)
@@ -195,7 +200,8 @@ class Template:
         else:
             text = self.plain(conversation, tools, prompt=True)
             origins = LITERAL * len(text)
-        return list(self._encoder.encode(text, origins, control_as_text=self._as_text()).ids)
+        found = self._encoder.control_text(text, origins) if self._as_text() else ()
+        return list(self._encoder.encode(text, found).ids)
 
     def _as_text(self) -> bool:
         return self.special_tokens_in_content != "token"
@@ -234,9 +240,7 @@ class Template:
                 where=where,
                 fix="take the row out, or give one of its turns a loss",
             )
-        if self._reads_reasoning(row.get("tools")):
-            conversation = [*map(checks.split_reasoning, conversation)]  # type: ignore[arg-type]
-            conversation = checks.served(conversation)  # type: ignore[arg-type]
+        conversation = self._parse_tags(conversation, row.get("tools"))
         weights = {at: float(given[at]["weight"]) for at in wanted if given[at].get("weight") is not None}
         samples = self._samples(conversation, row.get("tools"), wanted)
         return [encoded for sample in samples for encoded in self._tokenise(sample, weights, source)]
@@ -262,15 +266,14 @@ class Template:
         turns the same text is tokenised in one piece, as a server does as well.
         """
         text, origins = str.__getitem__(sample.text, slice(None)), sample.text.origins
-        self._count_control_text(text, origins, None if source is None else str(source))
-        cuts = [span.start for span in sample.spans]
-        if self._encoder.fast:
-            tokens = self._encoder.encode(text, origins, control_as_text=self._as_text())
-            merged = self._encoder.unstable(tokens, text, cuts)
-            if not merged:
-                return [self._label(tokens, sample.spans, weights, source)]
-        else:
-            merged = cuts
+        found = self._encoder.control_text(text, origins)
+        self._note_control_text([text[start:stop] for start, stop in found])
+        found = found if self._as_text() else []
+        edges = [] if self._encoder.fast else [at for span in sample.spans for at in (span.start, span.stop)]
+        tokens = self._encoder.encode(text, found, edges)
+        merged = self._encoder.unstable(tokens, text, found, [span.start for span in sample.spans])
+        if not merged:
+            return [self._label(tokens, sample.spans, weights, source)]
         rows = []
         together = [span for span in sample.spans if span.start not in merged]
         if together:
@@ -279,21 +282,23 @@ class Template:
             if span.start in merged:
                 end = len(text) if span is sample.spans[-1] else span.stop
                 places = (span.start,) if self._encoder.fast else (span.start, span.stop)
-                alone = self._encoder.encode(text[:end], origins[:end], places, control_as_text=self._as_text())
+                inside = [place for place in found if place[0] < end]
+                alone = self._encoder.encode(text[:end], inside, places)
                 rows.append((span.message, self._label(alone, [span], weights, source)))
         if len(rows) > 1:
-            self.notes["turns in a sample of their own, because their first token merges with the prompt"] += len(merged)
+            self.notes["rows split, because the first token of a turn would merge with its prompt"] += 1
         return [row for _, row in sorted(rows, key=lambda pair: pair[0])]
 
     def _label(
         self, tokens: Tokens, spans: Sequence[Span], weights: dict[int, float], source: Source | None
     ) -> EncodedRow:
         ids = np.asarray(tokens.ids, dtype=np.int32)
-        starts, stops = np.asarray(tokens.starts), np.asarray(tokens.stops)
         labels = np.full(len(ids), IGNORE, dtype=np.int32)
         weight = np.zeros(len(ids), dtype=np.float32) if weights else None
         for span in spans:
-            inside = slice(int(np.searchsorted(stops, span.start, "right")), int(np.searchsorted(starts, span.stop)))
+            inside = slice(
+                int(np.searchsorted(tokens.stops, span.start, "right")), int(np.searchsorted(tokens.starts, span.stop))
+            )
             labels[inside] = ids[inside]
             if weight is not None:
                 weight[inside] = weights.get(span.message, 1.0)
@@ -302,15 +307,12 @@ class Template:
             raise SwiftError("no token of the row carries loss")
         return encoded
 
-    def _count_control_text(self, text: str, origins: str, where: str | None) -> None:
-        found = self._encoder.control_text(text, origins)
+    def _note_control_text(self, found: Sequence[str]) -> None:
         if not found:
             return
         if self.special_tokens_in_content == "error":
-            start, stop = found[0]
             raise SwiftError(
-                f"the row spells out the control token {text[start:stop]!r} in its contents",
-                where=where,
+                f"the row spells out the control token {found[0]!r} in its contents",
                 fix="take it out, or set special_tokens_in_content to text",
             )
         kind = "plain text" if self._as_text() else "a control token"
@@ -318,24 +320,41 @@ class Template:
 
     # What the template can do, and the way back
 
-    def _reads_reasoning(self, tools: Any) -> bool:
-        key = "tools" if tools else ""
-        if key not in self._renders:
-            turn = {"role": "assistant", "content": "a", "reasoning_content": "b", "thinking": "b"}
-            try:
-                text = self.traced([{"role": "user", "content": USER}, turn], [TOOL] if tools else None)
-                self._renders[key] = origin_of(1, "reasoning_content") in text.origins
-            except SwiftError:
-                self._renders[key] = False
-        return self._renders[key]
+    def _parse_tags(self, conversation: list[dict[str, Any]], tools: Any) -> list[dict[str, Any]]:
+        """Reasoning and tool calls written out in an assistant's text, as fields, where the template needs them so."""
+        reads, keeps = self._reasoning(bool(tools))
+        if reads or not keeps:
+            conversation = [checks.split_reasoning(message, opened=not keeps) for message in conversation]
+        if "<tool_call>" in self._encoder.control and self._turns.takes_calls:
+            conversation = [checks.split_calls(message) for message in conversation]
+        return conversation
+
+    def _reasoning(self, tools: bool) -> tuple[bool, bool]:
+        """Whether the template shows `reasoning_content`, and whether it keeps a think block written in the text."""
+        if tools not in self._shows:
+            field = {"role": "assistant", "content": "a", "reasoning_content": REASONING, "thinking": REASONING}
+            inline = {"role": "assistant", "content": f"<think>\n{REASONING}\n</think>\n\na"}
+            shown = []
+            for turn in (field, inline):
+                try:
+                    text = self.plain(
+                        [{"role": "user", "content": USER}, turn], [TOOL] if tools else None, prompt=False
+                    )
+                except SwiftError:
+                    text = REASONING if turn is inline else ""
+                shown.append(REASONING in text)
+            self._shows[tools] = (shown[0], shown[1])
+        return self._shows[tools]
+
+    @property
+    def stop_texts(self) -> list[str]:
+        """The text that ends a turn of text, and that which ends a turn of tool calls where it is another."""
+        return list(dict.fromkeys((self._turns.text_ending.stop, self._turns.tool_ending.stop)))
 
     @property
     def stop_token_ids(self) -> list[int]:
         """What ends a generated turn: what the template closes turns with, and the tokenizer's end of sequence."""
-        texts = [self._turns.text_ending.stop]
-        if self._turns.tool_ending.stop not in texts:
-            texts.append(self._turns.tool_ending.stop)
-        ids = [self.tokenizer.convert_tokens_to_ids(text.strip() or text) for text in texts]
+        ids = [self.tokenizer.convert_tokens_to_ids(text.strip() or text) for text in self.stop_texts]
         ids = [token for token in ids if token is not None and token != self.tokenizer.unk_token_id]
         if self.tokenizer.eos_token_id is not None:
             ids.append(self.tokenizer.eos_token_id)
@@ -343,9 +362,21 @@ class Template:
 
     def parse(self, text: str) -> Message:
         """The message that a generated text stands for: reasoning, content and tool calls."""
-        for stop in (self._turns.text_ending.stop, self._turns.tool_ending.stop):
+        for stop in self.stop_texts:
             text = text.removesuffix(stop)
         return parse_text(text)
+
+
+def lost(text: Traced, messages: Sequence[Any]) -> bool:
+    """Whether an answer stands in the text without its origin: the template did to it what is not followed."""
+    return any(
+        message["role"] == "assistant"
+        and not message.get("tool_calls")
+        and origin_of(index, "content") not in text.origins
+        and (content := checks.text_of(message).strip())
+        and content in text
+        for index, message in enumerate(messages)
+    )
 
 
 def search_origins(text: str, messages: Sequence[Any]) -> Traced:

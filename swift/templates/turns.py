@@ -6,7 +6,6 @@ share a sample as long as its text holds, letter for letter, what each of them i
 
 from __future__ import annotations
 
-import os.path
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,9 +14,18 @@ from functools import cached_property
 from typing import Any
 
 from swift.errors import SwiftError
-from swift.templates.closing import Ending, Renderer, last_of, reasoning_close, text_ending, tool_ending
+from swift.templates.closing import (
+    Ending,
+    Renderer,
+    last_of,
+    reasoning_close,
+    shared_start,
+    takes_calls,
+    text_ending,
+    tool_ending,
+)
 from swift.templates.messages import text_of
-from swift.templates.provenance import FIELDS, LITERAL, Traced, origin_of
+from swift.templates.provenance import LITERAL, Traced, origin_of, origins_of
 
 THINKING = ("enable_thinking", "thinking")
 """The switches by which servers turn reasoning on and off."""
@@ -71,11 +79,6 @@ class ServingOptions:
     eos: str = ""
 
 
-def last_before(origins: str, limit: str) -> int:
-    """The place after the last character that came from a message before the one whose origins begin at `limit`."""
-    return next((at + 1 for at in range(len(origins) - 1, -1, -1) if LITERAL < origins[at] < limit), 0)
-
-
 class Turns:
     """Finds the generated spans of conversations under one template.
 
@@ -102,6 +105,11 @@ class Turns:
         return tool_ending(self.renderer, self.control, self.text_ending)
 
     @cached_property
+    def takes_calls(self) -> bool:
+        """Whether the template writes tool calls."""
+        return takes_calls(self.renderer)
+
+    @cached_property
     def reasoning_close(self) -> str | None:
         """What stands between reasoning and content."""
         return reasoning_close(self.renderer)
@@ -116,7 +124,8 @@ class Turns:
             full: the render of the whole conversation.
         """
         turns = {index: self.turn(messages, tools, index) for index in wanted}
-        left, samples = list(wanted), []
+        left = list(wanted)
+        samples: list[Sample] = []
         while left:
             last = turns[left[-1]]
             text = full if not samples and full.startswith(last.wanted) else last.text
@@ -134,6 +143,8 @@ class Turns:
             SwiftError: when the template leaves it uncertain what the turn generates.
         """
         message = messages[index]
+        if index == 0:
+            self._check_opening()
         history, both = messages[:index], messages[: index + 1]
         thinks = bool((message.get("reasoning_content") or "").strip())
         switched = {} if thinks and self.options.thinking_off else dict.fromkeys(THINKING, thinks)
@@ -151,19 +162,28 @@ class Turns:
             return self.turn([*history, bare], tools, index)
         return self._finish(joined, len(prompt), message, index)
 
+    def _check_opening(self) -> None:
+        try:
+            self.renderer.plain([], None, prompt=True)
+        except SwiftError as error:
+            raise SwiftError(
+                "the row begins with an assistant turn, and the chat template has no prompt without messages",
+                fix="put a user's message before it, or train on plain text with --use_chat_template false",
+            ) from error
+
     def _parting(self, prompt: Traced, text: Traced, index: int) -> tuple[int, int]:
         """Where prompt and training render part behind the history, never inside a tag: places in either."""
-        own = [origin_of(index, name) for name in (FIELDS[0], FIELDS[-1])]
-        start = next((at for at, origin in enumerate(text.origins) if own[0] <= origin <= own[1]), len(text))
-        served, trained = last_before(prompt.origins, own[0]), last_before(text.origins[:start], own[0])
+        own = [text.origins.find(origin) for origin in origins_of(index)]
+        start = min((at for at in own if at >= 0), default=len(text))
+        served, trained = len(prompt.origins.rstrip(LITERAL)), len(text.origins[:start].rstrip(LITERAL))
         if prompt.origins[:served][-1:] != text.origins[:trained][-1:]:
             raise SwiftError(
                 f"the chat template puts something else before the assistant's turn (message {index}) in the prompt "
                 "than in the whole conversation: what the model has to generate is uncertain",
                 fix="give another template with --chat_template FILE.jinja",
             )
-        heads = [str.__getitem__(prompt, slice(served, None)), str.__getitem__(text, slice(trained, start))]
-        common = os.path.commonprefix(heads)
+        heads = str.__getitem__(prompt, slice(served, None)), str.__getitem__(text, slice(trained, start))
+        common = shared_start(*heads)
         tag = max(common.rfind("<"), common.rfind("["))
         if tag >= 0 and not re.search(r"[>\]\s]", common[tag:]):
             common = common[:tag]

@@ -62,3 +62,7 @@ class Meter:
         """Go on from a checkpoint's state."""
         self._losses = [torch.tensor(loss, dtype=torch.float64) for loss in state["losses"]]
         self._loss, self._last_step = state["loss"], state["last_step"]
+
+    def start_at(self, step: int) -> None:
+        """Go on from a step whose unlogged part is not known."""
+        self._last_step = max(step, 0)

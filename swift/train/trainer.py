@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils.data import DataLoader
@@ -17,7 +17,7 @@ from swift.data import Collator, RankBatches, StepPlan, UnitIndex
 from swift.hub.atomic import atomic_folder
 from swift.objectives.types import Objective
 from swift.train import Metric, distributed
-from swift.train.folders import STATE, link_checkpoint
+from swift.train.folders import STATE, link_checkpoint, step_of
 from swift.train.loss import takes_logits_to_keep, token_logps
 from swift.train.meter import Meter
 
@@ -56,11 +56,18 @@ class SwiftTrainer(Trainer):
         symlinks: bool,
         callbacks: list[Any],
     ) -> None:
-        super().__init__(model=model, args=args, data_collator=collator, train_dataset=UnitIndex(plan.units))
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=collator,
+            train_dataset=UnitIndex(plan.units),
+            eval_dataset=UnitIndex(eval_units) if eval_units else None,
+        )
         for callback in callbacks:
             self.add_callback(callback)
         self.plan, self.collator, self.eval_collator, self.eval_units = plan, collator, eval_collator, eval_units
-        self.objective, self.metric, self.keep_model = objective, metric, keep_model
+        self.objective: Objective = objective
+        self.metric, self.keep_model = metric, keep_model
         self.make_optimizer, self.symlinks = make_optimizer, symlinks
         self.select = takes_logits_to_keep(model)
         self.meter = Meter()
@@ -73,7 +80,7 @@ class SwiftTrainer(Trainer):
 
     def _loader(self, plan: StepPlan, collator: Collator, rank: int) -> DataLoader:
         return EpochLoader(
-            UnitIndex(plan.units),
+            cast(Any, UnitIndex(plan.units)),
             batch_sampler=RankBatches(plan, rank),
             collate_fn=collator,
             num_workers=self.args.dataloader_num_workers,
@@ -92,9 +99,7 @@ class SwiftTrainer(Trainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """A micro-batch's share of the step's loss, times the processes over which gradients are averaged."""
-        outputs, _, _ = token_logps(
-            model, inputs, select=self.select, label_smoothing=self.args.label_smoothing_factor
-        )
+        outputs, _, _ = token_logps(model, inputs, select=self.select, label_smoothing=self.args.label_smoothing_factor)
         loss = self.objective(outputs).total * self.args.world_size / num_items_in_batch.clamp(min=1)
         self.meter.add(loss, inputs)
         return (loss, outputs) if return_outputs else loss
@@ -121,7 +126,7 @@ class SwiftTrainer(Trainer):
             seed=0,
             shuffle=False,
         )
-        model = self._wrap_model(self.model, training=False)
+        model: Any = self._wrap_model(cast(Any, self.model), training=False)
         model.eval()
         sums: dict[str, float] = {"loss": 0.0, "tokens": 0.0}
         for batch in self._loader(plan, self.eval_collator, self.args.process_index):
@@ -147,7 +152,7 @@ class SwiftTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write `checkpoint-N` beside its place and rename it, so that it is whole or not there."""
-        checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        checkpoint = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         if self.state.log_history and getattr(self, "_saved_step", None) == self.state.global_step:
             return
         self.store_flos()
@@ -178,9 +183,10 @@ class SwiftTrainer(Trainer):
             self.meter.save(folder / f"meter_{self.args.process_index}.json")
         if not self.args.should_save:
             return
+        states: Any = self.state.stateful_callbacks
         for part in [*self.callback_handler.callbacks, self.control]:
             if isinstance(part, ExportableState):
-                self.state.stateful_callbacks[type(part).__name__] = part.state()
+                states[type(part).__name__] = part.state()
         self.state.save_to_json(str(folder / STATE))
 
     def _note_best(self, checkpoint: Path) -> None:
@@ -207,8 +213,12 @@ class SwiftTrainer(Trainer):
         for path in old[: max(len(old) + len(kept) - limit, 0)]:
             shutil.rmtree(path)
 
-    def restore_meter(self, checkpoint: Path) -> None:
-        """Take the unlogged part of the loss from a checkpoint."""
-        file = checkpoint / f"meter_{self.args.process_index}.json"
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Take an adapter's weights from a checkpoint; whole weights were loaded from it to begin with."""
+        if hasattr(self.model, "peft_config"):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        file = Path(resume_from_checkpoint) / f"meter_{self.args.process_index}.json"
         if file.is_file():
             self.meter.load(json.loads(file.read_text(encoding="utf-8")))
+        else:
+            self.meter.start_at(step_of(Path(resume_from_checkpoint)))

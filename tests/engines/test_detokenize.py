@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from swift.engines.detokenize import TextStream, cut, decode
-from tests.engines.tiny import make_tokenizer
+from tests.tiny import make_tokenizer
 
 TOKENIZER = make_tokenizer()
 

@@ -15,7 +15,7 @@ from swift.engines.source import choose_template, find_source
 from swift.errors import SwiftError
 from swift.models.record import write_record
 from swift.templates import load_template
-from tests.engines.tiny import ask, make_tokenizer, save_adapter, save_tiny
+from tests.tiny import ask, make_tokenizer, save_adapter, save_tiny
 
 GREEDY = RequestConfig(16, temperature=0)
 
@@ -76,9 +76,9 @@ def test_a_full_checkpoint_brings_its_template(base, tmp_path):
 
 def test_a_system_text_may_be_a_file(base, tmp_path):
     (tmp_path / "system.txt").write_text("Read from a file.\n")
-    assert "Read from a file.<|im_end|>" in PtEngine(str(base), system=str(tmp_path / "system.txt")).template.prompt_text(
-        ask("x")
-    )
+    assert "Read from a file.<|im_end|>" in PtEngine(
+        str(base), system=str(tmp_path / "system.txt")
+    ).template.prompt_text(ask("x"))
     with pytest.raises(SwiftError, match="cannot be read"):
         PtEngine(str(base), system="nowhere.txt")
 
@@ -164,7 +164,7 @@ def test_a_base_model_that_is_gone(base, adapter, tmp_path):
     settings = json.loads((adapter / "adapter_config.json").read_text())
     settings["base_model_name_or_path"] = str(tmp_path / "gone")
     (adapter / "adapter_config.json").write_text(json.dumps(settings))
-    with pytest.raises(SwiftError, match="base model .*gone cannot be found"):
+    with pytest.raises(SwiftError, match=r"base model .*gone cannot be found"):
         PtEngine(None, adapters=str(adapter))
     settings["base_model_name_or_path"] = None
     (adapter / "adapter_config.json").write_text(json.dumps(settings))

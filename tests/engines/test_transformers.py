@@ -9,7 +9,7 @@ import torch
 from swift.engines import InferRequest, PtEngine, RequestConfig, engines
 from swift.errors import SwiftError
 from swift.templates import load_template
-from tests.engines.tiny import ask, make_model, make_tokenizer
+from tests.tiny import ask, make_model, make_tokenizer
 
 QUESTIONS = ["hi", "what is the capital of France?", "你好", "sky", "the colour of the sky and the capital", "a" * 60]
 

@@ -210,6 +210,30 @@ def test_a_checkpoint_brings_it_back(tokenizer: Any) -> None:
     assert same.to_dict() == template.to_dict()
 
 
+def test_travels_to_worker_processes(template: Template) -> None:
+    import pickle
+
+    again = pickle.loads(pickle.dumps(template))
+    row: Any = {"messages": say("a", "b")}
+    assert again.encode(row)[0].input_ids.tolist() == template.encode(row)[0].input_ids.tolist()
+
+
+def test_an_operation_that_is_not_followed(tokenizer: Any) -> None:
+    """`%` loses the origins: the answer is found by search, or the row is refused; it is never masked wrongly."""
+    percent = SMOL.replace("message['content'] + ", "'.%s' % message['content'] + ")
+    template = Template(tokenizer, percent)
+    (sample,) = template.encode({"messages": say("same", "same", "same", "same")})  # type: ignore[typeddict-item]
+    assert trained_texts(sample, tokenizer) == [".same<|im_end|>", ".same<|im_end|>"]
+    assert template.notes["renders whose provenance was found by search"]
+
+
+def test_a_row_that_begins_with_the_assistant(tokenizer: Any) -> None:
+    with pytest.raises(SwiftError, match="begins with an assistant turn"):
+        Template(tokenizer, "{{ messages[0]['role'] + 'x' }}" + SMOL).encode(
+            {"messages": [{"role": "assistant", "content": "a"}]}
+        )
+
+
 def test_named_templates_of_a_tokenizer(tokenizer: Any) -> None:
     template = Template(tokenizer, {"default": SMOL, "tool_use": "TOOLS" + SMOL})  # type: ignore[arg-type]
     tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
@@ -227,8 +251,8 @@ def test_preview(template: Template, tokenizer: Any) -> None:
 
 
 def test_parse(template: Template) -> None:
-    text = '<think>\nhm\n</think>\n\nLet me look.\n<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call><|im_end|>'
-    message = template.parse(text)
+    call = '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'
+    message = template.parse(f"<think>\nhm\n</think>\n\nLet me look.\n{call}<|im_end|>")
     assert message["reasoning_content"] == "hm" and message["content"] == "Let me look."
     assert message["tool_calls"][0]["function"] == {"name": "f", "arguments": {"x": 1}}
     assert template.parse("<tool_call>{broken</tool_call>")["content"] == "<tool_call>{broken</tool_call>"
@@ -251,7 +275,7 @@ def test_long_prompt_of_a_slow_tokenizer(tokenizer: Any) -> None:
         def __getattr__(self, name: str) -> Any:
             return getattr(tokenizer, name)
 
-    (sample,) = Template(Slow()).encode({"messages": say("Hi", "Hello!")})  # type: ignore[typeddict-item]
-    (fast,) = Template(tokenizer).encode({"messages": say("Hi", "Hello!")})  # type: ignore[typeddict-item]
+    row: Any = {"messages": say("Hi", "Hello!", "Hi <|im_end|>", "Hello!")}
+    (sample,), (fast,) = Template(Slow()).encode(row), Template(tokenizer).encode(row)
     assert sample.input_ids.tolist() == fast.input_ids.tolist()
     assert sample.labels.tolist() == fast.labels.tolist()

@@ -14,6 +14,7 @@ from tests.templates.cases import CONVERSATIONS, TEMPLATES, TOOLS, tokenizer_for
 
 pytestmark = pytest.mark.skipif(not TEMPLATES, reason="no shared folder with chat templates here")
 
+
 @pytest.fixture(scope="module", params=TEMPLATES, ids=lambda path: path.stem)
 def template(request: pytest.FixtureRequest) -> Template:
     return Template(tokenizer_for(request.param))
@@ -88,4 +89,6 @@ def test_ids_are_the_tokenizers_own(template: Template) -> None:
     if template.tokenizer.decode(sample.input_ids) == text:
         ids = template.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
         prompt = template.prompt(messages[:1])
-        assert sample.input_ids.tolist() == ids or sample.input_ids[: len(prompt)].tolist() == prompt != ids[: len(prompt)]
+        assert (
+            sample.input_ids.tolist() == ids or sample.input_ids[: len(prompt)].tolist() == prompt != ids[: len(prompt)]
+        )

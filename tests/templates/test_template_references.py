@@ -1,4 +1,4 @@
-"""Public templates with `{% generation %}` marks: they cover what we train, and more than that only as header or glue."""
+"""Public templates with `{% generation %}` marks: what they cover beyond what we train is header or glue."""
 
 from __future__ import annotations
 
