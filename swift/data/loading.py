@@ -77,7 +77,9 @@ def load_rows(
         if rows and wanted.rows is not None:
             rows = [rows[index] for index in _draw(len(rows), wanted.rows, seeded(seed, number), shuffle)]
         whole.rows += rows
-    _check_columns(config, seen)
+    # Data for evaluation may have our names already, where the data for training has others.
+    if option == "dataset":
+        _check_columns(config, seen)
     if config.strict:
         stop_at(bad, total, fix="mend these rows; --strict false drops them and writes them to dropped.jsonl")
     whole.dropped = bad
