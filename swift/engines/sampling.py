@@ -99,7 +99,7 @@ def greedy_config(
         "do_sample": False,
         "max_new_tokens": max_new_tokens,
         "num_beams": config.num_beams,
-        "eos_token_id": stop_ids,
+        "eos_token_id": stop_ids or None,
         "pad_token_id": pad_id,
         "return_dict_in_generate": False,
     }

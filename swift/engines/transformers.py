@@ -240,8 +240,9 @@ class PtEngine:
         jobs = []
         for number, request in enumerate(requests):
             prompt = self.encode(request)
-            left = LONGEST_DEFAULT if self.context is None else self.context - len(prompt)
-            limit = min(left, config.max_tokens or LONGEST_DEFAULT) if self.context else config.max_tokens or left
+            limit = config.max_tokens or LONGEST_DEFAULT
+            if self.context is not None:
+                limit = min(limit, self.context - len(prompt))
             jobs += [
                 _Job(number, choice, prompt, limit, row_seed(config.seed, prompt, choice)) for choice in range(config.n)
             ]

@@ -52,11 +52,10 @@ class Batch:
     reasons: Counter[str] = field(default_factory=Counter)
 
     def nothing_left(self) -> bool:
-        """Whether the file holds every answer already; says so and closes it."""
+        """Whether the file holds every answer already; says so."""
         if self.results.todo:
             return False
         print(f"{self.results.path} holds the answers to all {len(self.questions)} rows already", file=sys.stderr)
-        self.results.close()
         return True
 
     def run(self, engine: Engine) -> int:
@@ -72,7 +71,6 @@ class Batch:
                 for start in range(0, len(todo), self.block):
                     self._answer(engine, todo[start : start + self.block], progress, task)
         finally:
-            self.results.close()
             self._tell(time.monotonic() - began)
         return 0
 

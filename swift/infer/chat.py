@@ -100,7 +100,10 @@ class Chat:
     def _line(self, prompt: str) -> str:
         if self._fancy:
             return input(prompt)
-        line = sys.stdin.readline()
+        try:
+            line = sys.stdin.readline()
+        except UnicodeDecodeError as error:
+            raise SwiftError(f"the input is not UTF-8: {error}", where="stdin") from None
         if not line:
             raise EOFError
         return line.rstrip("\n")
@@ -169,7 +172,8 @@ class Chat:
 
     def _set_system(self, text: str) -> None:
         if not text:
-            self._say("the model's own" if self.system is None else self.system)
+            recorded = getattr(getattr(self.engine, "template", None), "system", None)
+            self._say(self.system or recorded or "the model's own")
             return
         self.system = text
         self._reset("")

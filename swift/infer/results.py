@@ -27,24 +27,23 @@ class ResultFile:
         self.path, self.keys = path, list(keys)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: BinaryIO = path.open("a+b")
+            with path.open("a+b") as file:
+                self.todo = self._open_rows(file)
+            # Opened only to see whether it can be written: it does not stay behind when the model cannot be loaded.
+            if not path.stat().st_size:
+                path.unlink()
         except OSError as error:
             raise SwiftError(
                 f"--result_path {path} cannot be written: {error.strerror}", fix="name a file that you may write"
             ) from None
-        try:
-            self.todo = self._open_rows()
-        except SwiftError:
-            self.close()
-            raise
 
-    def _open_rows(self) -> list[int]:
+    def _open_rows(self, file: BinaryIO) -> list[int]:
         """Places of the rows that have no answer yet; a line that a kill cut short is taken away."""
         answered: Counter[str] = Counter()
         wanted = Counter(self.keys)
-        self._file.seek(0)
+        file.seek(0)
         whole = 0
-        for number, line in enumerate(self._file, 1):
+        for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
                 break
             key = _key(line)
@@ -56,7 +55,7 @@ class ResultFile:
                     fix="give another --result_path, or move this file away",
                 )
             whole += len(line)
-        self._file.truncate(whole)
+        file.truncate(whole)
         todo = []
         for place, key in enumerate(self.keys):
             if answered[key]:
@@ -73,22 +72,17 @@ class ResultFile:
         """
         text = "".join(json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in lines)
         try:
-            # A column of the data may hold half a surrogate pair, which UTF-8 cannot hold and JSON's escape can.
-            self._file.write(text.encode("utf-8", errors="backslashreplace"))
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            with self.path.open("ab") as file:
+                # A column of the data may hold half a surrogate pair, which UTF-8 cannot hold and JSON's escape can.
+                file.write(text.encode("utf-8", errors="backslashreplace"))
+                file.flush()
+                os.fsync(file.fileno())
         except OSError as error:
             raise SwiftError(
                 f"answers cannot be written: {error.strerror}",
                 where=str(self.path),
                 fix="the same command goes on from there once there is room",
             ) from None
-
-    def close(self) -> None:
-        """Close the file; an empty one that nothing was written to goes."""
-        self._file.close()
-        if self.path.is_file() and not self.path.stat().st_size:
-            self.path.unlink()
 
 
 def _key(line: bytes) -> str:

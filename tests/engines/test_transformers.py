@@ -213,3 +213,16 @@ def test_registry():
         engines.get("vllm")
     with pytest.raises(SwiftError, match="there is no such engine"):
         engines.get("nothing")
+
+
+def test_recurrent_models_are_not_padded():
+    from transformers import MambaConfig, MambaForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, "initializer_range": 0.4}
+    model = MambaForCausalLM(MambaConfig(vocab_size=len(make_tokenizer()), eos_token_id=2, **sizes)).eval()
+    template = load_template(make_tokenizer())
+    batched, single = PtEngine((model, template)), PtEngine((model, template), max_batch_size=1)
+    config = RequestConfig(12, temperature=0)
+    assert batched.context is None
+    assert ids(batched.infer([*requests(), *requests()], config)) == ids(single.infer(requests(), config)) * 2

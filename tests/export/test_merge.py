@@ -13,7 +13,7 @@ from swift.export import merge
 from swift.export.merge import merge_lora
 from swift.models.record import write_record
 from swift.templates import load_template
-from tests.engines.tiny import ask, make_tokenizer, save_adapter, save_tiny
+from tests.tiny import ask, make_tokenizer, save_adapter, save_tiny
 
 REQUESTS = [InferRequest(ask(text)) for text in ("what is the sky?", "hi", "你好")]
 

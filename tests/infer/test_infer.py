@@ -9,7 +9,7 @@ from swift.cli.main import main
 from swift.engines import InferRequest, PtEngine, RequestConfig
 from swift.models.record import write_record
 from swift.templates import load_template
-from tests.engines.tiny import ask, make_tokenizer, save_adapter, save_tiny
+from tests.tiny import ask, make_tokenizer, save_adapter, save_tiny
 
 
 @pytest.fixture(scope="module")
