@@ -1,3 +1,73 @@
-"""Fine-tune, run and serve any language model."""
+"""Fine-tune, run and serve any language model.
+
+    from swift import sft, PtEngine
+
+    result = sft(model="demo", dataset=["self-cognition"], model_name=["Robin"], model_author=["the team"])
+    engine = PtEngine("demo", adapters=[result.checkpoint])
+
+Names are found when they are used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from peft import AdaLoraConfig, IA3Config, LoHaConfig, LoKrConfig, LoraConfig, PeftModel, PromptTuningConfig
+    from transformers import TrainingArguments
+
+    from swift.config import InferConfig, MergeConfig, SftConfig
+    from swift.data import load_rows
+    from swift.engines import InferRequest, PtEngine, RequestConfig
+    from swift.errors import SwiftError
+    from swift.export.merge import merge_lora
+    from swift.models.load import load_model
+    from swift.models.tokenizer import load_tokenizer
+    from swift.templates import Template, load_template
+    from swift.train.api import Seq2SeqTrainer, Trainer
+    from swift.train.sft import SftResult, sft
+    from swift.tuners.api import Swift
+
+_HOMES = {
+    "AdaLoraConfig": "peft",
+    "IA3Config": "peft",
+    "InferConfig": "swift.config",
+    "InferRequest": "swift.engines",
+    "LoHaConfig": "peft",
+    "LoKrConfig": "peft",
+    "LoraConfig": "peft",
+    "MergeConfig": "swift.config",
+    "PeftModel": "peft",
+    "PromptTuningConfig": "peft",
+    "PtEngine": "swift.engines",
+    "RequestConfig": "swift.engines",
+    "Seq2SeqTrainer": "swift.train.api",
+    "SftConfig": "swift.config",
+    "SftResult": "swift.train.sft",
+    "Swift": "swift.tuners.api",
+    "SwiftError": "swift.errors",
+    "Template": "swift.templates",
+    "Trainer": "swift.train.api",
+    "TrainingArguments": "transformers",
+    "load_model": "swift.models.load",
+    "load_rows": "swift.data",
+    "load_template": "swift.templates",
+    "load_tokenizer": "swift.models.tokenizer",
+    "merge_lora": "swift.export.merge",
+    "sft": "swift.train.sft",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'swift' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOMES]

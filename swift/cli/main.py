@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from swift import __version__
+from swift.cli.launch import launch, processes_wanted, report_error, report_pid, worker_status
 from swift.config.build import known_options, read_arguments
 from swift.config.commands import COMMANDS
 from swift.errors import SwiftError
@@ -25,10 +26,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status: 2 for a user's mistake, 130 and 143 when interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return run(words)
+        report_pid()
+        return worker_status(run(words))
     except SwiftError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        if not report_error(error):
+            print(f"error: {error}", file=sys.stderr)
+        return worker_status(2)
     except BrokenPipeError:
         sys.stderr.close()
         return 0
@@ -54,11 +57,8 @@ def run(words: list[str]) -> int:
         print(pages.command(COMMANDS[name], [word for word in words[1:] if not word.startswith("-")]))
         return 0
     config = read_arguments(COMMANDS[name], words[1:])
-    if name == "sft":
-        from swift.cli.launch import launch, processes_wanted
-
-        if processes_wanted():
-            return launch(words)
+    if name == "sft" and processes_wanted():
+        return launch(words)
     module, _, function = RUNS[name].partition(":")
     return getattr(import_module(module), function)(config)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from swift.config.commands import CommandConfig, concerns, options_of
-from swift.config.fields import Option, options_in, read_value
+from swift.config.fields import Option, options_in, per_class, read_value
 from swift.errors import SwiftError
 
 C = TypeVar("C", bound=CommandConfig)
@@ -119,9 +119,9 @@ def _compose(config: type[C], placed: dict[str, Any], origins: dict[str, str]) -
     return config(origins=origins, **parts)
 
 
-@cache
+@per_class
 def _names(config: type[CommandConfig]) -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
     for name, spec in options_of(config).items():
         found |= {alias: name for alias in spec.aliases}
         found[name] = name
@@ -152,12 +152,13 @@ def unknown_option(config: type[CommandConfig], written: str, place: str) -> Swi
     return SwiftError(f"unknown option --{written}", where=where, fix=fix)
 
 
-def write_config(config: CommandConfig, path: Path) -> None:
+def write_config(config: CommandConfig, path: Path, leave_out: Sequence[str] = ()) -> None:
     """Write all options by name, so that `--config` repeats the run."""
     import yaml
 
+    values = {name: value for name, value in config.flat().items() if name not in leave_out}
     text = f"# swift {config.command} --config {path.name}\n"
-    text += yaml.safe_dump(config.flat(), sort_keys=False, allow_unicode=True)
+    text += yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, is_dataclass
-from functools import cache
 from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
 
 from swift.config.data import DataConfig
-from swift.config.fields import Option, option, options_in
+from swift.config.fields import Option, option, options_in, per_class
 from swift.config.generate import GenerateConfig
 from swift.config.model import ModelConfig
 from swift.config.output import OutputConfig, PluginConfig
@@ -47,19 +46,26 @@ class CommandConfig:
             values |= getattr(concern, "more", {})
         return values
 
+    def settle(self, values: dict[str, Any]) -> None:
+        """Put what a run chose into the options that nobody set, so that `config.yaml` repeats the run."""
+        for part, concern in concerns(type(self)).items():
+            for name in values.keys() & options_in(concern, part).keys():
+                if getattr(getattr(self, part), name) is None:
+                    setattr(getattr(self, part), name, values[name])
+
     def given(self, name: str) -> bool:
         """Whether somebody set this option."""
         return name in self.origins
 
 
-@cache
+@per_class
 def concerns(config: type[CommandConfig]) -> dict[str, type]:
     """The concerns of a command's configuration: attribute -> dataclass."""
     hints = get_type_hints(config)
     return {f.name: hints[f.name] for f in fields(config) if is_dataclass(hints[f.name])}
 
 
-@cache
+@per_class
 def options_of(config: type[CommandConfig]) -> dict[str, Option]:
     """Every option of a command by name, in the order `--help` prints them."""
     found: dict[str, Option] = {}

@@ -9,9 +9,16 @@ from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from swift.errors import SwiftError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def per_class(function: F) -> F:
+    """Remember what a function of a class gave; classes hash by identity, which type checkers deny for dataclasses."""
+    return cast(F, cache(function))
 
 
 def option(
@@ -81,7 +88,7 @@ class Option:
         return {"bool": "true|false", "dict": "JSON", "any": "VALUE"}.get(self.kind, self.kind.upper())
 
 
-@cache
+@per_class
 def options_in(concern: type, group: str) -> dict[str, Option]:
     """The options that the dataclass `concern` declares, by name."""
     hints = get_type_hints(concern)

@@ -23,7 +23,7 @@ class TunerConfig:
     target_regex: str | None = option(None, "Regular expression over module names, in place of --target_modules.")
     modules_to_save: list[str] = option(help="Modules trained in full and saved beside LoRA.", factory=list)
     lora_rank: int = option(8, "Rank of LoRA.", check=at_least(1))
-    lora_alpha: float = option(32, "Scale of LoRA: its output is multiplied by alpha / rank.")
+    lora_alpha: int = option(32, "Scale of LoRA: its output is multiplied by alpha / rank.")
     lora_dropout: float = option(0.05, "Dropout before LoRA.", check=between(0, 1))
     lora_bias: Literal["none", "all", "lora_only"] = option("none", "Which biases are trained with LoRA.")
     freeze_parameters: list[str] = option(help="freeze: prefixes of parameters left as they are.", factory=list)

@@ -1,1 +1,27 @@
-"""templates"""
+"""Messages to token ids and loss masks, by the model's own chat template."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from swift.templates.loading import load_template
+    from swift.templates.preview import coloured, trained_spans
+    from swift.templates.template import Template
+
+_HOMES = {
+    "Template": "template",
+    "load_template": "loading",
+    "coloured": "preview",
+    "trained_spans": "preview",
+}
+
+__all__ = ["Template", "coloured", "load_template", "trained_spans"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(f"swift.templates.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'swift.templates' has no attribute {name!r}")

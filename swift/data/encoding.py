@@ -1,0 +1,176 @@
+"""From rows to token ids and labels, in one process or several, with the same result."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from swift.data.drops import Dropped, by_reason, stop_at
+from swift.data.encoded import EncodedDataset
+from swift.data.truncation import Truncation, shorten
+from swift.errors import SwiftError
+from swift.rows import EncodedRow, Row, Source
+
+if TYPE_CHECKING:
+    from swift.data.loading import RowSet
+
+CHUNK = 512
+"""Rows that a worker takes at a time, at most."""
+
+
+class Encoder(Protocol):
+    """What is asked of a template here."""
+
+    notes: Counter[str]
+
+    def encode(self, row: Row, source: Source | None) -> list[EncodedRow]:
+        """The samples of a row; raises SwiftError for a row that it cannot encode."""
+
+
+@dataclass
+class _Chunk:
+    samples: EncodedDataset
+    dropped: list[Dropped]
+    bad: list[Dropped]
+    too_long: list[Dropped]
+    notes: Counter[str]
+    rows: int
+
+
+@dataclass
+class _Job:
+    rows: list[tuple[Row, Source]]
+    template: Encoder
+    max_length: int | None
+    strategy: Truncation
+
+    def run(self, span: tuple[int, int]) -> _Chunk:
+        """Encode rows [start, stop)."""
+        before = Counter(self.template.notes)
+        chunk = _Chunk(EncodedDataset(), [], [], [], Counter(), span[1] - span[0])
+        chunk.samples = EncodedDataset(self._samples(span, chunk))
+        chunk.notes = Counter(self.template.notes) - before
+        return chunk
+
+    def _samples(self, span: tuple[int, int], chunk: _Chunk) -> Iterator[EncodedRow]:
+        for row, source in self.rows[slice(*span)]:
+            try:
+                encoded = self.template.encode(row, source)
+            except SwiftError as error:
+                chunk.bad.append(Dropped(source, f"{error.what}; {error.fix}" if error.fix else error.what))
+                continue
+            for sample in encoded:
+                yield from self._kept(sample, source, chunk)
+
+    def _kept(self, sample: EncodedRow, source: Source, chunk: _Chunk) -> Iterator[EncodedRow]:
+        """Shorten a sample, and note what is lost by it."""
+        sample.source = source
+        pieces = shorten(sample, self.max_length, self.strategy)
+        if not pieces:
+            reason = f"{sample.length} tokens are more than --max_length {self.max_length}"
+            (chunk.too_long if self.strategy == "raise" else chunk.dropped).append(Dropped(source, reason))
+        for piece in pieces:
+            if piece.trained:
+                yield piece
+            else:
+                cut = f" is left within --max_length {self.max_length}" if piece.length < sample.length else ""
+                chunk.dropped.append(Dropped(source, f"no token that carries loss{cut}"))
+
+
+def encode_rows(
+    rowset: RowSet,
+    template: Encoder,
+    *,
+    max_length: int | None,
+    truncation_strategy: Truncation,
+    num_proc: int = 1,
+    strict: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> EncodedDataset:
+    """Encode every row; the result and its order do not depend on `num_proc`.
+
+    Args:
+        rowset: the rows.
+        template: encodes one row; its `notes` are added up over all processes.
+        max_length: longest sample, in tokens; unset means no limit.
+        truncation_strategy: what happens to a longer one.
+        num_proc: processes.
+        strict: stop, after all rows were looked at, when the template could not encode some.
+        progress: called with (rows done, rows).
+
+    Raises:
+        SwiftError: rows that cannot be encoded (strict), rows too long under `raise`, nothing left, a worker that died.
+    """
+    job = _Job(rowset.rows, template, max_length, truncation_strategy)
+    total = len(rowset.rows)
+    dropped, bad, too_long, done = list(rowset.dropped), list[Dropped](), list[Dropped](), 0
+
+    def parts() -> Iterator[EncodedDataset]:
+        nonlocal done
+        for chunk in _chunks(job, num_proc):
+            dropped.extend(chunk.dropped)
+            bad.extend(chunk.bad)
+            too_long.extend(chunk.too_long)
+            done += chunk.rows
+            if progress:
+                progress(done, total)
+            yield chunk.samples
+
+    samples = EncodedDataset.join(parts(), rows=total)
+    stop_at(too_long, total, fix="raise --max_length, or choose another --truncation_strategy")
+    if strict:
+        stop_at(bad, total, fix="mend these rows; --strict false drops and counts them")
+    samples.dropped = dropped + bad
+    if not len(samples):
+        reasons = (
+            "; ".join(f"{count} × {reason}" for reason, count in by_reason(samples.dropped)) or "there are no rows"
+        )
+        raise SwiftError(f"no sample is left to train on: {reasons}", fix="look at --dataset and --max_length")
+    return samples
+
+
+def _chunks(job: _Job, num_proc: int) -> Iterator[_Chunk]:
+    total = len(job.rows)
+    size = max(1, min(CHUNK, -(-total // (4 * num_proc))))
+    spans = [(start, min(start + size, total)) for start in range(0, total, size)]
+    if num_proc == 1 or len(spans) < 2:
+        return map(job.run, spans)
+    return _in_workers(job, spans, min(num_proc, len(spans)))
+
+
+def _in_workers(job: _Job, spans: list[tuple[int, int]], num_proc: int) -> Iterator[_Chunk]:
+    # Forked workers share the rows; on macOS forking after system libraries were used is not safe.
+    method = "fork" if sys.platform == "linux" else "spawn"
+    context = multiprocessing.get_context(method)
+    with ProcessPoolExecutor(num_proc, context, initializer=_start_worker, initargs=(job,)) as pool:
+        try:
+            for chunk in pool.map(_run_in_worker, spans):
+                job.template.notes.update(chunk.notes)
+                yield chunk
+        except BrokenProcessPool as error:
+            raise SwiftError(
+                f"--dataset_num_proc {num_proc}: a process that tokenises died",
+                fix="it is often killed for want of memory: use fewer processes, or 1 to see the row",
+            ) from error
+
+
+_job: _Job | None = None
+
+
+def _start_worker(job: _Job) -> None:
+    global _job
+    # The processes already use every core; threads inside each would only compete.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    _job = job
+
+
+def _run_in_worker(span: tuple[int, int]) -> _Chunk:
+    assert _job is not None
+    return _job.run(span)

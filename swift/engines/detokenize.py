@@ -1,0 +1,93 @@
+"""From token ids to text: piece by piece, and cut where an answer ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from swift.engines.base import FinishReason
+
+REPLACEMENT = "\ufffd"
+
+
+def decode(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The text of these tokens, special ones included: reasoning and tool calls may be marked by them."""
+    return tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+class TextStream:
+    """Decodes tokens one by one.
+
+    It gives text out only when no later token can change it: never half a character, and never what may turn out to
+    be the beginning of a stop text.
+    """
+
+    def __init__(self, tokenizer: Any, stop: Sequence[str] = ()) -> None:
+        self._tokenizer, self._stop = tokenizer, list(stop)
+        self._ids: list[int] = []
+        # Text up to `_read` is decoded; decoding starts at `_start`, for decoders look at the neighbour to the left.
+        self._start = self._read = 0
+        self._held = ""
+        self.stopped = False
+        """Whether a stop text was seen; what follows it is dropped."""
+
+    def push(self, token: int) -> str:
+        """Take one token and give the text that is certain now."""
+        self._ids.append(token)
+        return "" if self.stopped else self._release(self._decode_new(final=False), final=False)
+
+    def finish(self) -> str:
+        """Give the text that was held back."""
+        return "" if self.stopped else self._release(self._decode_new(final=True), final=True)
+
+    def _decode_new(self, final: bool) -> str:
+        known = decode(self._tokenizer, self._ids[self._start : self._read])
+        whole = decode(self._tokenizer, self._ids[self._start :])
+        if len(whole) <= len(known) or (whole.endswith(REPLACEMENT) and not final):
+            return ""
+        self._start, self._read = self._read, len(self._ids)
+        return whole[len(known) :]
+
+    def _release(self, new: str, final: bool) -> str:
+        text = self._held + new
+        found = [at for at in (text.find(stop) for stop in self._stop) if at >= 0]
+        if found:
+            self.stopped = True
+            self._held = ""
+            return text[: min(found)]
+        keep = 0 if final else max((_overlap(text, stop) for stop in self._stop), default=0)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that `stop` begins with."""
+    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
+
+
+def cut(
+    tokenizer: Any, ids: Sequence[int], *, limit: int, stop_ids: set[int], stop: Sequence[str]
+) -> tuple[list[int], str, FinishReason]:
+    """The tokens, the text and the finish reason of one row of `generate`'s output, which is padded at its end.
+
+    The tokens include the stop token, or those in which a stop text ends; the text includes neither.
+    """
+    ended = next((place for place, token in enumerate(ids[:limit]) if token in stop_ids), None)
+    kept = list(ids[:limit] if ended is None else ids[: ended + 1])
+    text = decode(tokenizer, kept if ended is None else kept[:-1])
+    found = [at for at in (text.find(word) for word in stop) if at >= 0]
+    if not found:
+        return kept, text, "length" if ended is None else "stop"
+    return kept[: _tokens_until(tokenizer, kept, stop)], text[: min(found)], "stop"
+
+
+def _tokens_until(tokenizer: Any, ids: list[int], stop: Sequence[str]) -> int:
+    """The least number of tokens whose text holds a stop text: bisection, for once it is there it stays."""
+    low, high = 1, len(ids)
+    while low < high:
+        middle = (low + high) // 2
+        if any(word in decode(tokenizer, ids[:middle]) for word in stop):
+            high = middle
+        else:
+            low = middle + 1
+    return low

@@ -1,0 +1,37 @@
+"""From a request to the prompt's token ids, checked, without the model's weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from swift.engines.base import InferRequest
+from swift.errors import SwiftError
+
+if TYPE_CHECKING:
+    from swift.templates import Template
+
+
+def encode_prompt(template: Template, request: InferRequest, context: int | None) -> list[int]:
+    """The prompt's token ids, checked against the context.
+
+    Raises:
+        SwiftError: the request holds media, has nothing to answer, or is longer than the context.
+    """
+    if request.has_media:
+        raise SwiftError("images, videos and audios are not answered yet", fix="leave them out of the request")
+    if not request.messages:
+        raise SwiftError("the request has no messages")
+    if request.messages[-1].get("role") == "assistant":
+        raise SwiftError(
+            "the conversation ends with the assistant's turn: there is nothing to answer",
+            fix="end it with a turn of the user or a tool",
+        )
+    prompt = template.prompt(request.messages, request.tools)
+    if not prompt:
+        raise SwiftError("the prompt has no tokens", fix="give it some text")
+    if context is not None and len(prompt) >= context:
+        raise SwiftError(
+            f"the prompt has {len(prompt)} tokens; the context is {context} and must leave room for an answer",
+            fix="shorten the conversation",
+        )
+    return prompt

@@ -1,0 +1,371 @@
+"""The engine on transformers' own `generate`: any architecture, any device."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+
+from swift.config.model import ModelConfig
+from swift.config.template import TemplateConfig
+from swift.engines.base import (
+    ChatMessage,
+    Choice,
+    Delta,
+    InferRequest,
+    OnResponse,
+    RequestConfig,
+    Response,
+    Usage,
+    engine,
+)
+from swift.engines.detokenize import TextStream, cut
+from swift.engines.prompts import encode_prompt
+from swift.engines.sampling import SeededSampler, greedy_config, row_seed, sampling_of
+from swift.engines.source import ModelSource, choose_template, find_source, load_source_model
+from swift.errors import SwiftError
+
+if TYPE_CHECKING:
+    from swift.templates import Template
+
+LONGEST_DEFAULT = 2048
+"""Tokens of an answer where nobody sets a limit and the context leaves more."""
+
+
+@dataclass
+class _Job:
+    """One answer to generate: a request may want several."""
+
+    request: int
+    choice: int
+    prompt: list[int]
+    limit: int
+    seed: int
+
+
+class _Watch(StoppingCriteria):
+    """Ends each row at its own limit or stop text, all rows when cancelled, and hands tokens on as they come."""
+
+    def __init__(
+        self,
+        width: int,
+        limits: list[int],
+        streams: list[TextStream] | None = None,
+        cancelled: threading.Event | None = None,
+        on_token: Callable[[int], None] | None = None,
+    ) -> None:
+        self._width, self._limits, self._streams = width, torch.tensor(limits), streams
+        self._cancelled, self._on_token = cancelled, on_token
+        self._done = torch.zeros(len(limits), dtype=torch.bool)
+
+    def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        """Token ids [rows, width + generated] -> which rows end here."""
+        if self._cancelled is not None and self._cancelled.is_set():
+            return torch.ones(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+        if self._on_token is not None:
+            self._on_token(int(input_ids[0, -1]))
+        if input_ids.shape[0] != len(self._limits):
+            return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)  # beams
+        self._done |= self._limits <= input_ids.shape[1] - self._width
+        if self._streams is not None:
+            last = input_ids[:, -1].tolist()
+            for row, stream in enumerate(self._streams):
+                if not self._done[row]:
+                    stream.push(last[row])
+                    self._done[row] = stream.stopped
+        return self._done.to(input_ids.device)
+
+
+@engine("pt")
+@engine("transformers")
+class PtEngine:
+    """Answers with a model in this process.
+
+    Batches are static and padded on the left; requests of like length go together, and the responses come in the
+    order of the requests. A greedy answer is the same alone and in a batch, up to the rounding of the device. A
+    sampled one has a seed of its own, made of the config's seed, the prompt and the choice's number, so it does not
+    depend on its neighbours either.
+
+    Args:
+        model: a model's name or folder, or a loaded `(model, template)`.
+        adapters: PEFT adapters; the base model is read from them where `model` is None.
+        template: for a base model without a chat template: chatml, llama, alpaca or plain.
+        torch_dtype: the weights' dtype or its name; None means the model's own where the device has it.
+        attn_impl: attention; None means the fastest present.
+        max_batch_size: answers generated at once.
+        use_hf: take ids from Hugging Face or ModelScope.
+        system: system text for requests without one.
+        max_length: longest prompt with its answer; None means the model's context.
+        load_args: take template, system text and switches from the adapter or checkpoint.
+
+    Raises:
+        SwiftError: model, adapters or template cannot be found, read or put together.
+    """
+
+    def __init__(
+        self,
+        model: str | tuple[Any, Template] | None,
+        *,
+        adapters: str | Sequence[str] | None = None,
+        template: str | None = None,
+        torch_dtype: str | torch.dtype | None = None,
+        attn_impl: str | None = None,
+        device_map: str | dict[str, Any] | None = None,
+        max_batch_size: int = 8,
+        use_hf: bool | None = None,
+        hub_token: str | None = None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        model_kwargs: dict[str, Any] | None = None,
+        system: str | None = None,
+        chat_template: str | None = None,
+        enable_thinking: bool | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
+        max_length: int | None = None,
+        load_args: bool = True,
+    ) -> None:
+        if max_batch_size < 1:
+            raise SwiftError(f"max_batch_size is {max_batch_size}; it must be at least 1")
+        if not isinstance(model, tuple):
+            names = [adapters] if isinstance(adapters, str) else list(adapters or ())
+            model_config = ModelConfig(
+                model=model,
+                adapters=names,
+                model_revision=revision,
+                use_hf=use_hf,
+                hub_token=hub_token,
+                torch_dtype=dtype_name(torch_dtype),
+                attn_impl=attn_impl,
+                device_map=device_map,
+                trust_remote_code=trust_remote_code,
+                model_kwargs=model_kwargs,
+            )
+            template_config = TemplateConfig(
+                template=template,
+                chat_template=chat_template,
+                system=system,
+                enable_thinking=enable_thinking,
+                chat_template_kwargs=chat_template_kwargs,
+            )
+            source = find_source(model_config)
+            # The template first: a mistake in it shows before weights are read.
+            chosen = choose_template(source, template_config, model_config, load_args=load_args)
+            model = load_source_model(source, model_config), chosen
+        loaded, self.template = model
+        self.model = _unwrap(loaded)
+        self.tokenizer = self.template.tokenizer
+        self.max_batch_size = max_batch_size
+        self.context = max_length or context_of(self.model.config)
+        self._stop_ids = self._find_stop_ids()
+        self._pad_id = self.tokenizer.pad_token_id
+        if self._pad_id is None:
+            self._pad_id = next(iter(self._stop_ids), 0)
+        self.model.eval()
+
+    @classmethod
+    def from_source(
+        cls,
+        source: ModelSource,
+        template: Template,
+        config: ModelConfig,
+        *,
+        max_batch_size: int = 8,
+        max_length: int | None = None,
+    ) -> PtEngine:
+        """Load what `find_source` found; the command line builds its engine so."""
+        loaded = load_source_model(source, config)
+        return cls((loaded, template), max_batch_size=max_batch_size, max_length=max_length)
+
+    def infer(
+        self,
+        requests: Sequence[InferRequest],
+        config: RequestConfig | None = None,
+        *,
+        on_response: OnResponse | None = None,
+    ) -> list[Response]:
+        """Answer all requests; the responses come in their order.
+
+        Raises:
+            SwiftError: a prompt is longer than the context, holds media, or cannot be rendered.
+        """
+        config = config or RequestConfig()
+        jobs = self._jobs(requests, config)
+        choices: dict[tuple[int, int], Choice] = {}
+        prompts = {job.request: len(job.prompt) for job in jobs}
+        responses: dict[int, Response] = {}
+        for batch in self._batches(jobs):
+            for job, row in zip(batch, self._generate(batch, config), strict=True):
+                choices[job.request, job.choice] = self._choice(job, row, config)
+            for request in dict.fromkeys(job.request for job in batch):
+                own = [choices.get((request, number)) for number in range(config.n)]
+                whole = [choice for choice in own if choice is not None]
+                if len(whole) < config.n or request in responses:
+                    continue
+                usage = Usage(prompts[request], sum(len(choice.token_ids) for choice in whole))
+                responses[request] = Response(whole, usage)
+                if on_response is not None:
+                    on_response(request, responses[request])
+        return [responses[request] for request in range(len(requests))]
+
+    def stream(self, request: InferRequest, config: RequestConfig | None = None) -> Iterator[Delta]:
+        """Answer one request piece by piece; closing the iterator stops the generation.
+
+        The pieces together are `Choice.text`. The request is checked here, not at the first piece.
+
+        Raises:
+            SwiftError: as `infer`; or more than one answer is asked for.
+        """
+        config = config or RequestConfig()
+        if config.n > 1:
+            raise SwiftError(f"n is {config.n}; one answer can be streamed", fix="call infer")
+        job = self._jobs([request], config)[0]
+        if config.num_beams > 1:
+            return self._whole(request, config)
+        return self._pieces(job, config)
+
+    def encode(self, request: InferRequest) -> list[int]:
+        """The prompt's token ids.
+
+        Raises:
+            SwiftError: the request holds media, has nothing to answer, or is longer than the context.
+        """
+        return encode_prompt(self.template, request, self.context)
+
+    def _jobs(self, requests: Sequence[InferRequest], config: RequestConfig) -> list[_Job]:
+        jobs = []
+        for number, request in enumerate(requests):
+            prompt = self.encode(request)
+            left = LONGEST_DEFAULT if self.context is None else self.context - len(prompt)
+            limit = min(left, config.max_tokens or LONGEST_DEFAULT) if self.context else config.max_tokens or left
+            jobs += [
+                _Job(number, choice, prompt, limit, row_seed(config.seed, prompt, choice)) for choice in range(config.n)
+            ]
+        return jobs
+
+    def _batches(self, jobs: list[_Job]) -> Iterator[list[_Job]]:
+        """Longest first: what does not fit into memory shows at once."""
+        # Recurrent models have no mask for padding: there only prompts of one length go together.
+        alike = bool(getattr(self.model, "_is_stateful", False))
+        batch: list[_Job] = []
+        for job in sorted(jobs, key=lambda job: -len(job.prompt)):
+            if batch and (len(batch) == self.max_batch_size or (alike and len(job.prompt) != len(batch[0].prompt))):
+                yield batch
+                batch = []
+            batch.append(job)
+        if batch:
+            yield batch
+
+    def _generate(
+        self,
+        batch: list[_Job],
+        config: RequestConfig,
+        cancelled: threading.Event | None = None,
+        on_token: Callable[[int], None] | None = None,
+    ) -> list[list[int]]:
+        """The generated ids of each row, padded at their end."""
+        width = max(len(job.prompt) for job in batch)
+        ids = torch.full((len(batch), width), self._pad_id)
+        mask = torch.zeros_like(ids)
+        for row, job in enumerate(batch):
+            ids[row, width - len(job.prompt) :] = torch.tensor(job.prompt)
+            mask[row, width - len(job.prompt) :] = 1
+        limits = [job.limit for job in batch]
+        defaults = self.model.generation_config
+        sampling = sampling_of(defaults.to_diff_dict(), config)
+        processors = [] if sampling is None else [SeededSampler(sampling, [job.seed for job in batch])]
+        # A beam's text changes under way, so that there the stop texts are cut off after the search.
+        watched = bool(config.stop) and config.num_beams == 1
+        streams = [TextStream(self.tokenizer, config.stop) for _ in batch] if watched else None
+        try:
+            out = self.model.generate(
+                input_ids=ids.to(self.model.device),
+                attention_mask=mask.to(self.model.device),
+                generation_config=greedy_config(
+                    defaults, config, max_new_tokens=max(limits), stop_ids=sorted(self._stop_ids), pad_id=self._pad_id
+                ),
+                logits_processor=LogitsProcessorList(processors),
+                stopping_criteria=StoppingCriteriaList([_Watch(width, limits, streams, cancelled, on_token)]),
+            )
+        except torch.OutOfMemoryError as error:
+            raise SwiftError(
+                f"{len(batch)} answers to prompts of up to {width} tokens do not fit into the device's memory",
+                fix="lower --max_batch_size or --max_new_tokens",
+            ) from error
+        return out[:, width:].tolist()
+
+    def _choice(self, job: _Job, row: list[int], config: RequestConfig) -> Choice:
+        ids, text, reason = cut(self.tokenizer, row, limit=job.limit, stop_ids=self._stop_ids, stop=config.stop)
+        parsed = self.template.parse(text)
+        message = ChatMessage(
+            role=parsed.get("role", "assistant"),
+            content=parsed.get("content") or "",
+            reasoning_content=parsed.get("reasoning_content"),
+            tool_calls=parsed.get("tool_calls"),
+        )
+        return Choice(job.choice, message, reason, ids, text)
+
+    def _whole(self, request: InferRequest, config: RequestConfig) -> Iterator[Delta]:
+        response = self.infer([request], config)[0]
+        yield Delta(response.choices[0].text, response.choices[0].finish_reason, response)
+
+    def _pieces(self, job: _Job, config: RequestConfig) -> Iterator[Delta]:
+        """`generate` runs in a thread and puts tokens into a queue; None ends them."""
+        tokens: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        cancelled = threading.Event()
+        failure: list[BaseException] = []
+        rows: list[list[int]] = []
+
+        def work() -> None:
+            try:
+                rows.extend(self._generate([job], config, cancelled, tokens.put))
+            except BaseException as error:
+                failure.append(error)
+            finally:
+                tokens.put(None)
+
+        thread = threading.Thread(target=work, name="swift-generate", daemon=True)
+        thread.start()
+        text = TextStream(self.tokenizer, config.stop)
+        try:
+            while (token := tokens.get()) is not None:
+                piece = "" if token in self._stop_ids else text.push(token)
+                if piece:
+                    yield Delta(piece)
+            if failure:
+                raise failure[0]
+        finally:
+            cancelled.set()
+            thread.join()
+        choice = self._choice(job, rows[0], config)
+        response = Response([choice], Usage(len(job.prompt), len(choice.token_ids)))
+        yield Delta(text.finish(), choice.finish_reason, response)
+
+    def _find_stop_ids(self) -> set[int]:
+        """What ends an answer: the template's end of turn, and what model and tokenizer call their end."""
+        ids = set(self.template.stop_token_ids)
+        for end in (self.model.generation_config.eos_token_id, self.tokenizer.eos_token_id):
+            ids |= set(end) if isinstance(end, (list, tuple)) else {end}
+        return {int(token) for token in ids if token is not None}
+
+
+def context_of(config: Any) -> int | None:
+    """The longest sequence that a model's config allows; None where it sets no bound, as recurrent models do."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    return getattr(text, "max_position_embeddings", None) or None
+
+
+def dtype_name(dtype: str | torch.dtype | None) -> Any:
+    """`torch.bfloat16` and `bfloat16` are both `bfloat16`."""
+    return None if dtype is None else str(dtype).removeprefix("torch.")
+
+
+def _unwrap(model: Any) -> Any:
+    """The model whose `generate` runs: LoRA layers and their like stand inside the base model already."""
+    from peft import PeftModel
+
+    return model.get_base_model() if isinstance(model, PeftModel) else model

@@ -1,0 +1,256 @@
+"""`swift merge-lora`: adapters into their base model, proven before anybody relies on it."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from swift.config.commands import MergeConfig
+from swift.config.model import ModelConfig
+from swift.engines.source import ModelSource, find_source
+from swift.errors import SwiftError
+from swift.plugins import load_plugins
+
+if TYPE_CHECKING:
+    import torch
+
+RECORD_FILES = ("config.yaml", "template.json")
+QUESTIONS = ("What is the capital of France?", "Write one sentence about the sea.")
+ANSWER_TOKENS = 8
+TOLERANCE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
+"""Largest distance of the merged model's logits from the adapter's, as a share of the logits' standard deviation.
+
+Both sides compute in float32, so that only the rounding of the merged weights to their dtype is in it.
+"""
+
+
+@dataclass
+class Proof:
+    """What the merged model must give.
+
+    Attributes:
+        ids: a prompt with the adapter's greedy answer behind it.
+        without: logits float32[tokens, vocabulary] of the model without its last adapter.
+        wanted: the same with it.
+    """
+
+    ids: list[int]
+    without: torch.Tensor
+    wanted: torch.Tensor
+
+    @property
+    def effect(self) -> float:
+        """How far the adapter moves the logits, as a share of their standard deviation."""
+        return _distance(self.without, self.wanted)
+
+
+def main(config: MergeConfig) -> int:
+    """Run `swift merge-lora` and return its exit status.
+
+    Raises:
+        SwiftError: as `merge_lora`.
+    """
+    load_plugins(config.plugins.external_plugins)
+    merge_lora(
+        config.model.adapters,
+        config.output.output_dir,
+        config=config.model,
+        exist_ok=config.output.exist_ok,
+        max_shard_size=config.output.max_shard_size,
+        safe_serialization=config.output.safe_serialization,
+    )
+    return 0
+
+
+def merge_lora(
+    adapters: str | Sequence[str],
+    output_dir: str | Path | None = None,
+    *,
+    config: ModelConfig | None = None,
+    exist_ok: bool = False,
+    max_shard_size: str = "5GB",
+    safe_serialization: bool = True,
+) -> Path:
+    """Merge adapters into their base model, one after the other, and write a whole model.
+
+    The sums are made in float32 and rounded once, to the dtype of the base. Before the folder gets its name, the
+    model in it is loaded again and its logits are compared with those of the adapters on the base.
+
+    Args:
+        adapters: folders of PEFT adapters; the base model is found from them.
+        output_dir: folder of the merged model; None means the last adapter's name with `-merged` behind it.
+        config: options of the model, such as another base model.
+        exist_ok: replace a folder that is there.
+        max_shard_size: largest file of weights.
+        safe_serialization: write safetensors.
+
+    Returns:
+        The folder.
+
+    Raises:
+        SwiftError: adapters and base do not fit, the folder is there already or cannot be written, or the merged
+            model answers otherwise than the adapters do; then nothing is left behind.
+    """
+    from swift.hub.atomic import atomic_folder
+    from swift.models import load_tokenizer
+    from swift.models.save import save_pretrained
+
+    names = [adapters] if isinstance(adapters, str) else list(adapters)
+    if not names:
+        raise SwiftError("--adapters names no adapter", fix="name the folder of a checkpoint")
+    config = replace(config or ModelConfig(), adapters=names)
+    source = find_source(config)
+    output = Path(output_dir) if output_dir else source.adapters[-1].with_name(f"{source.adapters[-1].name}-merged")
+    check_output(output, source, exist_ok)
+    tokenizer = load_tokenizer(source.tokenizer_folder, config.trust_remote_code)
+    model = load_base(source, config)
+    dtypes = {name: weight.dtype for name, weight in model.named_parameters()}
+    proofs, model = merge_in_order(model.float(), source.adapters, [tokenizer.encode(text) for text in QUESTIONS])
+    for name, weight in model.named_parameters():
+        weight.data = weight.data.to(dtypes.get(name, model.dtype))
+    dtype = model.dtype
+    with atomic_folder(output) as folder:
+        save_pretrained(
+            model,
+            folder,
+            base_dir=source.path,
+            max_shard_size=max_shard_size,
+            safe_serialization=safe_serialization,
+        )
+        del model
+        copy_records(source, folder)
+        off = prove(folder, proofs, dtype, config)
+    report(output, source, proofs, off, dtype)
+    return output
+
+
+def load_base(source: ModelSource, config: ModelConfig) -> Any:
+    """The base model in the dtype of its files, on the CPU unless the user says otherwise: memory is widest there.
+
+    Raises:
+        SwiftError: its weights are quantized: rounding the sums again would lose the tune.
+    """
+    from swift.models import load_model
+    from swift.models.weights import stored_dtype
+
+    quantized = bool(source.config.get("quantization_config"))
+    if not quantized:
+        dtype = config.torch_dtype or stored_dtype(source.path) or "auto"
+        model = load_model(source.path, dtype=dtype, **_how(config)).model
+        quantized = bool(getattr(model, "is_quantized", False))
+    if quantized:
+        raise SwiftError(
+            f"the base model {source.base} is quantized: an adapter cannot be merged into it without loss",
+            where="--model",
+            fix="give the base model in its own dtype as --model",
+        )
+    return model
+
+
+def check_output(output: Path, source: ModelSource, exist_ok: bool) -> None:
+    """Refuse a folder that is there, and those that are read from.
+
+    Raises:
+        SwiftError: the folder must not be written.
+    """
+    if output.resolve() in (source.path.resolve(), *source.adapters):
+        raise SwiftError(f"--output_dir {output} is what is merged", fix="name another folder")
+    if output.exists() and not exist_ok:
+        raise SwiftError(f"--output_dir {output} is there already", fix="name another folder, or give --exist_ok true")
+    if output.exists() and not output.is_dir():
+        raise SwiftError(f"--output_dir {output} is a file", fix="name a folder")
+
+
+def merge_in_order(model: Any, adapters: Sequence[Path], prompts: Sequence[list[int]]) -> tuple[list[Proof], Any]:
+    """Merge each adapter into the float32 model; what the merged one must give, and the merged model."""
+    from swift.engines.adapters import add_adapters
+
+    proofs: list[Proof] = []
+    for adapter in adapters:
+        model = add_adapters(model, [adapter])
+        if adapter == adapters[-1]:
+            answers = [greedy_answer(model, prompt) for prompt in prompts]
+            with model.disable_adapter():
+                before = [logits_of(model, ids) for ids in answers]
+            proofs = [Proof(ids, logits, logits_of(model, ids)) for ids, logits in zip(answers, before, strict=True)]
+        model = model.merge_and_unload(safe_merge=True)
+    return proofs, model
+
+
+def greedy_answer(model: Any, prompt: Sequence[int]) -> list[int]:
+    """The prompt with a short greedy answer behind it."""
+    ids = list(prompt)
+    for _ in range(ANSWER_TOKENS):
+        ids.append(int(logits_of(model, ids)[-1].argmax()))
+    return ids
+
+
+def logits_of(model: Any, ids: list[int]) -> torch.Tensor:
+    """Logits float32[tokens, vocabulary] of one sequence, on the CPU."""
+    import torch
+
+    with torch.inference_mode():
+        return model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0].float().cpu()
+
+
+def copy_records(source: ModelSource, folder: Path) -> None:
+    """What a later `swift infer` reads: the run's options, the template, and a tokenizer that training changed."""
+    from swift.models.save import save_tokenizer
+
+    if source.tokenizer_folder != source.path:
+        save_tokenizer(source.tokenizer_folder, folder)
+    for name in RECORD_FILES:
+        for place in (source.path, *source.adapters):
+            if (place / name).is_file():
+                shutil.copyfile(place / name, folder / name)
+
+
+def prove(folder: Path, proofs: Sequence[Proof], dtype: torch.dtype, config: ModelConfig) -> float:
+    """Load the merged model from its folder, compare it with what the adapters gave, and give the largest distance.
+
+    Raises:
+        SwiftError: its logits differ by more than the rounding of its dtype.
+    """
+    from swift.models import load_model
+
+    model = load_model(folder, dtype="float32", **_how(config)).model
+    off = max(_distance(logits_of(model, proof.ids), proof.wanted) for proof in proofs)
+    allowed = TOLERANCE.get(str(dtype).removeprefix("torch."), TOLERANCE["bfloat16"])
+    # Written so that a NaN fails too.
+    if not off <= allowed:
+        raise SwiftError(
+            f"the merged model does not answer as the adapter does: its logits are off by {off:.2g} of their standard "
+            f"deviation, and rounding to {dtype} explains {allowed:g}; nothing was written",
+            where="--adapters",
+            fix="keep the adapter beside its base, or merge with --torch_dtype float32",
+        )
+    return off
+
+
+def report(output: Path, source: ModelSource, proofs: Sequence[Proof], off: float, dtype: torch.dtype) -> None:
+    """Say what was merged and how far off it is, and warn where rounding swallowed the tune."""
+    effect = max(proof.effect for proof in proofs)
+    print(f"merged {', '.join(map(str, source.adapters))} into {source.base} ({dtype}): {output}", file=sys.stderr)
+    print(f"logits: the adapter moves them by {effect:.2g} of their deviation, merging by {off:.2g}", file=sys.stderr)
+    if off > effect / 2:
+        print(
+            f"warning: rounding to {dtype} undoes a good part of what was trained; --torch_dtype float32 keeps it",
+            file=sys.stderr,
+        )
+
+
+def _distance(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one - other).pow(2).mean().sqrt() / other.std())
+
+
+def _how(config: ModelConfig) -> dict[str, Any]:
+    return {
+        "attn_impl": config.attn_impl,
+        "device_map": config.device_map or "cpu",
+        "trust_remote_code": config.trust_remote_code,
+        "model_kwargs": config.model_kwargs,
+    }

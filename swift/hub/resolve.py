@@ -1,0 +1,150 @@
+"""From what the user writes after `--model` and `--dataset` to a place on this disk."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from swift.errors import SwiftError
+from swift.hub import huggingface, modelscope
+from swift.hub.demo import demo_model
+
+_PREFIX = re.compile(r"(hf|ms)::(.+)", re.IGNORECASE | re.DOTALL)
+_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Where a model or data set lies on this disk.
+
+    Attributes:
+        path: a folder (or, for data, a file).
+        hub: `local`, `demo`, `hf` or `ms`.
+        reason: why this hub, in words.
+    """
+
+    path: Path
+    hub: str
+    reason: str
+
+
+def resolve(
+    model_id: str,
+    *,
+    revision: str | None = None,
+    use_hf: bool | None = None,
+    token: str | None = None,
+    download_weights: bool = True,
+) -> Resolved:
+    """Folder of a model: `demo`, a local folder, or an id on ModelScope or Hugging Face.
+
+    A local folder wins over an id. `HF::` and `MS::` before an id pick its hub; else `use_hf`, else USE_HF, else
+    ModelScope, as in ms-swift; Hugging Face where the package modelscope is missing and nothing was asked for.
+
+    Args:
+        model_id: what the user wrote.
+        revision: branch, tag or commit on the hub.
+        use_hf: True for Hugging Face, False for ModelScope, None for the environment's choice.
+        token: access token; None takes the hub's own variable (HF_TOKEN, MODELSCOPE_API_TOKEN).
+        download_weights: False fetches config and tokenizer only.
+
+    Raises:
+        SwiftError: a folder that holds no model, an id that the hub does not have or does not give, no network.
+    """
+    name = model_id.strip()
+    if name == "demo":
+        return Resolved(demo_model(), "demo", "the bundled SmolLM2-135M-Instruct")
+    if (local := _local(name, "model")) is not None:
+        _check_model_folder(local)
+        return Resolved(local, "local", "a local folder")
+    found = _fetch(name, "model", revision, use_hf, token, download_weights)
+    _check_model_folder(found.path, name)
+    return found
+
+
+def resolve_dataset(
+    dataset_id: str, *, revision: str | None = None, use_hf: bool | None = None, token: str | None = None
+) -> Resolved:
+    """Folder or file of a data set: a local path, or an id on ModelScope or Hugging Face, chosen as in `resolve`.
+
+    Args:
+        dataset_id: a path or an id, without `#500` or a subset behind it.
+        revision: branch, tag or commit on the hub.
+        use_hf: True for Hugging Face, False for ModelScope, None for the environment's choice.
+        token: access token; None takes the hub's own variable.
+
+    Raises:
+        SwiftError: no such file, an id that the hub does not have or does not give, no network.
+    """
+    name = dataset_id.strip()
+    if (local := _local(name, "dataset")) is not None:
+        return Resolved(local, "local", "a local folder" if local.is_dir() else "a local file")
+    return _fetch(name, "dataset", revision, use_hf, token, True)
+
+
+def choose_hub(use_hf: bool | None) -> tuple[str, str]:
+    """`hf` or `ms`, and why.
+
+    Raises:
+        SwiftError: USE_HF holds something that is neither yes nor no.
+    """
+    if use_hf is not None:
+        return ("hf" if use_hf else "ms"), f"--use_hf {str(use_hf).lower()}"
+    value = os.environ.get("USE_HF", "").strip()
+    if value:
+        if value.lower() in ("1", "true", "yes", "on"):
+            return "hf", f"USE_HF={value}"
+        if value.lower() in ("0", "false", "no", "off"):
+            return "ms", f"USE_HF={value}"
+        raise SwiftError(f"USE_HF={value!r} is neither yes nor no.", where="environment", fix="set it to 1 or 0.")
+    if modelscope.installed():
+        return "ms", "ModelScope is the default; --use_hf true takes Hugging Face"
+    return "hf", "ModelScope is the default, but the package modelscope is not installed"
+
+
+def _local(name: str, kind: str) -> Path | None:
+    """The path that `name` means; None where it is an id."""
+    if _PREFIX.fullmatch(name):
+        return None
+    path = Path(name).expanduser()
+    if path.exists():
+        return path.resolve()
+    if name.startswith(("/", "./", "../", "~", ".\\")) or "\\" in name or not _ID.fullmatch(name):
+        raise SwiftError(
+            f"there is no file or folder {name!r}, and it is not an id on a hub.",
+            where=f"--{kind}",
+            fix="check the path; an id looks like owner/name.",
+        )
+    return None
+
+
+def _fetch(
+    name: str, kind: str, revision: str | None, use_hf: bool | None, token: str | None, weights: bool
+) -> Resolved:
+    prefix = _PREFIX.fullmatch(name)
+    if prefix is not None:
+        hub, reason = prefix[1].lower(), f"the prefix {prefix[1]}::"
+        name = prefix[2].strip()
+    else:
+        hub, reason = choose_hub(use_hf)
+    if not _ID.fullmatch(name):
+        raise SwiftError(f"{name!r} is not an id on a hub.", where=f"--{kind}", fix="an id looks like owner/name.")
+    download = huggingface.download if hub == "hf" else modelscope.download
+    return Resolved(download(name, kind=kind, revision=revision, token=token, weights=weights), hub, reason)
+
+
+def _check_model_folder(path: Path, name: str | None = None) -> None:
+    shown = name or str(path)
+    if path.is_file():
+        raise SwiftError(f"{shown} is a file, not a folder with a model.", where="--model", fix="pass its folder.")
+    if (path / "config.json").is_file():
+        return
+    if (path / "adapter_config.json").is_file():
+        fix = "it holds an adapter: pass it with --adapters, and its base model with --model."
+    elif any(path.glob("*.gguf")) or "gguf" in shown.lower():
+        fix = "a GGUF model cannot be trained: take the model it was made from."
+    else:
+        fix = "pass the folder that holds config.json and the weights."
+    raise SwiftError(f"{shown} holds no model: it has no config.json.", where="--model", fix=fix)

@@ -1,0 +1,232 @@
+"""Answers to a data set: all checks first, then the model, then lines of JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from swift.config.commands import InferConfig
+from swift.config.data import DataConfig
+from swift.engines import Engine, InferRequest, RequestConfig, Response
+from swift.engines.prompts import encode_prompt
+from swift.engines.source import ModelSource, context_in
+from swift.errors import SwiftError
+from swift.infer.results import ResultFile
+from swift.rows import Row, Source
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, Task
+
+    from swift.templates import Template
+
+SHOWN = 10
+"""Bad rows that an error names."""
+
+
+@dataclass
+class Question:
+    """A row without its last answer."""
+
+    request: InferRequest
+    labels: str | None
+    source: Source
+    extra: dict[str, Any]
+    key: str = ""
+
+
+@dataclass
+class Batch:
+    """Checked rows and the file that their answers go to."""
+
+    questions: list[Question]
+    results: ResultFile
+    config: RequestConfig
+    block: int
+    tokens: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def nothing_left(self) -> bool:
+        """Whether the file holds every answer already; says so and closes it."""
+        if self.results.todo:
+            return False
+        print(f"{self.results.path} holds the answers to all {len(self.questions)} rows already", file=sys.stderr)
+        self.results.close()
+        return True
+
+    def run(self, engine: Engine) -> int:
+        """Answer what is not answered yet; what is done when it breaks off is written."""
+        todo = self.results.todo
+        done = len(self.questions) - len(todo)
+        if done:
+            print(f"{done} rows are answered in {self.results.path}; {len(todo)} are left", file=sys.stderr)
+        began = time.monotonic()
+        try:
+            with _progress() as progress:
+                task = progress.add_task("rows", total=len(self.questions), completed=done, tokens=0)
+                for start in range(0, len(todo), self.block):
+                    self._answer(engine, todo[start : start + self.block], progress, task)
+        finally:
+            self.results.close()
+            self._tell(time.monotonic() - began)
+        return 0
+
+    def _answer(self, engine: Engine, places: list[int], progress: Progress, task: Any) -> None:
+        answers: dict[int, Response] = {}
+
+        def take(number: int, response: Response) -> None:
+            answers[number] = response
+            self.tokens += response.usage.completion_tokens
+            self.reasons[response.choices[0].finish_reason] += 1
+            progress.update(task, advance=1, tokens=self.tokens)
+
+        requests = [self.questions[place].request for place in places]
+        try:
+            if self.config.stream:
+                self._stream(engine, requests, take)
+            else:
+                engine.infer(requests, self.config, on_response=take)
+        finally:
+            lines = [result_line(self.questions[places[number]], answers[number]) for number in sorted(answers)]
+            self.results.write(lines)
+
+    def _stream(self, engine: Engine, requests: list[InferRequest], take: Any) -> None:
+        for number, request in enumerate(requests):
+            for delta in engine.stream(request, self.config):
+                print(delta.text, end="", flush=True)
+                if delta.response is not None:
+                    take(number, delta.response)
+            print(flush=True)
+
+    def _tell(self, seconds: float) -> None:
+        rows = sum(self.reasons.values())
+        ends = ", ".join(f"{count} {reason}" for reason, count in self.reasons.most_common())
+        print(
+            f"{rows} rows answered ({ends or 'none'}): {self.tokens} tokens in {seconds:.1f} s, "
+            f"{self.tokens / max(seconds, 1e-9):.0f} tokens/s; {self.results.path}",
+            file=sys.stderr,
+        )
+
+
+def prepare(config: InferConfig, source: ModelSource, template: Template, request_config: RequestConfig) -> Batch:
+    """Read and check the rows, and open the result file: all that can go wrong before the model is loaded.
+
+    Raises:
+        SwiftError: rows that cannot be answered, or a result file that cannot be written or continued.
+    """
+    from swift.data import load_rows
+
+    if config.batch.write_batch_size < 1 or config.batch.max_batch_size < 1:
+        raise SwiftError("--write_batch_size and --max_batch_size must be at least 1")
+    rows = load_rows(
+        config.batch.val_dataset,
+        DataConfig(columns=config.batch.columns),
+        seed=config.generate.seed,
+        shuffle=config.batch.val_dataset_shuffle,
+        use_hf=config.model.use_hf,
+        hub_token=config.model.hub_token,
+        option="val_dataset",
+        answers=False,
+    ).rows
+    questions = [question_of(row, place) for row, place in rows]
+    context = config.template.max_length or context_in(source.config)
+    prompts = encode_all(questions, template, context)
+    for question, key in zip(questions, keys_of(prompts, source, request_config, config), strict=True):
+        question.key = key
+    path = Path(config.batch.result_path).expanduser() if config.batch.result_path else default_path(source)
+    results = ResultFile(path, [question.key for question in questions])
+    return Batch(questions, results, request_config, config.batch.write_batch_size)
+
+
+def question_of(row: Row, source: Source) -> Question:
+    """Take the last answer out of a row: it is what the model's answer is compared with."""
+    messages = list(row["messages"])
+    labels = None
+    if messages and messages[-1].get("role") == "assistant":
+        content = messages.pop().get("content")
+        labels = content if isinstance(content, str) or content is None else json.dumps(content, ensure_ascii=False)
+    request = InferRequest(
+        messages, row.get("tools"), row.get("images") or [], row.get("videos") or [], row.get("audios") or []
+    )
+    return Question(request, labels, source, dict(row.get("extra") or {}))
+
+
+def encode_all(questions: list[Question], template: Template, context: int | None) -> list[list[int]]:
+    """The prompts' token ids.
+
+    Raises:
+        SwiftError: some rows cannot be answered; it names the first of them.
+    """
+    prompts, bad = [], []
+    for question in questions:
+        try:
+            prompts.append(encode_prompt(template, question.request, context))
+        except SwiftError as error:
+            bad.append(f"  {question.source}: {error.what}")
+    if bad:
+        more = [f"  and {len(bad) - SHOWN} more"] if len(bad) > SHOWN else []
+        raise SwiftError(
+            "\n".join([f"{len(bad)} of {len(questions)} rows cannot be answered:", *bad[:SHOWN], *more]),
+            fix="mend these rows or take them out of the data",
+        )
+    return prompts
+
+
+def keys_of(
+    prompts: list[list[int]], source: ModelSource, request_config: RequestConfig, config: InferConfig
+) -> list[str]:
+    """A key for each row, of all that its answer depends on: prompt, parameters, weights."""
+    parameters = asdict(request_config)
+    parameters.pop("stream")
+    weights = []
+    for folder in (source.path, *source.adapters):
+        files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
+        weights.append([str(folder), *((file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files)])
+    loading = [config.model.torch_dtype, config.model.model_kwargs, config.template.max_length]
+    shared = json.dumps([parameters, weights, loading, config.batch.infer_backend], default=str)
+    return [hashlib.sha256(f"{shared}{prompt}".encode()).hexdigest()[:16] for prompt in prompts]
+
+
+def default_path(source: ModelSource) -> Path:
+    """A new file in infer_result/ of the checkpoint's folder, or of this one where there is no checkpoint."""
+    is_checkpoint = bool(source.adapters or source.record.config)
+    folder = source.record.folder if is_checkpoint else Path.cwd()
+    return folder / "infer_result" / time.strftime("%Y%m%d-%H%M%S.jsonl")
+
+
+def result_line(question: Question, response: Response) -> dict[str, Any]:
+    """One line of the result file."""
+    choice = response.choices[0]
+    line: dict[str, Any] = {
+        "response": choice.message.content,
+        "labels": question.labels,
+        "messages": [*question.request.messages, choice.message.to_message()],
+        "finish_reason": choice.finish_reason,
+        "usage": asdict(response.usage),
+        "source": str(question.source),
+        "key": question.key,
+    }
+    if question.request.tools:
+        line["tools"] = question.request.tools
+    if question.extra:
+        line["extra"] = question.extra
+    return line
+
+
+def _progress() -> Progress:
+    """A bar with tokens/s on stderr; nothing where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+
+    class Speed(ProgressColumn):
+        def render(self, task: Task) -> str:
+            return f"{task.fields['tokens'] / max(task.elapsed or 0, 1e-9):.0f} tokens/s"
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Speed(), TimeRemainingColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal)

@@ -1,0 +1,113 @@
+"""The names that scripts written for ms-swift import, as thin names over our own code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from swift.config import InferConfig, MergeConfig, SftConfig
+from swift.config.build import read_arguments
+
+if TYPE_CHECKING:
+    from swift.data import RowSet
+    from swift.engines import InferRequest, PtEngine, RequestConfig
+    from swift.templates import Template
+    from swift.train.sft import SftResult
+
+__all__ = [
+    "ExportArguments",
+    "InferArguments",
+    "InferRequest",
+    "PtEngine",
+    "RequestConfig",
+    "TrainArguments",
+    "get_model_tokenizer",
+    "get_template",
+    "infer_main",
+    "load_dataset",
+    "merge_lora",
+    "sft_main",
+]
+
+_ELSEWHERE = {
+    "InferRequest": "swift.engines",
+    "PtEngine": "swift.engines",
+    "RequestConfig": "swift.engines",
+    "merge_lora": "swift.export.merge",
+}
+
+TrainArguments = SftConfig.of
+InferArguments = InferConfig.of
+ExportArguments = MergeConfig.of
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name in _ELSEWHERE:
+        return getattr(import_module(_ELSEWHERE[name]), name)
+    raise AttributeError(f"module 'swift.llm' has no attribute {name!r}")
+
+
+def sft_main(args: SftConfig | Sequence[str]) -> SftResult:
+    """Fine-tune with `TrainArguments(...)` or the words of a command line."""
+    from swift.train.sft import sft
+
+    return sft(args if isinstance(args, SftConfig) else read_arguments(SftConfig, args))
+
+
+def infer_main(args: InferConfig | Sequence[str]) -> int:
+    """Infer with `InferArguments(...)` or the words of a command line."""
+    from swift.infer.run import main
+
+    return main(args if isinstance(args, InferConfig) else read_arguments(InferConfig, args))
+
+
+def get_model_tokenizer(model: str, torch_dtype: Any = None, **options: Any) -> tuple[Any, Any]:
+    """The model with its weights, and its tokenizer; options are those of the model's concern.
+
+    Raises:
+        SwiftError: there is no such model, or it cannot be loaded.
+    """
+    from swift.config import Decisions, ModelConfig
+    from swift.config.commands import InferConfig as AnyCommand
+    from swift.models.load import load_model
+    from swift.models.opened import open_model
+
+    if torch_dtype is not None:
+        options["torch_dtype"] = str(torch_dtype).removeprefix("torch.")
+    config: ModelConfig = AnyCommand.of(model=model, **options).model
+    opened = open_model(config, Decisions())
+    loaded = load_model(
+        opened.path,
+        dtype=config.torch_dtype or "auto",
+        attn_impl=config.attn_impl,
+        device_map=config.device_map,
+        trust_remote_code=config.trust_remote_code,
+        model_kwargs=config.model_kwargs,
+    )
+    return loaded.model, opened.tokenizer
+
+
+def get_template(template: str | None, tokenizer: Any, default_system: str | None = None, **options: Any) -> Template:
+    """The model's own template; a name is only needed for models that have none."""
+    from swift.config import Decisions, TemplateConfig
+    from swift.templates.choose import choose_template
+
+    return choose_template(tokenizer, TemplateConfig(template=template, system=default_system, **options), Decisions())
+
+
+def load_dataset(
+    datasets: str | Sequence[str], *, split_dataset_ratio: float = 0.0, seed: int = 42, **options: Any
+) -> tuple[RowSet, RowSet | None]:
+    """Rows for training and for evaluation; options are those of the data's concern.
+
+    Raises:
+        SwiftError: a data set is not there or a row cannot be used.
+    """
+    from swift.data import load_rows, split_rows
+
+    names = [datasets] if isinstance(datasets, str) else list(datasets)
+    data = SftConfig.of(dataset=names, split_dataset_ratio=split_dataset_ratio, **options).data
+    rows = load_rows(names, data, seed=seed, shuffle=data.dataset_shuffle)
+    return split_rows(rows, split_dataset_ratio, seed) if split_dataset_ratio else (rows, None)

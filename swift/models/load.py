@@ -1,0 +1,251 @@
+"""Model, tokenizer and config from a local folder."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from swift.compat import tokenizer_loader
+from swift.errors import SwiftError
+from swift.models.architecture import concrete_class, find_class, load_config, read_config
+from swift.models.attention import choose_attention
+from swift.models.devices import pick_device
+from swift.models.dtype import DtypeChoice, choose_dtype, parse_dtype
+from swift.models.weights import check_weights, stored_dtype
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["LoadedModel", "load_config", "load_model", "load_tokenizer"]
+
+
+@dataclass
+class LoadedModel:
+    """A model that is ready on its device.
+
+    Attributes:
+        model: the model, in eval mode unless loaded for training.
+        dtype: of its weights.
+        attn: its attention implementation, by transformers' name.
+        device: where its first weights are.
+        reasons: what was chosen -> why, in words: architecture, dtype, attention, device; `unused weights` where the
+            folder has some that the architecture does not take.
+        amp: the dtype for autocast in training; None where the weights' own dtype computes.
+    """
+
+    model: PreTrainedModel
+    dtype: torch.dtype
+    attn: str
+    device: torch.device
+    reasons: dict[str, str] = field(default_factory=dict)
+    amp: torch.dtype | None = None
+
+
+@dataclass
+class Loading:
+    """How a model will be loaded: all that is chosen before its weights are read."""
+
+    loader: Any
+    config: Any
+    device: torch.device
+    dtype: DtypeChoice
+    attn: str | None
+    reasons: dict[str, str]
+
+
+def choose_loading(
+    path: str | Path,
+    *,
+    dtype: str | torch.dtype,
+    attn_impl: str | None,
+    device_map: str | dict[str, Any] | None,
+    trust_remote_code: bool,
+    for_training: bool,
+) -> Loading:
+    """Choose class, device, dtype and attention for the model in the folder `path`, from its config alone.
+
+    Raises:
+        SwiftError: a choice does not work here, or the folder holds no model.
+    """
+    folder = Path(path)
+    config = load_config(folder, trust_remote_code=trust_remote_code)
+    raw = read_config(folder)
+    loader, reason = find_class(config, raw, trust_remote_code=trust_remote_code)
+    reasons = {"architecture": reason}
+    device, reasons["device"] = _device(device_map)
+    choice = choose_dtype(dtype, _stored_dtype(folder, raw), device, for_training=for_training)
+    reasons["dtype"] = choice.reason
+    attn, reasons["attention"] = choose_attention(
+        attn_impl, device, choice.amp or choice.dtype, concrete_class(loader, config)
+    )
+    return Loading(loader, config, device, choice, attn, reasons)
+
+
+def load_model(
+    path: str | Path,
+    *,
+    dtype: str | torch.dtype = "auto",
+    attn_impl: str | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    trust_remote_code: bool = False,
+    for_training: bool = False,
+    model_kwargs: dict[str, Any] | None = None,
+) -> LoadedModel:
+    """Loads the model in the folder `path`, whatever its architecture.
+
+    Args:
+        path: a folder with config.json and weights, as `swift.hub.resolve` gives it.
+        dtype: `auto`, or a name such as `bfloat16`.
+        attn_impl: `auto` or None, or a name of either generation: flash_attn, flash_attention_2, flash_attention_3,
+            sdpa, eager, flex_attention.
+        device_map: passed to transformers; None puts the whole model on this process's device.
+        trust_remote_code: run Python code that came with the model.
+        for_training: choose for training (float32 weights where only float16 autocast is left) and stay in train mode.
+        model_kwargs: further arguments of `from_pretrained`, such as `quantization_config`, or `config` settings.
+
+    Raises:
+        SwiftError: anything about the folder or the choices that does not work; all that can be told from the config
+            and the files' headers is told before weights are loaded.
+    """
+    folder, extra = Path(path), dict(model_kwargs or {})
+    check_weights(folder)
+    loading = choose_loading(
+        folder,
+        dtype=dtype,
+        attn_impl=attn_impl,
+        device_map=device_map,
+        trust_remote_code=trust_remote_code,
+        for_training=for_training,
+    )
+    choice, device, attn, reasons = loading.dtype, loading.device, loading.attn, loading.reasons
+    if attn is not None:
+        extra["attn_implementation"] = attn
+    if device_map is None and device.type != "cpu" and not _zero3():
+        device_map = {"": str(device)}
+    with _readable_errors(folder, device):
+        model, info = loading.loader.from_pretrained(
+            folder,
+            config=loading.config,
+            dtype=choice.dtype,
+            device_map=device_map,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            **extra,
+        )
+    _check_loading(info, folder, reasons)
+    model.train(for_training)
+    in_use = getattr(model.config, "_attn_implementation", None) or "eager"
+    if attn is None:
+        reasons["attention"] = f"{in_use}: {reasons['attention']}"
+    return LoadedModel(model, model.dtype, in_use, model.device, reasons, choice.amp)
+
+
+def load_tokenizer(path: str | Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer in the folder `path`, with its chat template.
+
+    Raises:
+        SwiftError: there is none, or it cannot be read.
+    """
+    folder = Path(path)
+    try:
+        return tokenizer_loader(folder).from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (ValueError, KeyError, TypeError, OSError, ImportError, AttributeError, RuntimeError) as error:
+        if not any(folder.glob("*token*")):
+            raise SwiftError(
+                f"{folder} holds no tokenizer.",
+                where="--model",
+                fix="copy the tokenizer files of its base model there.",
+            ) from error
+        if "trust_remote_code" in str(error):
+            raise SwiftError(
+                "the tokenizer needs Python code that came with the model.",
+                where=str(folder),
+                fix="read that code; if you trust it, add `--trust_remote_code true`.",
+            ) from error
+        raise SwiftError(f"the tokenizer cannot be read: {_first_line(error)}", where=str(folder)) from error
+
+
+def _device(device_map: Any) -> tuple[torch.device, str]:
+    """The device that dtype and attention are chosen for."""
+    import torch
+
+    if device_map is None or device_map in ("auto", "balanced", "balanced_low_0", "sequential"):
+        device, why = pick_device()
+        return device, why if device_map is None else f"--device_map {device_map}"
+    if isinstance(device_map, dict):
+        places = [place for place in device_map.values() if place not in ("cpu", "disk")] or ["cpu"]
+        first = places[0]
+        return torch.device("cuda", first) if isinstance(first, int) else torch.device(first), "--device_map"
+    try:
+        return torch.device(device_map), "--device_map"
+    except (RuntimeError, TypeError) as error:
+        raise SwiftError(
+            f"unknown device map {device_map!r}.", where="--device_map", fix="use auto, cpu, cuda:0, or a mapping."
+        ) from error
+
+
+def _zero3() -> bool:
+    """DeepSpeed ZeRO-3 splits the weights while they load and takes no device map."""
+    from transformers.integrations import is_deepspeed_zero3_enabled
+
+    return bool(is_deepspeed_zero3_enabled())
+
+
+def _stored_dtype(folder: Path, raw: dict[str, Any]) -> torch.dtype | None:
+    inner = raw.get("text_config") or {}
+    for source in (raw, inner):
+        name = source.get("dtype") or source.get("torch_dtype")
+        if isinstance(name, str) and name != "auto":
+            return parse_dtype(name)
+    name = stored_dtype(folder)
+    return parse_dtype(name) if name else None
+
+
+def _check_loading(info: dict[str, Any], folder: Path, reasons: dict[str, str]) -> None:
+    """Weights that were not in the files would stay random: that is an error, not a warning."""
+    missing = sorted(info.get("missing_keys") or ())
+    if missing:
+        raise SwiftError(
+            f"{len(missing)} weights of the architecture are not in the files: {_some(missing)}.",
+            where=str(folder),
+            fix="the model would have random weights there: check config.json's `architectures`, or download it again.",
+        )
+    unused = sorted(info.get("unexpected_keys") or ())
+    if unused:
+        reasons["unused weights"] = f"{len(unused)} in the files are not part of the architecture: {_some(unused)}"
+
+
+@contextmanager
+def _readable_errors(folder: Path, device: torch.device) -> Iterator[None]:
+    import torch
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise SwiftError(
+            f"the weights do not fit into the memory of {device}.",
+            where=str(folder),
+            fix="load it quantized (--quant_bits 4), over several devices (--device_map auto), or take a smaller one.",
+        ) from error
+    except (SafetensorError, pickle.UnpicklingError, EOFError) as error:
+        raise SwiftError(
+            f"the weights are broken: {_first_line(error)}", where=str(folder), fix="download the model again."
+        ) from error
+    except ImportError as error:
+        raise SwiftError(f"the model needs a package: {_first_line(error)}", where=str(folder)) from error
+    except (OSError, RuntimeError, ValueError) as error:
+        raise SwiftError(f"the model cannot be loaded: {_first_line(error)}", where=str(folder)) from error
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,62 @@
+"""A model without storage: its shapes and names, for plans."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from swift.config import ModelConfig
+from swift.models.load import choose_loading
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass
+class Skeleton:
+    """A model on the meta device and how its weights would be loaded.
+
+    Attributes:
+        model: the model; its parameters have shapes and dtypes and no storage.
+        dtype: of its weights.
+        amp: the dtype for autocast in training, if any.
+        attn: its attention implementation.
+        device: where it would be.
+        reasons: as `LoadedModel.reasons`.
+    """
+
+    model: Any
+    dtype: torch.dtype
+    amp: torch.dtype | None
+    attn: str
+    device: torch.device
+    reasons: dict[str, str]
+
+
+def model_skeleton(path: Path, config: ModelConfig) -> Skeleton:
+    """Build the model in `path` on the meta device, with the choices that training would make.
+
+    Raises:
+        SwiftError: as `load_model`, for all that can be told without weights.
+    """
+    import torch
+
+    loading = choose_loading(
+        path,
+        dtype=config.torch_dtype or "auto",
+        attn_impl=config.attn_impl,
+        device_map=config.device_map,
+        trust_remote_code=config.trust_remote_code,
+        for_training=True,
+    )
+    extra = {"attn_implementation": loading.attn} if loading.attn else {}
+    with torch.device("meta"):
+        if hasattr(loading.loader, "from_config"):
+            remote = {"trust_remote_code": config.trust_remote_code}
+            model = loading.loader.from_config(loading.config, dtype=loading.dtype.dtype, **remote, **extra)
+        else:
+            model = loading.loader._from_config(loading.config, dtype=loading.dtype.dtype, **extra)
+    attn = getattr(model.config, "_attn_implementation", None) or "eager"
+    choice = loading.dtype
+    return Skeleton(model, choice.dtype, choice.amp, attn, loading.device, loading.reasons)

@@ -1,0 +1,42 @@
+"""Choosing the chat template: the tokenizer's own, one of the plain ones by name, or a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from swift.errors import SwiftError
+from swift.templates.template import Template
+
+TABLE = Path(__file__).parent / "table"
+NAMES = ("chatml", "llama", "alpaca", "plain")
+
+
+def read_table(name: str) -> str:
+    """The Jinja text of a template that comes with the library."""
+    return (TABLE / f"{name}.jinja").read_text(encoding="utf-8")
+
+
+def load_template(tokenizer: Any, template: str | None = None, **options: Any) -> Template:
+    """The template of a model.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        template: None for the tokenizer's own; else one of chatml, llama, alpaca, plain, or a `.jinja` file.
+        options: what `Template` takes.
+
+    Raises:
+        SwiftError: when the model has none and none is named, or the name is unknown.
+    """
+    if template is None:
+        options.setdefault("source", getattr(tokenizer, "name_or_path", "") or "tokenizer")
+        return Template(tokenizer, options.pop("chat_template", None), **options)
+    if template in NAMES:
+        return Template(tokenizer, read_table(template), source=f"--template {template}", **options)
+    path = Path(template).expanduser()
+    if not path.is_file():
+        raise SwiftError(
+            f"--template {template} is neither a name nor a file",
+            fix=f"use one of {', '.join(NAMES)}, or the path of a .jinja file; leave it out for the model's own",
+        )
+    return Template(tokenizer, path.read_text(encoding="utf-8"), source=str(path), **options)

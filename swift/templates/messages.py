@@ -1,0 +1,197 @@
+"""Messages as a chat template takes them: checked, in the shape servers send, and with provenance."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from swift.errors import SwiftError
+from swift.templates.parsing import parse_calls
+from swift.templates.provenance import Traced, TracedDict, origin_of
+
+ROLES = ("system", "user", "assistant", "tool", "developer", "function", "ipython")
+OURS = ("loss", "weight")
+"""Keys of a message that belong to training and that no template sees."""
+
+THINK = re.compile(r"\s*<think>\n?(.*?)\n?</think>\n*", re.DOTALL)
+THOUGHT = re.compile(r"\s*(?:<think>)?\n?(.*?)\n?</think>\n*", re.DOTALL)
+
+
+def check(messages: Any, where: str | None) -> None:
+    """Raise a `SwiftError` for what no template can render."""
+    if not isinstance(messages, (list, tuple)) or not messages:
+        raise SwiftError("the row has no messages", where=where, fix='give "messages": [{"role": …, "content": …}, …]')
+    for index, message in enumerate(messages):
+        if not isinstance(message, dict):
+            raise SwiftError(f"message {index} is a {type(message).__name__}, not an object", where=where)
+        role = message.get("role")
+        if role not in ROLES:
+            raise SwiftError(
+                f"message {index} has the role {role!r}", where=where, fix=f"use one of: {', '.join(ROLES)}"
+            )
+        content = message.get("content")
+        if not isinstance(content, (str, list, tuple, type(None))):
+            raise SwiftError(
+                f"the content of message {index} ({role}) is a {type(content).__name__}",
+                where=where,
+                fix="give a string, or a list of parts such as {'type': 'text', 'text': …}",
+            )
+        for key in ("reasoning_content", "name"):
+            if not isinstance(message.get(key), (str, type(None))):
+                raise SwiftError(f"{key} of message {index} is not a string", where=where)
+        if not content and not message.get("tool_calls") and role == "assistant" and content != "":
+            raise SwiftError(f"message {index} (assistant) has neither content nor tool_calls", where=where)
+        check_calls(message.get("tool_calls"), index, where)
+
+
+def check_calls(calls: Any, index: int, where: str | None) -> None:
+    """Raise a `SwiftError` for tool calls that are not in the OpenAI shape."""
+    if calls is None:
+        return
+    if not isinstance(calls, (list, tuple)):
+        raise SwiftError(f"tool_calls of message {index} is not a list", where=where)
+    for call in calls:
+        function = call.get("function", call) if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise SwiftError(
+                f"a tool call of message {index} names no function",
+                where=where,
+                fix="write {'type': 'function', 'function': {'name': …, 'arguments': {…}}}",
+            )
+
+
+def served(messages: Sequence[Any]) -> list[dict[str, Any]]:
+    """Messages as servers hand them to the template.
+
+    Keys without a value and the keys of training go; arguments given as JSON text become objects, as servers do;
+    reasoning is there under the other name that templates read.
+    """
+    out = []
+    for message in messages:
+        ours = {key: value for key, value in message.items() if value is not None and key not in OURS}
+        if "reasoning_content" in ours:
+            ours = {"thinking": ours["reasoning_content"], **ours}
+        if ours.get("tool_calls"):
+            ours["tool_calls"] = [_with_object_arguments(call) for call in ours["tool_calls"]]
+        out.append(ours)
+    return out
+
+
+def _with_object_arguments(call: dict[str, Any]) -> dict[str, Any]:
+    if "function" in call:
+        return {**call, "function": _with_object_arguments(call["function"])}
+    arguments = call.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            parsed = json.loads(arguments)
+        except ValueError:
+            return call
+        if isinstance(parsed, dict):
+            return {**call, "arguments": parsed}
+    return call
+
+
+def traced(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A copy whose contents, reasoning and tool calls carry their origin."""
+    out = []
+    for index, message in enumerate(messages):
+        copy = dict(message)
+        if (content := copy.get("content")) is not None:
+            copy["content"] = _trace_content(content, origin_of(index, "content"))
+        for key in ("reasoning_content", "thinking"):
+            if isinstance(copy.get(key), str):
+                copy[key] = Traced(copy[key], origin_of(index, "reasoning_content"))
+        if copy.get("tool_calls"):
+            copy["tool_calls"] = [_trace_call(call, index) for call in copy["tool_calls"]]
+        out.append(copy)
+    return out
+
+
+def _trace_content(content: Any, origin: str) -> Any:
+    if isinstance(content, str):
+        return Traced(content, origin)
+    if isinstance(content, (list, tuple)):
+        return [_trace_content(part, origin) for part in content]
+    if isinstance(content, dict) and isinstance(content.get("text"), str):
+        return {**content, "text": Traced(content["text"], origin)}
+    return content
+
+
+def _trace_call(call: dict[str, Any], index: int) -> dict[str, Any]:
+    if "function" in call:
+        return {**call, "function": _trace_call(call["function"], index)}
+    copy = dict(call)
+    copy["name"] = Traced(copy["name"], origin_of(index, "name"))
+    if "arguments" in copy:
+        copy["arguments"] = trace_value(copy["arguments"], origin_of(index, "arguments"))
+    return copy
+
+
+def trace_value(value: Any, origin: str) -> Any:
+    """A JSON value with one origin throughout."""
+    if isinstance(value, str):
+        return Traced(value, origin)
+    if isinstance(value, dict):
+        mapping = TracedDict({key: trace_value(item, origin) for key, item in value.items()})
+        mapping.origin = origin
+        return mapping
+    if isinstance(value, (list, tuple)):
+        return [trace_value(item, origin) for item in value]
+    return value
+
+
+def text_of(message: Any) -> str:
+    """The text of a message's content, its parts joined."""
+    content = message.get("content")
+    if isinstance(content, (list, tuple)):
+        return "".join(part.get("text") or "" if isinstance(part, dict) else str(part) for part in content)
+    return content or ""
+
+
+def split_reasoning(message: dict[str, Any], *, opened: bool) -> dict[str, Any]:
+    """Move a `<think>` block at the start of an assistant's text into `reasoning_content`.
+
+    Args:
+        message: any message.
+        opened: the opening tag may be missing, as in texts generated behind a prompt that holds it.
+    """
+    content = message.get("content")
+    if message.get("role") != "assistant" or message.get("reasoning_content") or not isinstance(content, str):
+        return message
+    found = (THOUGHT if opened else THINK).match(content)
+    if not found or not found[1].strip():
+        return message
+    return {**message, "reasoning_content": found[1], "thinking": found[1], "content": content[found.end() :]}
+
+
+def split_calls(message: dict[str, Any]) -> dict[str, Any]:
+    """Move `<tool_call>` blocks with JSON inside, in an assistant's text, into `tool_calls`."""
+    content = message.get("content")
+    if message.get("role") != "assistant" or message.get("tool_calls") or not isinstance(content, str):
+        return message
+    parsed = parse_calls(content)
+    return {**message, **parsed} if parsed.get("tool_calls") else message
+
+
+def shape_of(messages: Sequence[dict[str, Any]]) -> tuple[Any, ...]:
+    """What a template's decisions may depend on besides the text: roles and which fields hold anything."""
+    return tuple(
+        (
+            message["role"],
+            _fill(message.get("content")),
+            _fill(message.get("reasoning_content")),
+            tuple(len(call.get("function", call).get("arguments") or ()) for call in message.get("tool_calls") or ()),
+        )
+        for message in messages
+    )
+
+
+def _fill(value: Any) -> int:
+    if value is None:
+        return 0
+    text = value if isinstance(value, str) else "".join(map(str, value))
+    if "think>" in text or "<tool" in text:
+        return 3
+    return 2 if text.strip() else 1

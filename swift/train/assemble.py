@@ -1,0 +1,203 @@
+"""Rows, samples and the order of steps of a training run."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from swift.config import Decisions, SftConfig
+from swift.data import (
+    Collator,
+    EncodedDataset,
+    RowSet,
+    StepPlan,
+    check_packing,
+    encode_rows,
+    load_rows,
+    plan_packs,
+    report,
+    split_rows,
+)
+from swift.errors import SwiftError
+from swift.train import distributed
+
+if TYPE_CHECKING:
+    from swift.models.opened import OpenedModel
+    from swift.templates import Template
+
+ROWS_IN_A_STEP = 16
+PACK_AT_LEAST = 4096
+
+
+@dataclass
+class Samples:
+    """A tokenised set and its units: packs where packing is on, else single samples."""
+
+    dataset: EncodedDataset
+    units: list[list[int]] | None
+
+    @property
+    def count(self) -> int:
+        """Number of units."""
+        return len(self.units) if self.units is not None else len(self.dataset)
+
+    def tokens(self) -> np.ndarray:
+        """int64[units], the tokens of each unit."""
+        lengths = self.dataset.lengths.astype(np.int64)
+        return lengths if self.units is None else np.array([lengths[unit].sum() for unit in self.units])
+
+    def trained(self) -> np.ndarray:
+        """int64[units], the trained tokens of each unit."""
+        trained = self.dataset.trained.astype(np.int64)
+        return trained if self.units is None else np.array([trained[unit].sum() for unit in self.units])
+
+    def fingerprint(self) -> str:
+        """Changes with any token or label, so that a resumed run notices other data."""
+        parts = (
+            zlib.crc32(np.ascontiguousarray(part).tobytes())
+            for part in (self.dataset.ids, self.dataset.labels, self.dataset.lengths)
+        )
+        return "-".join(f"{part:08x}" for part in parts)
+
+
+def read_rows(config: SftConfig) -> tuple[RowSet, RowSet | None]:
+    """Read and check the rows for training and, where wanted, for evaluation.
+
+    Raises:
+        SwiftError: a row or file cannot be used; nothing has been loaded yet.
+    """
+    data, model = config.data, config.model
+    seed = config.train.data_seed if config.train.data_seed is not None else config.train.seed
+
+    def load(names: list[str], shuffle: bool, option: str) -> RowSet:
+        return load_rows(
+            names, data, seed=seed, shuffle=shuffle, use_hf=model.use_hf, hub_token=model.hub_token, option=option
+        )
+
+    rows = load(data.dataset, data.dataset_shuffle, "dataset")
+    if data.val_dataset:
+        return rows, load(data.val_dataset, data.val_dataset_shuffle, "val_dataset")
+    if data.split_dataset_ratio:
+        return split_rows(rows, data.split_dataset_ratio, seed)
+    return rows, None
+
+
+def encode(config: SftConfig, rows: RowSet, template: Template, longest: int | None) -> EncodedDataset:
+    """Tokenise rows; those that cannot be used stop the run or are dropped and counted, as `--strict` says."""
+    return encode_rows(
+        rows,
+        template,
+        max_length=longest,
+        truncation_strategy=config.template.truncation_strategy,
+        num_proc=config.data.dataset_num_proc,
+        strict=config.data.strict,
+    )
+
+
+def pack(config: SftConfig, dataset: EncodedDataset, longest: int | None, decisions: Decisions) -> Samples:
+    """Put samples into packs where `--packing true` asks for it."""
+    if not config.data.packing:
+        return Samples(dataset, None)
+    capacity = config.data.packing_length
+    if capacity is None and config.given("max_length"):
+        capacity = config.template.max_length
+    if capacity is None:
+        capacity = max(PACK_AT_LEAST, int(dataset.lengths.max()))
+        capacity = min(capacity, longest) if longest else capacity
+        decisions.add(
+            "packing_length", capacity, "data", "the longest sample, 4096 at least, the model's limit at most"
+        )
+    if int(dataset.lengths.max()) > capacity:
+        raise SwiftError(
+            f"--packing_length {capacity}: a sample has {int(dataset.lengths.max())} tokens",
+            fix="raise it, or lower --max_length to it",
+        )
+    return Samples(dataset, plan_packs(dataset.lengths, capacity, config.data.packing_strategy))
+
+
+def step_plan(config: SftConfig, units: int, world_size: int, decisions: Decisions) -> StepPlan:
+    """The order of global batches."""
+    train = config.train
+    accumulation = train.gradient_accumulation_steps
+    per_step = train.per_device_train_batch_size * world_size
+    if accumulation is None:
+        accumulation = max(1, -(-ROWS_IN_A_STEP // per_step))
+        reason = f"{per_step} samples in a micro-batch, so that a step has {ROWS_IN_A_STEP} or more"
+        decisions.add("gradient_accumulation_steps", accumulation, "default", reason)
+    return StepPlan(
+        units,
+        batch_size=train.per_device_train_batch_size,
+        accumulation=accumulation,
+        world_size=world_size,
+        seed=train.data_seed if train.data_seed is not None else train.seed,
+        shuffle=config.data.train_dataloader_shuffle,
+        drop_last=bool(train.more.get("dataloader_drop_last", False)),
+    )
+
+
+@dataclass
+class Prepared:
+    """All that the data gives a run.
+
+    Attributes:
+        train: samples for training.
+        held: samples for evaluation.
+        plan: the order of global batches.
+        end_to_end: samples lie end to end in a batch instead of being padded.
+        notes: counted warnings of the template.
+    """
+
+    train: Samples
+    held: Samples | None
+    plan: StepPlan
+    end_to_end: bool
+    flash: bool
+    notes: dict[str, int]
+
+    def collator(self, tokenizer: Any, samples: Samples) -> Collator:
+        """The collator over one of the sets."""
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
+        return Collator(
+            samples.dataset, samples.units, pad_token_id=pad, padding_free=self.end_to_end, flash_kwargs=self.flash
+        )
+
+    def summary(self) -> str:
+        """What was read, tokenised, packed and left out, in a few lines."""
+        notes = [f"{count} × {note}" for note, count in sorted(self.notes.items())]
+        return "\n".join([report(self.train.dataset, self.train.units), *notes])
+
+    def largest_micro_batch(self) -> tuple[int, int]:
+        """Tokens (padding counted) and trained positions of the largest micro-batch of the first epoch."""
+        tokens, trained = self.train.tokens(), self.train.trained()
+        largest = (0, 0)
+        for step in self.plan.epoch(0):
+            for micro in step:
+                for units in filter(None, micro):
+                    size = int(tokens[units].sum()) if self.end_to_end else int(tokens[units].max()) * len(units)
+                    largest = max(largest, (size, min(int(trained[units].sum()), size)))
+        return largest
+
+
+def prepare(
+    config: SftConfig, opened: OpenedModel, template: Template, rows: RowSet, held: RowSet | None, decisions: Decisions
+) -> Prepared:
+    """Tokenise, pack and order the rows.
+
+    Raises:
+        SwiftError: a row cannot be used, or no sample is left.
+    """
+    data = config.data
+    longest = config.template.max_length or opened.limit
+    if not config.given("max_length") and longest:
+        decisions.add("max_length", longest, "model", "the longest sequence the model was made for")
+    end_to_end = data.packing or data.padding_free
+    if end_to_end:
+        check_packing(opened.config)
+    train = pack(config, encode(config, rows, template, longest), longest, decisions)
+    evaluation = Samples(encode(config, held, template, longest), None) if held else None
+    plan = step_plan(config, train.count, distributed.world_size(), decisions)
+    flash = end_to_end and (config.model.attn_impl or "").startswith("flash")
+    return Prepared(train, evaluation, plan, end_to_end, flash, dict(template.notes))

@@ -1,0 +1,68 @@
+"""The little that a run has to know about its processes."""
+
+from __future__ import annotations
+
+import os
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def world_size() -> int:
+    """Number of processes of this run."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """This process's number; 0 writes and prints."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def is_main() -> bool:
+    """Whether this process writes and prints."""
+    return rank() == 0
+
+
+def start(backend: str | None) -> None:
+    """Join the process group, over gloo where there is no accelerator; nothing to do for a single process."""
+    import torch
+    import torch.distributed as dist
+
+    if world_size() == 1 or dist.is_initialized():
+        return
+    on_cpu = not torch.accelerator.is_available()
+    if not on_cpu:
+        torch.accelerator.set_device_index(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group(backend or ("gloo" if on_cpu else None))
+
+
+def broadcast(value: T) -> T:
+    """Give every process what process 0 has."""
+    import torch.distributed as dist
+
+    if world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def any_process(flag: bool) -> bool:
+    """Whether the flag is up in some process."""
+    import torch
+    import torch.distributed as dist
+
+    if world_size() == 1:
+        return flag
+    device = torch.accelerator.current_accelerator() if dist.get_backend() != "gloo" else None
+    up = torch.tensor([int(flag)], device=device or "cpu")
+    dist.all_reduce(up)
+    return bool(up.item())
+
+
+def barrier() -> None:
+    """Wait for every process."""
+    import torch.distributed as dist
+
+    if world_size() > 1:
+        dist.barrier()

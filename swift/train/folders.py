@@ -1,0 +1,107 @@
+"""Where a run lives: version folders, its newest whole checkpoint, links to checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from pathlib import Path
+
+from swift.errors import SwiftError
+
+VERSION = re.compile(r"v(\d+)-")
+STATE = "trainer_state.json"
+
+
+def new_run_folder(output_dir: Path, add_version: bool) -> Path:
+    """Make the folder of a new run: `output_dir/vN-date` with N one above the highest, or `output_dir` itself.
+
+    Raises:
+        SwiftError: it cannot be written.
+    """
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        while add_version:
+            numbers = [int(found[1]) for path in output_dir.iterdir() if (found := VERSION.match(path.name))]
+            folder = output_dir / f"v{max(numbers, default=-1) + 1}-{time.strftime('%Y%m%d-%H%M%S')}"
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                continue
+            return folder
+        check_writable(output_dir)
+    except OSError as error:
+        raise _not_writable(output_dir, error) from None
+    return output_dir
+
+
+def check_writable(folder: Path) -> None:
+    """Find out before a run, not at its first checkpoint, that its folder cannot be written.
+
+    Raises:
+        SwiftError: neither the folder nor the nearest one above it that exists can be written.
+    """
+    place = folder
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise SwiftError(f"--output_dir {folder}: {place} is a file", fix="name a folder")
+    probe = place / f".swift-write-{os.getpid()}"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise _not_writable(folder, error) from None
+
+
+def _not_writable(folder: Path, error: OSError) -> SwiftError:
+    return SwiftError(
+        f"--output_dir {folder} cannot be written: {error.strerror}", fix="name a folder that you may write to"
+    )
+
+
+def latest_checkpoint(output_dir: Path) -> Path | None:
+    """The newest whole checkpoint under `output_dir`, in it or in any of its version folders."""
+    found = [*output_dir.glob("checkpoint-*"), *output_dir.glob("v*-*/checkpoint-*")]
+    whole = [path for path in found if is_whole(path)]
+    return max(whole, key=lambda path: ((path / STATE).stat().st_mtime_ns, step_of(path)), default=None)
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint can be gone on from: its state reads, and the optimizer is there."""
+    try:
+        json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return (checkpoint / "optimizer.pt").is_file() or any(checkpoint.glob("global_step*"))
+
+
+def step_of(checkpoint: Path) -> int:
+    """N of checkpoint-N, -1 for another name."""
+    number = checkpoint.name.rpartition("-")[2]
+    return int(number) if number.isdigit() else -1
+
+
+def resume_point(wanted: str | None, output_dir: Path) -> Path | None:
+    """The checkpoint that `--resume_from_checkpoint` means; None where `latest` finds none.
+
+    Raises:
+        SwiftError: the named folder is no whole checkpoint.
+    """
+    if wanted is None or wanted.lower() in ("false", "none"):
+        return None
+    if wanted.lower() in ("latest", "true"):
+        return latest_checkpoint(output_dir)
+    checkpoint = Path(wanted)
+    if not checkpoint.is_dir():
+        raise SwiftError(f"--resume_from_checkpoint {wanted}: no such folder")
+    return checkpoint.resolve()
+
+
+def link_checkpoint(run_folder: Path, name: str, checkpoint: Path) -> None:
+    """Point the link `name` in the run's folder to a checkpoint, replacing it in one step."""
+    temporary = run_folder / f".{name}.{os.getpid()}"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(checkpoint.name)
+    temporary.replace(run_folder / name)

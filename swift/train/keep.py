@@ -1,0 +1,39 @@
+"""What a checkpoint holds besides the trainer's state: weights in the ecosystem's formats, and the run's record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from swift.config import SftConfig
+from swift.models.record import write_record
+from swift.train.assemble import Prepared
+from swift.train.resume import write_position
+
+if TYPE_CHECKING:
+    from swift.models.opened import OpenedModel
+    from swift.templates import Template
+    from swift.train.trainer import KeepModel
+
+
+def model_keeper(config: SftConfig, opened: OpenedModel, template: Template, data: Prepared) -> KeepModel:
+    """A function that writes the model and its record into a folder: an adapter by PEFT, whole weights portably."""
+    fingerprint = data.train.fingerprint()
+
+    def keep(model: Any, folder: Path) -> None:
+        if hasattr(model, "peft_config"):
+            model.save_pretrained(str(folder))
+        else:
+            from swift.models.save import save_pretrained
+
+            save_pretrained(model, folder, base_dir=opened.path, max_shard_size=config.train.max_shard_size)
+        write_record(
+            folder,
+            config=config.flat(),
+            template=template.to_dict(),
+            base_model=opened.name,
+            base_config=opened.config,
+        )
+        write_position(folder, fingerprint, data.plan)
+
+    return keep

@@ -1,0 +1,68 @@
+"""Sums of losses and tokens between two logged steps."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+class Meter:
+    """Adds up micro-batches and gives averages per step; its state lives in checkpoints, so a resumed run logs the
+    same figures as an unbroken one.
+    """
+
+    def __init__(self) -> None:
+        self._losses: list[torch.Tensor] = []
+        self._loss = 0.0
+        self._last_step = 0
+        self._tokens = 0
+        self.total_tokens = 0
+        self._started = time.perf_counter()
+
+    def add(self, loss: torch.Tensor, batch: dict[str, Any]) -> None:
+        """Note a micro-batch; nothing is read from the device here."""
+        self._losses.append(loss.detach().double())
+        mask = batch.get("attention_mask")
+        count = int(mask.sum()) if mask is not None else batch["input_ids"].numel()
+        self._tokens += count
+        self.total_tokens += count
+
+    def drain(self, step: int, world_size: int) -> dict[str, float]:
+        """Mean loss of the steps since the last call, over all processes, and tokens per second."""
+        import torch.distributed as dist
+
+        loss = self._sum()
+        seconds = max(time.perf_counter() - self._started, 1e-9)
+        tokens = float(self._tokens)
+        if world_size > 1:
+            device = torch.accelerator.current_accelerator() if dist.get_backend() != "gloo" else None
+            both = torch.tensor([loss / world_size, tokens], dtype=torch.float64, device=device or "cpu")
+            dist.all_reduce(both)
+            loss, tokens = both.tolist()
+        steps = max(step - self._last_step, 1)
+        self._loss, self._tokens, self._last_step, self._started = 0.0, 0, step, time.perf_counter()
+        return {"loss": loss / steps, "tokens_per_second": tokens / seconds}
+
+    def _sum(self) -> float:
+        if self._losses:
+            self._loss += float(torch.stack(self._losses).sum())
+            self._losses.clear()
+        return self._loss
+
+    def save(self, path: Path) -> None:
+        """Write the part that is not logged yet."""
+        state = {"losses": [float(loss) for loss in self._losses], "loss": self._loss, "last_step": self._last_step}
+        path.write_text(json.dumps(state), encoding="utf-8")
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint's state."""
+        self._losses = [torch.tensor(loss, dtype=torch.float64) for loss in state["losses"]]
+        self._loss, self._last_step = state["loss"], state["last_step"]
+
+    def start_at(self, step: int) -> None:
+        """Go on from a step whose unlogged part is not known."""
+        self._last_step = max(step, 0)

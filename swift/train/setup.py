@@ -1,0 +1,314 @@
+"""The steps between checked options and a trainer that is ready to run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from swift.config import Decisions, SftConfig
+from swift.config.build import write_config
+from swift.errors import SwiftError
+from swift.train import distributed
+from swift.train.assemble import Prepared
+from swift.train.folders import new_run_folder, resume_point
+
+if TYPE_CHECKING:
+    from swift.models.load import LoadedModel
+    from swift.models.opened import OpenedModel
+    from swift.plan.memory import MemoryPlan
+    from swift.templates import Template
+    from swift.train.trainer import SwiftTrainer
+
+WHOLE_WEIGHTS = ("full", "freeze")
+"""Tuners that train the model's own weights: their checkpoints are whole models."""
+
+
+SETTLED = (
+    "learning_rate",
+    "gradient_accumulation_steps",
+    "gradient_checkpointing",
+    "max_length",
+    "packing_length",
+    "torch_dtype",
+)
+"""Options whose chosen value goes into config.yaml."""
+
+
+@dataclass
+class TrainPlan:
+    """What is known before any weight is loaded.
+
+    Attributes:
+        decisions: what was chosen, and why.
+        steps: optimizer steps in all.
+        memory: planned peak by part.
+        available: bytes that the device has free.
+        checkpointing: whether activations are computed again in the backward pass.
+        learning_rate: the peak learning rate.
+        trainable: number of trained parameters.
+        parameters: number of all parameters.
+    """
+
+    decisions: Decisions
+    steps: int
+    memory: MemoryPlan
+    available: int
+    checkpointing: bool
+    learning_rate: float
+    trainable: int
+    parameters: int
+
+
+def open_for_training(config: SftConfig, decisions: Decisions) -> OpenedModel:
+    """Find model and tokenizer; a checkpoint to start anew from takes the place of the model or adapter."""
+    from swift.models.opened import open_model
+    from swift.models.record import read_record
+
+    model = config.model
+    if config.train.resume_only_model and config.train.resume_from_checkpoint:
+        checkpoint = resume_point(config.train.resume_from_checkpoint, output_dir(config))
+        if checkpoint is None:
+            raise SwiftError(
+                f"--resume_from_checkpoint latest: there is no whole checkpoint under {output_dir(config)}",
+                fix="name one, or leave --resume_only_model out",
+            )
+        if read_record(checkpoint).is_adapter:
+            model.adapters = [str(checkpoint)]
+        else:
+            model.model = str(checkpoint)
+    if len(model.adapters) > 1:
+        raise SwiftError("--adapters: training goes on from one adapter", fix="merge the others first")
+    return open_model(model, decisions)
+
+
+def output_dir(config: SftConfig) -> Path:
+    """`--output_dir`, or output/NAME-OF-MODEL."""
+    if config.output.output_dir:
+        return Path(config.output.output_dir).expanduser()
+    name = config.model.model or Path(config.model.adapters[0]).resolve().name
+    return Path("output") / Path(name.rstrip("/")).name.replace(":", "-")
+
+
+def template_of(config: SftConfig, opened: OpenedModel, decisions: Decisions) -> Template:
+    """The template to train with; going on from an adapter keeps the adapter's own."""
+    from swift.templates.choose import choose_template
+
+    return choose_template(opened.tokenizer, config.template, decisions, opened.recorded_template)
+
+
+def plan_run(config: SftConfig, opened: OpenedModel, data: Prepared, decisions: Decisions) -> TrainPlan:
+    """Count steps and parameters and plan the memory, on a model without storage."""
+    from swift.models.skeleton import model_skeleton
+    from swift.plan.fits import available_memory, choose_checkpointing
+    from swift.plan.memory import plan_memory
+
+    train = config.train
+    skeleton = model_skeleton(opened.path, config.model)
+    decisions.add("torch_dtype", str(skeleton.dtype).removeprefix("torch."), "model", skeleton.reasons["dtype"])
+    decisions.add("attn_impl", skeleton.attn, "machine", skeleton.reasons["attention"])
+    decisions.add("device", str(skeleton.device), "machine", skeleton.reasons["device"])
+    model = tune(config, skeleton.model, opened, on_meta=True)
+    trained = [(name, p.numel(), p.dtype) for name, p in model.named_parameters() if p.requires_grad]
+    tokens, positions = data.largest_micro_batch()
+
+    def planned(checkpointing: bool) -> MemoryPlan:
+        return plan_memory(
+            model,
+            dtype=skeleton.dtype,
+            trainable=trained,
+            micro_batch_tokens=tokens,
+            trained_positions=positions,
+            optimizer=train.optimizer or train.optim,
+            gradient_checkpointing=checkpointing,
+            autocast=skeleton.amp is not None,
+            world_size=distributed.world_size(),
+            device=skeleton.device.type,
+        )
+
+    available = available_memory(skeleton.device.type)
+    if train.gradient_checkpointing is None:
+        plain, saving = planned(False), planned(True)
+        checkpointing, reason = choose_checkpointing(plain, saving, available)
+        decisions.add("gradient_checkpointing", checkpointing, "machine", reason)
+        memory = saving if checkpointing else plain
+    else:
+        checkpointing = train.gradient_checkpointing
+        memory = planned(checkpointing)
+    rate = learning_rate(config, decisions)
+    config.settle({decision.name: decision.value for decision in decisions if decision.name in SETTLED})
+    return TrainPlan(
+        decisions=decisions,
+        steps=count_steps(config, data),
+        memory=memory,
+        available=available,
+        checkpointing=checkpointing,
+        learning_rate=rate,
+        trainable=sum(count for _, count, _ in trained),
+        parameters=sum(p.numel() for p in model.parameters()),
+    )
+
+
+def count_steps(config: SftConfig, data: Prepared) -> int:
+    """Optimizer steps of the run."""
+    if config.train.max_steps > 0:
+        return config.train.max_steps
+    return math.ceil(config.train.num_train_epochs * data.plan.steps_per_epoch)
+
+
+def learning_rate(config: SftConfig, decisions: Decisions) -> float:
+    """`--learning_rate`, or the usual one of the kind of training."""
+    if config.train.learning_rate is not None:
+        return config.train.learning_rate
+    whole = config.tuner.train_type in WHOLE_WEIGHTS
+    kind = "whole weights" if whole else "adapters"
+    return decisions.add("learning_rate", 1e-5 if whole else 1e-4, "default", f"the usual one for {kind}")
+
+
+def open_run_folder(
+    config: SftConfig, data: Prepared, plan: TrainPlan, decisions: Decisions
+) -> tuple[Path, Path | None]:
+    """Make the run's folder, or go on in the one of the checkpoint; every process gets the same answer.
+
+    Raises:
+        SwiftError: the folder cannot be written, or the checkpoint was made with other data.
+    """
+    found: tuple[Path, Path | None] | SwiftError | None = None
+    if distributed.is_main():
+        try:
+            found = _find_run_folder(config, data, plan, decisions)
+        except SwiftError as error:
+            found = error
+    found = distributed.broadcast(found)
+    if isinstance(found, SwiftError):
+        raise found
+    assert found is not None
+    return found
+
+
+def _find_run_folder(
+    config: SftConfig, data: Prepared, plan: TrainPlan, decisions: Decisions
+) -> tuple[Path, Path | None]:
+    from swift.train.resume import check_same_run
+
+    base, wanted = output_dir(config), config.train.resume_from_checkpoint
+    resume = None if config.train.resume_only_model else resume_point(wanted, base)
+    if resume is not None:
+        check_same_run(config, resume, data, decisions)
+        decisions.add("resume", str(resume), "flag", "goes on from its step, in the same run folder")
+        run_folder = resume.parent
+        if config.given("output_dir") and base.resolve() not in (run_folder, *run_folder.parents):
+            run_folder = new_run_folder(base, config.output.add_version)
+    else:
+        if wanted and not config.train.resume_only_model:
+            decisions.add("resume", "none", "flag", f"there is no whole checkpoint under {base}: starts anew")
+        run_folder = new_run_folder(base, config.output.add_version)
+    run_folder = run_folder.resolve()
+    write_config(config, run_folder / "config.yaml", leave_out=("resume_from_checkpoint", "resume_only_model"))
+    return run_folder, resume
+
+
+def load_and_tune(
+    config: SftConfig, opened: OpenedModel, plan: TrainPlan, resume: Path | None, decisions: Decisions
+) -> LoadedModel:
+    """Load the weights and attach what is trained; a checkpoint of whole weights is loaded in their place."""
+    from swift.models.load import load_model
+
+    model = config.model
+    whole = config.tuner.train_type in WHOLE_WEIGHTS
+    loaded = load_model(
+        resume if resume is not None and whole else opened.path,
+        dtype=model.torch_dtype or "auto",
+        attn_impl=model.attn_impl,
+        device_map=model.device_map,
+        trust_remote_code=model.trust_remote_code,
+        for_training=True,
+        model_kwargs=model.model_kwargs,
+    )
+    import transformers
+
+    transformers.set_seed(config.train.seed)
+    loaded.model = tune(config, loaded.model, opened)
+    return loaded
+
+
+def tune(config: SftConfig, model: Any, opened: OpenedModel, *, on_meta: bool = False) -> Any:
+    """Attach the tuner, or go on with an adapter that is there."""
+    from swift.tuners import tuners
+
+    if not opened.adapters:
+        return tuners.get(config.tuner.train_type)(model, config.tuner)
+    if config.tuner.train_type in WHOLE_WEIGHTS:
+        raise SwiftError(
+            f"--adapters with --train_type {config.tuner.train_type}: an adapter cannot be trained as whole weights",
+            fix="merge it first (swift merge-lora), or leave --train_type out",
+        )
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, opened.adapters[0].folder, is_trainable=True, low_cpu_mem_usage=on_meta)
+
+
+def make_trainer(
+    config: SftConfig,
+    opened: OpenedModel,
+    template: Template,
+    loaded: LoadedModel,
+    data: Prepared,
+    plan: TrainPlan,
+    run_folder: Path,
+) -> SwiftTrainer:
+    """Put model, batches, objective and checkpoints together."""
+    from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+    from swift.objectives import objectives
+    from swift.train import callbacks, metrics
+    from swift.train.arguments import training_arguments
+    from swift.train.callbacks import LastStep, LogFile, Progress
+    from swift.train.keep import model_keeper
+    from swift.train.trainer import SwiftTrainer
+    from swift.tuners import optimizers
+
+    train = config.train
+    args = training_arguments(config, run_folder, chosen_arguments(config, loaded, data, plan))
+    extra = [callbacks.get(name)() for name in train.callbacks]
+    trainer = SwiftTrainer(
+        loaded.model,
+        args,
+        plan=data.plan,
+        collator=data.collator(opened.tokenizer, data.train),
+        eval_collator=data.collator(opened.tokenizer, data.held) if data.held else None,
+        eval_units=data.held.count if data.held else 0,
+        objective=objectives.get(train.loss_type or "cross_entropy"),
+        metric=metrics.get(train.eval_metric) if train.eval_metric else None,
+        keep_model=model_keeper(config, opened, template, data),
+        make_optimizer=optimizers.get(train.optimizer) if train.optimizer else None,
+        symlinks=config.output.create_checkpoint_symlink,
+        callbacks=[LogFile(run_folder / "logging.jsonl"), Progress(), *extra, LastStep()],
+    )
+    for unwanted in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(unwanted)
+    return trainer
+
+
+def chosen_arguments(config: SftConfig, loaded: LoadedModel, data: Prepared, plan: TrainPlan) -> dict[str, Any]:
+    """What the run decided itself, by the names of TrainingArguments."""
+    import torch
+
+    amp = loaded.amp or (loaded.dtype if loaded.dtype == torch.bfloat16 else None)
+    more = config.train.more
+    chosen: dict[str, Any] = {
+        "learning_rate": plan.learning_rate,
+        "gradient_accumulation_steps": data.plan.accumulation,
+        "bf16": more.get("bf16", amp == torch.bfloat16 and not more.get("fp16")),
+        "fp16": more.get("fp16", amp == torch.float16 and not more.get("bf16")),
+        "use_cpu": more.get("use_cpu", loaded.device.type == "cpu"),
+        "gradient_checkpointing": plan.checkpointing,
+    }
+    if plan.checkpointing:
+        kwargs = more.get("gradient_checkpointing_kwargs") or {}
+        chosen["gradient_checkpointing_kwargs"] = {"use_reentrant": False} | kwargs
+    if distributed.world_size() > 1:
+        chosen["ddp_backend"] = more.get("ddp_backend") or ("gloo" if loaded.device.type == "cpu" else None)
+        chosen["ddp_find_unused_parameters"] = more.get("ddp_find_unused_parameters", False)
+    return chosen

@@ -1,0 +1,224 @@
+"""The trainer: transformers' loop, with our batches, our loss and our checkpoints."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import Trainer
+from transformers.trainer_callback import ExportableState
+
+from swift.data import Collator, RankBatches, StepPlan, UnitIndex
+from swift.hub.atomic import atomic_folder
+from swift.objectives.types import Objective
+from swift.train import Metric, distributed
+from swift.train.folders import STATE, link_checkpoint, step_of
+from swift.train.loss import takes_logits_to_keep, token_logps
+from swift.train.meter import Meter
+
+KeepModel = Callable[[Any, Path], None]
+"""Writes the model, its tokenizer and its record into a checkpoint's folder."""
+
+
+class EpochLoader(DataLoader):
+    """A loader whose batch sampler follows the epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Give the sampler the order of this epoch."""
+        self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+
+
+class SwiftTrainer(Trainer):
+    """`transformers.Trainer` over a plan of global batches.
+
+    The loss of a step is the objective's sum over all micro-batches and processes, divided by the number of trained
+    tokens in them, so it does not depend on how the step was split.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        args: Any,
+        *,
+        plan: StepPlan,
+        collator: Collator,
+        eval_collator: Collator | None,
+        eval_units: int,
+        objective: Objective,
+        metric: Metric | None,
+        keep_model: KeepModel,
+        make_optimizer: Callable[[Any, Any], Any] | None,
+        symlinks: bool,
+        callbacks: list[Any],
+    ) -> None:
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=collator,
+            train_dataset=UnitIndex(plan.units),
+            eval_dataset=UnitIndex(eval_units) if eval_units else None,
+        )
+        for callback in callbacks:
+            self.add_callback(callback)
+        self.plan, self.collator, self.eval_collator, self.eval_units = plan, collator, eval_collator, eval_units
+        self.objective: Objective = objective
+        self.metric, self.keep_model = metric, keep_model
+        self.make_optimizer, self.symlinks = make_optimizer, symlinks
+        self.select = takes_logits_to_keep(model)
+        self.meter = Meter()
+        # The division by the tokens of the whole step is ours; the loop must not divide again.
+        self.model_accepts_loss_kwargs = True
+
+    def get_train_dataloader(self) -> DataLoader:
+        """This process's micro-batches, in the plan's order."""
+        return self._loader(self.plan, self.collator, self.args.process_index)
+
+    def _loader(self, plan: StepPlan, collator: Collator, rank: int) -> DataLoader:
+        return EpochLoader(
+            cast(Any, UnitIndex(plan.units)),
+            batch_sampler=RankBatches(plan, rank),
+            collate_fn=collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
+            persistent_workers=self.args.dataloader_persistent_workers and self.args.dataloader_num_workers > 0,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+        )
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """The user's optimizer where `--optimizer` names one, else that of `--optim`."""
+        if self.optimizer is None and self.make_optimizer is not None:
+            self.optimizer = self.make_optimizer(self.model, self.args)
+        return super().create_optimizer()
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """A micro-batch's share of the step's loss, times the processes over which gradients are averaged."""
+        outputs, _, _ = token_logps(model, inputs, select=self.select, label_smoothing=self.args.label_smoothing_factor)
+        loss = self.objective(outputs).total * self.args.world_size / num_items_in_batch.clamp(min=1)
+        self.meter.add(loss, inputs)
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, with the loss unrounded and averaged over all steps since the last log, across a resume too."""
+        if "loss" in logs and "eval_loss" not in logs:
+            logs |= self.meter.drain(self.state.global_step, self.args.world_size)
+        super().log(logs, start_time)
+
+    @torch.no_grad()
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Loss per trained token over the whole evaluation set, and the metric's sums over the same number."""
+        if self.eval_collator is None:
+            return {}
+        started = time.perf_counter()
+        plan = StepPlan(
+            self.eval_units,
+            batch_size=self.args.per_device_eval_batch_size,
+            accumulation=1,
+            world_size=self.args.world_size,
+            seed=0,
+            shuffle=False,
+        )
+        model: Any = self._wrap_model(cast(Any, self.model), training=False)
+        model.eval()
+        sums: dict[str, float] = {"loss": 0.0, "tokens": 0.0}
+        for batch in self._loader(plan, self.eval_collator, self.args.process_index):
+            batch = self._prepare_inputs(batch)
+            with self.compute_loss_context_manager(), self.accelerator.autocast():
+                outputs, logits, labels = token_logps(model, batch, select=self.select)
+            sums["loss"] += float(self.objective(outputs).total)
+            sums["tokens"] += len(labels)
+            for name, value in (self.metric(logits.argmax(-1), labels) if self.metric else {}).items():
+                sums[name] = sums.get(name, 0.0) + value
+        totals = self._sum_over_processes(sums)
+        tokens = max(totals.pop("tokens"), 1.0)
+        result = {f"{metric_key_prefix}_{name}": value / tokens for name, value in totals.items()}
+        result[f"{metric_key_prefix}_runtime"] = time.perf_counter() - started
+        self.log(dict(result))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, result)
+        return result
+
+    def _sum_over_processes(self, sums: dict[str, float]) -> dict[str, float]:
+        values = torch.tensor(list(sums.values()), dtype=torch.float64, device=self.args.device)
+        gathered = self.accelerator.reduce(values, reduction="sum")
+        return dict(zip(sums, gathered.tolist(), strict=True))
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write `checkpoint-N` beside its place and rename it, so that it is whole or not there."""
+        checkpoint = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        if self.state.log_history and getattr(self, "_saved_step", None) == self.state.global_step:
+            return
+        self.store_flos()
+        self._note_best(checkpoint)
+        if self.args.should_save:
+            with atomic_folder(checkpoint) as folder:
+                shared = distributed.broadcast(str(folder))
+                self._write(Path(shared))
+                distributed.barrier()
+        else:
+            self._write(Path(distributed.broadcast("")))
+            distributed.barrier()
+        self._saved_step = self.state.global_step
+        distributed.barrier()
+        if self.args.should_save:
+            self._rotate(checkpoint)
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(checkpoint))
+
+    def _write(self, folder: Path) -> None:
+        """This process's part of a checkpoint; the main one writes the model and the state."""
+        if self.args.should_save:
+            self.keep_model(self.accelerator.unwrap_model(self.model), folder)
+        if not self.args.save_only_model:
+            self._save_optimizer_and_scheduler(str(folder))
+            self._save_scaler(str(folder))
+            self._save_rng_state(str(folder))
+            self.meter.save(folder / f"meter_{self.args.process_index}.json")
+        if not self.args.should_save:
+            return
+        states: Any = self.state.stateful_callbacks
+        for part in [*self.callback_handler.callbacks, self.control]:
+            if isinstance(part, ExportableState):
+                states[type(part).__name__] = part.state()
+        self.state.save_to_json(str(folder / STATE))
+
+    def _note_best(self, checkpoint: Path) -> None:
+        if self.state.best_global_step and self.state.best_global_step == self.state.global_step:
+            self.state.best_model_checkpoint = str(checkpoint)
+
+    def _rotate(self, newest: Path) -> None:
+        """Remove old checkpoints beyond `--save_total_limit` and point the links; the best one stays."""
+        import shutil
+
+        run = newest.parent
+        best = Path(self.state.best_model_checkpoint) if self.state.best_model_checkpoint else None
+        if self.symlinks:
+            link_checkpoint(run, "last", newest)
+            link_checkpoint(run, "best", best if best and best.exists() else newest)
+        limit = self.args.save_total_limit
+        if not limit:
+            return
+        kept = {newest, best} if best else {newest}
+        old = sorted(
+            (path for path in run.glob("checkpoint-*") if path.name[11:].isdigit() and path not in kept),
+            key=lambda path: int(path.name[11:]),
+        )
+        for path in old[: max(len(old) + len(kept) - limit, 0)]:
+            shutil.rmtree(path)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Take an adapter's weights from a checkpoint; whole weights were loaded from it to begin with."""
+        if hasattr(self.model, "peft_config"):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        file = Path(resume_from_checkpoint) / f"meter_{self.args.process_index}.json"
+        if file.is_file():
+            self.meter.load(json.loads(file.read_text(encoding="utf-8")))
+        else:
+            self.meter.start_at(step_of(Path(resume_from_checkpoint)))

@@ -1,0 +1,52 @@
+"""`Swift`, the name under which Python users attach and load tuners."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from swift.errors import SwiftError
+
+
+class Swift:
+    """Attach a tuner to a loaded model, or load one that was trained."""
+
+    @staticmethod
+    def prepare_model(model: Any, config: Any) -> Any:
+        """Attach what `config` describes: a PEFT configuration, or our own `TunerConfig`.
+
+        Raises:
+            SwiftError: the configuration is neither.
+        """
+        from peft import PeftConfig, get_peft_model
+
+        from swift.config import TunerConfig
+        from swift.tuners import tuners
+
+        if isinstance(config, TunerConfig):
+            return tuners.get(config.train_type)(model, config)
+        if not isinstance(config, PeftConfig):
+            raise SwiftError(
+                f"prepare_model takes a PEFT configuration or a TunerConfig, not {type(config).__name__}",
+                fix="from swift import LoraConfig",
+            )
+        if getattr(config, "target_modules", None) in (["all-linear"], {"all-linear"}):
+            config.target_modules = "all-linear"  # type: ignore[attr-defined]
+        return get_peft_model(model, config)
+
+    @staticmethod
+    def from_pretrained(model: Any, adapter: str | Path, *, is_trainable: bool = False, **options: Any) -> Any:
+        """Load the adapter in a folder onto its base model.
+
+        Raises:
+            SwiftError: the folder holds no adapter, or one for another base model.
+        """
+        from peft import PeftModel
+
+        from swift.models.record import check_base, read_record
+
+        record = read_record(adapter)
+        if not record.is_adapter:
+            raise SwiftError(f"{adapter} holds no adapter", fix="name a folder with adapter_config.json")
+        check_base(record, model.config.to_dict(), getattr(model.config, "name_or_path", "this model"))
+        return PeftModel.from_pretrained(model, str(adapter), is_trainable=is_trainable, **options)

@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import re
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from swift.config.data import DataConfig
+from swift.data import RowSet, datasets, load_rows, self_cognition, split_rows
+from swift.data.sources import DatasetName, parse_name
+from swift.errors import SwiftError
+
+
+def rows_of(count: int, prefix: str = "q") -> list[dict]:
+    return [{"query": f"{prefix}{i}", "response": "a"} for i in range(count)]
+
+
+def queries(rowset: RowSet) -> list[str]:
+    return [row["messages"][0]["content"] for row, _ in rowset.rows]
+
+
+def load(*names, seed=1, shuffle=False, **options) -> RowSet:
+    return load_rows([str(name) for name in names], DataConfig(**options), seed=seed, shuffle=shuffle)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a/b", DatasetName("a/b")),
+        ("a/b#500", DatasetName("a/b", rows=500)),
+        ("a/b:x/y#500", DatasetName("a/b", ("x", "y"), 500)),
+        ("HF::a/b:x", DatasetName("a/b", ("x",), use_hf=True)),
+        ("ms::a/b#5", DatasetName("a/b", rows=5, use_hf=False)),
+        ("data/*.jsonl#5", DatasetName("data/*.jsonl", rows=5)),
+    ],
+)
+def test_names(text, expected):
+    assert parse_name(text) == expected
+
+
+def test_a_path_that_exists_is_not_split(jsonl):
+    path = jsonl(rows_of(3), "a:b#2.jsonl")
+    assert queries(load(path)) == ["q0", "q1", "q2"]
+    assert queries(load(f"{path}#1")) == ["q0"]
+
+
+@pytest.mark.parametrize("count", ["", "0", "x", "-1"])
+def test_what_follows_the_hash_must_be_a_number(count):
+    with pytest.raises(SwiftError, match="is not a number of rows"):
+        load(f"a/b#{count}")
+
+
+@pytest.mark.parametrize(("count", "expected"), [(2, "01"), (4, "0123"), (6, "012301"), (9, "012301230")])
+def test_the_first_rows_are_taken_and_cycle(jsonl, count, expected):
+    path = jsonl(rows_of(4))
+    assert queries(load(f"{path}#{count}")) == [f"q{i}" for i in expected]
+
+
+def test_a_shuffled_draw_has_every_row_as_often_as_it_can(jsonl):
+    path = jsonl(rows_of(4))
+    drawn = queries(load(f"{path}#10", shuffle=True))
+    assert sorted(drawn.count(f"q{i}") for i in range(4)) == [2, 2, 3, 3]
+    assert drawn == queries(load(f"{path}#10", shuffle=True))
+    assert {tuple(queries(load(f"{path}#2", shuffle=True, seed=seed))) for seed in range(20)} > {("q0", "q1")}
+
+
+def test_data_sets_are_laid_one_after_another_or_mixed(jsonl):
+    a, b = jsonl(rows_of(5, "a"), "a.jsonl"), jsonl(rows_of(5, "b"), "b.jsonl")
+    in_order = queries(load(a, b))
+    assert in_order == [*(f"a{i}" for i in range(5)), *(f"b{i}" for i in range(5))]
+    mixed = queries(load(a, b, shuffle=True))
+    assert mixed != in_order
+    assert sorted(mixed) == in_order
+
+
+def test_folders_and_patterns_are_read_in_the_order_of_names(jsonl, tmp_path):
+    jsonl(rows_of(1, "b"), "set/b.jsonl")
+    jsonl(rows_of(1, "a"), "set/sub/a.jsonl")
+    jsonl(rows_of(1, "hidden"), "set/.cache/h.jsonl")
+    jsonl(["{}"], "set/dataset_infos.json")
+    (tmp_path / "set" / "README.md").write_text("about")
+    assert queries(load(tmp_path / "set")) == ["b0", "a0"]
+    assert queries(load(f"{tmp_path}/set/**/*.jsonl#1")) == ["b0"]
+
+
+def test_a_registered_data_set_goes_by_its_name(monkeypatch):
+    monkeypatch.setattr(datasets, "_parts", {"mine": lambda: rows_of(3), "broken": lambda: 1 / 0})
+    loaded = load("mine#2")
+    assert queries(loaded) == ["q0", "q1"]
+    assert str(loaded.rows[1][1]) == "mine:2"
+    with pytest.raises(SwiftError, match="--dataset broken fails: ZeroDivisionError: division by zero"):
+        load("broken")
+
+
+@pytest.fixture
+def cognition(jsonl, monkeypatch):
+    path = jsonl(
+        [
+            {"query": "Who are you?", "response": "{{NAME}} by {{AUTHOR}}.", "tag": "en"},
+            {"query": "你是谁?", "response": "我是{{NAME}}, 由{{AUTHOR}}。", "tag": "zh"},
+        ]
+    )
+    monkeypatch.setattr(self_cognition, "TABLE", path)
+
+
+@pytest.mark.parametrize("name", self_cognition.NAMES)
+@pytest.mark.parametrize(
+    ("names", "authors", "expected"),
+    [
+        (["Ada"], ["Lab"], ["Ada by Lab.", "我是Ada, 由Lab。"]),
+        (["Ada", "艾达"], ["Lab", "实验室"], ["Ada by Lab.", "我是艾达, 由实验室。"]),
+        (["艾达", "Ada"], ["实验室", "Lab"], ["Ada by Lab.", "我是艾达, 由实验室。"]),
+        (["Ada", "Aida"], ["Lab"], ["Ada by Lab.", "我是Aida, 由Lab。"]),
+    ],
+)
+def test_self_cognition_is_filled_in(cognition, name, names, authors, expected):
+    loaded = load(name, model_name=names, model_author=authors)
+    assert [row["messages"][1]["content"] for row, _ in loaded.rows] == expected
+    assert [str(source) for _, source in loaded.rows] == ["self-cognition:1", "self-cognition:2"]
+
+
+def test_self_cognition_subsets_close_the_reasoning(cognition):
+    loaded = load("swift/self-cognition:qwen3#1", model_name=["Ada"], model_author=["Lab"])
+    assert [turn["content"] for turn in loaded.rows[0][0]["messages"]] == [
+        "Who are you? /no_think",
+        "<think>\n\n</think>\n\nAda by Lab.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({}, "needs both --model_name and --model_author"),
+        ({"model_name": ["Ada"]}, "needs both --model_name and --model_author"),
+        ({"model_name": ["A", "b", "c"], "model_author": ["L"]}, "--model_name has 3 names"),
+    ],
+)
+def test_self_cognition_needs_a_name_and_an_author(cognition, options, what):
+    with pytest.raises(SwiftError, match=what):
+        load("self-cognition", **options)
+
+
+def test_all_bad_rows_are_told_in_groups_then_the_run_stops(jsonl):
+    lines = ['{"query": "q", "response": "a"}', *(['{"query": 1}'] * 12), "{", '{"messages": []}']
+    a, b = jsonl(lines, "a.jsonl"), jsonl(['{"messages": []}'], "b.jsonl")
+    with pytest.raises(SwiftError, match="15 of 16 rows cannot be used") as error:
+        load(a, b)
+    text = str(error.value)
+    assert text.count("columns query are no known form") == 10
+    assert "… and 2 more like these" in text
+    assert f"{a}:14: not JSON: Expecting property name enclosed in double quotes at column 2" in text
+    assert f"{a}:15: there is no message" in text
+    assert f"{b}:1: there is no message" in text
+
+
+def test_without_strict_bad_rows_are_dropped_and_counted(jsonl):
+    path = jsonl(['{"query": "q", "response": "a"}', "{"])
+    loaded = load(path, strict=False)
+    assert len(loaded) == 1
+    assert [str(row) for row in loaded.dropped] == [
+        f"{path}:2: not JSON: Expecting property name enclosed in double quotes at column 2"
+    ]
+    with pytest.raises(SwiftError, match="none of 1 rows can be used"):
+        load(jsonl(["{"], "bad.jsonl"), strict=False)
+
+
+def test_columns_that_no_row_has_are_an_error(jsonl):
+    path = jsonl([{"ask": "q", "response": "a"}])
+    assert queries(load(path, columns={"ask": "query"})) == ["q"]
+    with pytest.raises(SwiftError, match="--columns: no row has asked"):
+        load(path, columns={"asked": "query"})
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("no/file.jsonl", "--dataset no/file.jsonl: no such file or folder"),
+        ("./nothing", "--dataset ./nothing: no such file or folder"),
+        ("no/*.jsonl", r"--dataset no/\*.jsonl: no file matches"),
+    ],
+)
+def test_what_is_not_there(name, what):
+    with pytest.raises(SwiftError, match=what):
+        load(name)
+
+
+def test_a_folder_without_data(tmp_path):
+    with pytest.raises(SwiftError, match=f"--dataset {re.escape(str(tmp_path))} holds no data files"):
+        load(tmp_path)
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A hub that resolves every id to one folder, and notes what it was asked."""
+    asked: list = []
+
+    def resolve_dataset(id, *, use_hf=None, token=None, revision=None):
+        asked.append((id, use_hf, token))
+        return SimpleNamespace(path=tmp_path / "repo", hub="hf", reason="test")
+
+    module = ModuleType("swift.hub")
+    module.resolve_dataset = resolve_dataset
+    monkeypatch.setitem(sys.modules, "swift.hub", module)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    return asked
+
+
+def test_hub_ids_give_their_training_split(hub, jsonl):
+    jsonl(rows_of(3, "t"), "repo/train.jsonl")
+    jsonl(rows_of(2, "e"), "repo/test.jsonl")
+    loaded = load("HF::some/set#2")
+    assert queries(loaded) == ["t0", "t1"]
+    assert str(loaded.rows[0][1]) == "some/set/train:1"
+    assert hub == [("some/set", True, None)]
+
+
+def test_hub_subsets(hub, jsonl, tmp_path):
+    jsonl(rows_of(2, "x"), "repo/x/train.jsonl")
+    jsonl(rows_of(2, "y"), "repo/y/train.jsonl")
+    (tmp_path / "repo" / "README.md").write_text(
+        "---\nconfigs:\n- config_name: one\n  data_files: x/*\n- config_name: two\n  data_files: y/*\n---\n"
+    )
+    assert queries(load("some/set:two")) == ["y0", "y1"]
+    assert queries(load("some/set:two/one")) == ["y0", "y1", "x0", "x1"]
+    with pytest.raises(SwiftError, match="--dataset some/set:three cannot be read"):
+        load("some/set:three")
+
+
+@pytest.mark.parametrize("seed", [0, 1, None])
+def test_the_split_keeps_copies_of_a_row_together(jsonl, seed):
+    loaded = load(f"{jsonl(rows_of(20))}#50")
+    train, val = split_rows(loaded, 0.1, seed)
+    assert len(train) + len(val) == 50
+    assert len(set(queries(val))) == 2
+    assert not set(queries(train)) & set(queries(val))
+    if seed is None:
+        assert set(queries(val)) == {"q18", "q19"}
+
+
+def test_a_split_of_nothing_and_of_everything(jsonl):
+    loaded = load(jsonl(rows_of(3)))
+    assert split_rows(loaded, 0, 1) == (loaded, RowSet())
+    assert len(split_rows(loaded, 0.001, 1)[1]) == 1
+    with pytest.raises(SwiftError, match="leaves no row"):
+        split_rows(RowSet(loaded.rows[:1]), 0.5, 1)

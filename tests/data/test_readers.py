@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from swift.data.drops import Dropped
+from swift.data.readers import read_file
+from swift.errors import SwiftError
+
+ROWS = [{"query": "q1", "response": "a1"}, {"query": "q2", "response": 'a "2",\nend'}]
+
+
+def places(path):
+    return [(value, source.line) for value, source in read_file(path)]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.JSONL", "a.jsonl.gz", "a.json"])
+def test_json_lines(tmp_path, name):
+    text = json.dumps(ROWS[0]) + "\r\n\n" + json.dumps(ROWS[1])
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else b"\xef\xbb\xbf" + text.encode())
+    if name == "a.json":
+        path.write_bytes(text.encode())
+    assert places(path) == [(ROWS[0], 1), (ROWS[1], 3)]
+
+
+@pytest.mark.parametrize(("indent", "lines"), [(None, [1, 1]), (2, [2, 6])])
+def test_a_json_list(tmp_path, indent, lines):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(ROWS, indent=indent))
+    assert places(path) == list(zip(ROWS, lines, strict=True))
+
+
+def test_one_json_object(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(ROWS[0], indent=2))
+    assert places(path) == [(ROWS[0], 1)]
+
+
+@pytest.mark.parametrize(("name", "mark"), [("a.csv", ","), ("a.tsv", "\t")])
+def test_tables_count_physical_lines(tmp_path, name, mark):
+    cells = ['"a ""2"",\nend"', "x\u2028y"]
+    path = tmp_path / name
+    path.write_text(
+        f"query{mark}response\nq1{mark}a1\n\nq2{mark}{cells[0]}\nq3{mark}{cells[1]}\nq4{mark}\n", encoding="utf-8"
+    )
+    assert places(path) == [
+        (ROWS[0], 2),
+        (ROWS[1], 4),
+        ({"query": "q3", "response": "x\u2028y"}, 6),
+        ({"query": "q4"}, 7),
+    ]
+
+
+def test_parquet_leaves_out_the_empty_fields_of_objects(tmp_path):
+    rows = [{"messages": [{"role": "user", "content": "q"}]}, {"messages": [{"role": "user", "loss": True}], "id": 3}]
+    pq.write_table(pa.Table.from_pylist(rows, schema=None), tmp_path / "a.parquet")
+    assert places(tmp_path / "a.parquet")[0] == (rows[0], 1)
+    assert places(tmp_path / "a.parquet")[1][0]["messages"] == rows[1]["messages"]
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "reason"),
+    [
+        (b'{"a": 1}\n{"a": 1 "b"}', 2, "not JSON: Expecting ',' delimiter at column 9"),
+        (b'\n\n{"a": "\xff"}', 3, "not UTF-8: byte 8 of the line is 0xff"),
+        (b"[1]", 1, "a row is an object with columns; this is a list"),
+        (b"null", 1, "a row is an object with columns; this is null"),
+    ],
+)
+def test_bad_json_lines_name_line_and_column(tmp_path, content, line, reason):
+    (tmp_path / "a.jsonl").write_bytes(content)
+    (bad,) = (record for record in read_file(tmp_path / "a.jsonl") if isinstance(record, Dropped))
+    assert (bad.source.line, bad.reason) == (line, reason)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "line", "reason"),
+    [
+        ("a.json", '[{"a": 1},\n 5]', 2, "a row is an object with columns; this is a number"),
+        ("a.json", '[{"a": 1},\n {"b" 2}]', 2, "not JSON: Expecting ':' delimiter at column 7"),
+        ("a.json", '[{"a": 1}\n {"b": 2}]', 2, "not JSON: Expecting ',' or ']' at column 2"),
+        ("a.json", '[{"a": 1},\n', 2, "not JSON: Expecting value at column 1"),
+        ("a.csv", "a,b\n1,2\n1,2,3\n", 3, "3 cells, but the header has 2"),
+        ("a.csv", 'a,b\n1,2\n"1,2\n', 3, "not csv: unexpected end of data"),
+    ],
+)
+def test_bad_rows_of_other_files(tmp_path, name, text, line, reason):
+    (tmp_path / name).write_text(text)
+    (bad,) = (record for record in read_file(tmp_path / name) if isinstance(record, Dropped))
+    assert (bad.source.line, bad.reason) == (line, reason)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("a.jsonl", b"\n\n", "holds no rows"),
+        ("a.json", b"[]", "holds no rows"),
+        ("a.csv", b"query,response\n", "holds no rows"),
+        ("a.txt", b"text", "files of this kind are not read"),
+        ("a.csv", b"a,b\n1,\xff\n", "is not UTF-8: byte 0xff"),
+        ("a.parquet", b"PAR1", "is not a parquet file"),
+        ("a.jsonl.gz", b"plain", "cannot be read: Not a gzipped file"),
+    ],
+)
+def test_files_that_cannot_be_used(tmp_path, name, content, what):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SwiftError, match=what) as error:
+        list(read_file(tmp_path / name))
+    assert str(tmp_path / name) in str(error.value)

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from swift.errors import SwiftError
+from swift.hub import choose_hub, modelscope, resolve, resolve_dataset
+
+MODEL = {
+    "config.json": json.dumps({"model_type": "llama"}),
+    "tokenizer.json": "{}",
+    "model.safetensors": b"safe",
+    "pytorch_model.bin": b"pickle",
+    "model.fp16.safetensors": b"half",
+    "onnx/model.onnx": b"onnx",
+    "tiny.Q4_0.gguf": b"gguf",
+    "original/consolidated.00.pth": b"meta",
+}
+KEPT = {"config.json", "tokenizer.json", "model.safetensors"}
+needs_modelscope = pytest.mark.skipif(not modelscope.installed(), reason="the package modelscope is not installed")
+HUBS = [pytest.param("hf"), pytest.param("ms", marks=needs_modelscope)]
+
+
+def files_in(folder: Path) -> set[str]:
+    return {
+        str(file.relative_to(folder))
+        for file in folder.rglob("*")
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    }
+
+
+@pytest.mark.parametrize("name", HUBS)
+def test_a_model_comes_without_duplicate_formats(hub: Any, name: str) -> None:
+    hub.add("owner/tiny", MODEL)
+    found = resolve("owner/tiny", use_hf=name == "hf")
+    assert found.hub == name and found.reason == f"--use_hf {str(name == 'hf').lower()}"
+    assert files_in(found.path) == KEPT
+    assert (found.path / "model.safetensors").read_bytes() == b"safe"
+
+
+@pytest.mark.parametrize("name", HUBS)
+def test_weights_can_be_left_out(hub: Any, name: str) -> None:
+    hub.add("owner/tiny", MODEL)
+    found = resolve("owner/tiny", use_hf=name == "hf", download_weights=False)
+    assert files_in(found.path) == KEPT - {"model.safetensors"}
+
+
+@pytest.mark.parametrize("name", HUBS)
+def test_bin_weights_come_where_there_is_nothing_else(hub: Any, name: str) -> None:
+    hub.add("owner/old", {"config.json": "{}", "pytorch_model.bin": b"pickle", "model.h5": b"tf"})
+    assert files_in(resolve(f"{name}::owner/old").path) == {"config.json", "pytorch_model.bin"}
+
+
+@pytest.mark.parametrize("name", HUBS)
+def test_a_second_time_needs_no_network(hub: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.add("owner/tiny", MODEL)
+    first = resolve("owner/tiny", use_hf=name == "hf")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("MODELSCOPE_ENDPOINT", "http://127.0.0.1:1")
+    assert resolve("owner/tiny", use_hf=name == "hf").path == first.path
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert resolve("owner/tiny", use_hf=name == "hf").path == first.path
+
+
+@pytest.mark.parametrize("name", HUBS)
+def test_data_sets_come_whole(hub: Any, name: str) -> None:
+    hub.add("owner/rows", {"train.jsonl": b'{"a": 1}\n', "README.md": b"rows"})
+    found = resolve_dataset("owner/rows", use_hf=name == "hf")
+    assert files_in(found.path) == {"train.jsonl", "README.md"}
+    assert found.hub == name
+
+
+@pytest.mark.parametrize("name", HUBS)
+@pytest.mark.parametrize("find", [resolve, resolve_dataset])
+def test_no_such_repository(hub: Any, name: str, find: Any) -> None:
+    with pytest.raises(SwiftError) as caught:
+        find("owner/none", use_hf=name == "hf")
+    text = str(caught.value)
+    assert "owner/none" in text and {"hf": "Hugging Face", "ms": "ModelScope"}[name] in text
+    assert f"--use_hf {str(name != 'hf').lower()}" in text
+
+
+@pytest.mark.parametrize("name", HUBS)
+def test_gated(hub: Any, name: str) -> None:
+    hub.add("owner/tiny", MODEL)
+    hub.gated.add("owner/tiny")
+    with pytest.raises(SwiftError) as caught:
+        resolve("owner/tiny", use_hf=name == "hf")
+    assert {"hf": "HF_TOKEN", "ms": "MODELSCOPE_API_TOKEN"}[name] in str(caught.value)
+
+
+@pytest.mark.parametrize("name", HUBS)
+def test_no_network(hub: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("MODELSCOPE_ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(SwiftError, match="cannot be reached"):
+        resolve("owner/tiny", use_hf=name == "hf")
+
+
+def test_no_such_revision(hub: Any) -> None:
+    hub.add("owner/tiny", MODEL)
+    with pytest.raises(SwiftError, match="has no revision 'v9'"):
+        resolve("HF::owner/tiny", revision="v9")
+
+
+@pytest.mark.parametrize("name", HUBS)
+def test_the_token_is_sent(hub: Any, name: str) -> None:
+    hub.add("owner/tiny", MODEL)
+    resolve("owner/tiny", use_hf=name == "hf", token="secret-1", download_weights=False)
+    assert "secret-1" in hub.tokens
+
+
+@pytest.mark.parametrize("name", HUBS)
+def test_the_token_of_the_environment_is_sent(hub: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.add("owner/tiny", MODEL)
+    monkeypatch.setenv("HF_TOKEN", "secret-2")
+    monkeypatch.setenv("MODELSCOPE_API_TOKEN", "secret-2")
+    resolve("owner/tiny", use_hf=name == "hf", download_weights=False)
+    assert "secret-2" in hub.tokens
+
+
+@pytest.mark.parametrize(
+    ("use_hf", "variable", "hub_name"), [(None, None, "ms"), (None, "1", "hf"), (False, "1", "ms"), (True, "0", "hf")]
+)
+def test_which_hub(use_hf: bool | None, variable: str | None, hub_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modelscope, "installed", lambda: True)
+    monkeypatch.delenv("USE_HF", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("USE_HF", variable)
+    assert choose_hub(use_hf)[0] == hub_name
+
+
+def test_without_modelscope_the_default_is_hugging_face_and_says_why(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "modelscope" else real(name))
+    hub.add("owner/tiny", MODEL)
+    found = resolve("owner/tiny", download_weights=False)
+    assert found.hub == "hf" and "modelscope is not installed" in found.reason
+    with pytest.raises(SwiftError, match=r"pip install 'ms-swift\[modelscope\]'"):
+        resolve("Ms::owner/tiny")
+
+
+def test_use_hf_must_be_yes_or_no(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USE_HF", "perhaps")
+    with pytest.raises(SwiftError, match="neither yes nor no"):
+        choose_hub(None)
+
+
+def test_a_local_folder(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert resolve(str(tmp_path)).path == tmp_path.resolve()
+
+
+@pytest.mark.parametrize(
+    ("file", "hint"), [(None, "config.json"), ("adapter_config.json", "--adapters"), ("a.gguf", "GGUF")]
+)
+def test_a_folder_without_a_model_is_named(tmp_path: Path, file: str | None, hint: str) -> None:
+    if file:
+        (tmp_path / file).write_text("{}")
+    with pytest.raises(SwiftError) as caught:
+        resolve(str(tmp_path))
+    assert str(tmp_path) in str(caught.value) and hint in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["./none", "/none/at/all", "~/none", "a b", "a/b/c", "HF::a/b/c"])
+def test_what_is_neither_path_nor_id(name: str) -> None:
+    with pytest.raises(SwiftError, match="id on a hub"):
+        resolve(name)
+
+
+def test_a_data_file(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("{}\n")
+    assert resolve_dataset(str(file)).path == file.resolve()
+
+
+def test_importing_loads_neither_torch_nor_transformers() -> None:
+    code = "import sys, swift.hub, swift.models; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,96 @@
+"""Conversations and tokenizers that the template tests share."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.shared import shared_dir
+
+SHARED = shared_dir()
+TEMPLATES = sorted((SHARED / "chat_templates").glob("*.jinja")) if SHARED else []
+MASKS = sorted((SHARED / "chat_templates" / "masks").glob("*_training.jinja")) if SHARED else []
+CONTROL = re.compile(
+    r"<\|[^<>|\s{}']{1,40}\|>|<｜[^<>｜\s]{1,40}｜>|</?s>|\[/?INST\]|<\|/?[A-Za-z_]+>|<[a-z_]+\|>"
+    r"|<(?:start|end)_of_[a-z]+>|<seed:[a-z_]+>|<sep>|\]~!?b[\]\[]|\[e~\["
+)
+
+TOOLS: list[dict[str, Any]] = [
+    {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "description": "Weather of a city.",
+            "parameters": {
+                "type": "object",
+                "properties": {"city": {"type": "string", "description": "The city."}},
+                "required": ["city"],
+            },
+        },
+    }
+]
+
+
+def say(*turns: str) -> list[dict[str, Any]]:
+    """Messages of user and assistant in turn."""
+    return [{"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(turns)]
+
+
+CALL = {
+    "id": "abcdef123",
+    "type": "function",
+    "function": {"name": "get_weather", "arguments": {"city": 'Paris "x" ü'}},
+}
+CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
+    "single": say("What is 2+2?", "It is 4."),
+    "multi": say("Hi", "Hello!", "How are you?", "Fine.", "ok", "Good."),
+    "system": [{"role": "system", "content": "Be brief."}, *say("Hi", "Hello!", "More", "Again!")],
+    "white": say("  spaced  \n", "\n  indented\n\ntext  \n", "quux", " y"),
+    "unicode": say("Grüße 🌍 你好", "héllo 😀👨‍👩‍👧 你好，世界"),
+    "same": say("same", "same", "same", "same"),
+    "reasoning": [
+        {"role": "user", "content": "2+2?"},
+        {"role": "assistant", "reasoning_content": "Adding two.", "content": "Four."},
+        {"role": "user", "content": "3+3?"},
+        {"role": "assistant", "reasoning_content": "Adding three.", "content": "Six."},
+    ],
+    "tools": [
+        {"role": "user", "content": "Weather in Paris?"},
+        {"role": "assistant", "content": "", "tool_calls": [CALL]},
+        {"role": "tool", "name": "get_weather", "tool_call_id": "abcdef123", "content": '{"temp": 20}'},
+        {"role": "assistant", "content": "It is 20 degrees."},
+    ],
+}
+EOS = ("<|im_end|>", "<|eot_id|>", "<|END_OF_TURN_TOKEN|>", "<｜end▁of▁sentence｜>")
+
+
+@cache
+def gguf_tokenizer(name: str) -> Any:
+    """A real vocabulary from the shared folder, with the control tokens of the whole collection added."""
+    if SHARED is None or not (SHARED / "vocab").is_dir():
+        pytest.skip("no shared folder with vocabularies here")
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(SHARED / "vocab", gguf_file=f"ggml-vocab-{name}.gguf")
+    control = {token for path in TEMPLATES + MASKS for token in CONTROL.findall(path.read_text(encoding="utf-8"))}
+    tokenizer.add_special_tokens({"additional_special_tokens": sorted(control | {"<s>", "</s>", *EOS})})
+    return tokenizer
+
+
+def tokenizer_for(path: Path, name: str = "gpt-2") -> Any:
+    """The shared tokenizer, set to one template of the collection."""
+    tokenizer = gguf_tokenizer(name)
+    tokenizer.chat_template = text = path.read_text(encoding="utf-8")
+    tokenizer.bos_token, tokenizer.eos_token = "<s>", next((token for token in EOS if token in text), "</s>")
+    return tokenizer
+
+
+def trained_texts(sample: Any, tokenizer: Any) -> list[str]:
+    """The trained stretches of a sample, as text."""
+    from swift.templates import trained_spans
+
+    return [text for text, trained in trained_spans(sample, tokenizer) if trained]

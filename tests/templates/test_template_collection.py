@@ -1,0 +1,94 @@
+"""Every template of the collection, every conversation: the model's own render, and a mask that is exact."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from swift.errors import SwiftError
+from swift.rows import IGNORE
+from swift.templates import Template
+from tests.templates.cases import CONVERSATIONS, TEMPLATES, TOOLS, tokenizer_for, trained_texts
+
+pytestmark = pytest.mark.skipif(not TEMPLATES, reason="no shared folder with chat templates here")
+
+
+@pytest.fixture(scope="module", params=TEMPLATES, ids=lambda path: path.stem)
+def template(request: pytest.FixtureRequest) -> Template:
+    return Template(tokenizer_for(request.param))
+
+
+def reference(template: Template, messages: Any, tools: Any, **options: Any) -> str | None:
+    try:
+        return template.tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, **options)
+    except Exception:
+        return None
+
+
+def prompts(template: Template, messages: Any, tools: Any) -> list[list[int]]:
+    """What a server may send, with the reasoning switch left alone, off and on."""
+    texts = [
+        reference(template, messages, tools, add_generation_prompt=True, **switch)
+        for switch in ({}, dict.fromkeys(("enable_thinking", "thinking"), False),
+                       dict.fromkeys(("enable_thinking", "thinking"), True))
+    ]  # fmt: skip
+    return [template.tokenizer(text, add_special_tokens=False).input_ids for text in texts if text is not None]
+
+
+@pytest.mark.parametrize("name", CONVERSATIONS)
+def test_render_and_mask(template: Template, name: str) -> None:
+    messages, tools = CONVERSATIONS[name], TOOLS if name == "tools" else None
+    expected = reference(template, messages, tools)
+    row: Any = {"messages": messages, "tools": tools} if tools else {"messages": messages}
+    if expected is None:
+        with pytest.raises(SwiftError):
+            template.encode(row)
+        return
+    assert template.render(messages, tools) == expected
+    template.notes.clear()
+    try:
+        samples = template.encode(row)
+    except SwiftError as error:
+        assert name == "tools" and re.search("drops the tool calls|refuses", error.what), error
+        return
+    assert not template.notes["renders whose provenance was found by search"]
+    turns = [at for at, message in enumerate(messages) if message["role"] == "assistant"]
+    seen = [text for sample in samples for text in trained_texts(sample, template.tokenizer)]
+    assert len(seen) == len(turns)
+    stops = (template._turns.text_ending.stop, template._turns.tool_ending.stop)
+    for at, text in zip(turns, seen, strict=True):
+        assert text.endswith(stops)
+        assert messages[at]["content"].strip() in text
+        others = [m["content"].strip() for k, m in enumerate(messages) if k != at and m["content"].strip()]
+        assert not [other for other in others if other in text and other not in messages[at]["content"]]
+    for sample in samples:
+        ids, labels = sample.input_ids.tolist(), sample.labels.tolist()
+        starts = [k for k, label in enumerate(labels) if label != IGNORE and (k == 0 or labels[k - 1] == IGNORE)]
+        last = [at for at in turns if ids[: starts[-1]] in prompts(template, messages[:at], tools)]
+        assert last, "what stands before the trained tokens is what the server sends"
+    if len(samples) == 1 and not any("served prompt" in note for note in template.notes):
+        text = template.tokenizer.decode(samples[0].input_ids)
+        assert text == expected or text.startswith(expected.rstrip()) or switched(template, messages, tools, text)
+
+
+def switched(template: Template, messages: Any, tools: Any, text: str) -> bool:
+    """A turn that is served with the reasoning switch on or off is rendered with it too."""
+    values = (dict.fromkeys(("enable_thinking", "thinking"), value) for value in (False, True))
+    return text in [reference(template, messages, tools, **value) for value in values]
+
+
+def test_ids_are_the_tokenizers_own(template: Template) -> None:
+    """The ids of the render in one piece; where a token would span prompt and answer, the prompt's ids come first."""
+    messages = CONVERSATIONS["single"]
+    text = reference(template, messages, None)
+    if text is None:
+        pytest.skip("the template refuses a plain question")
+    (sample,) = template.encode({"messages": messages})  # type: ignore[typeddict-item]
+    if template.tokenizer.decode(sample.input_ids) == text:
+        ids = template.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
+        prompt = template.prompt(messages[:1])
+        assert (
+            sample.input_ids.tolist() == ids or sample.input_ids[: len(prompt)].tolist() == prompt != ids[: len(prompt)]
+        )

@@ -1,0 +1,123 @@
+"""Runs that are killed or interrupted, as processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from swift.train.folders import is_whole, latest_checkpoint
+
+REPOSITORY = Path(__file__).parents[2]
+
+SLOW_STEP = """
+import time
+from transformers import TrainerCallback
+from swift.train import callback
+
+@callback("slow")
+class Slow(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        time.sleep(0.3)
+"""
+
+KILLED_IN_SAVE = """
+import os, signal
+from transformers import TrainerCallback
+from swift.train import callback
+import swift.train.trainer as trainer
+
+@callback("killed")
+class Killed(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 3:
+            trainer.SwiftTrainer._save_rng_state = lambda self, folder: os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def start(base: Path, rows: Path, tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    """`start("--max_steps 5")`: the command line in a process of its own."""
+
+    def run(options: str, **environment: str) -> subprocess.Popen[str]:
+        command = f"""sft --model {base} --dataset {rows} --output_dir {tmp_path / "run"} --add_version false
+            --logging_steps 1 --report_to none --torch_dtype float32 --learning_rate 1e-2 --use_cpu true
+            --per_device_train_batch_size 2 --gradient_accumulation_steps 1 {options}"""
+        return subprocess.Popen(
+            [sys.executable, "-m", "swift", *command.split()],
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return run
+
+
+def log_of(folder: Path) -> dict[int, float]:
+    lines = (json.loads(line) for line in (folder / "logging.jsonl").read_text().splitlines())
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+
+def wait_for_step(folder: Path, step: int, seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if (folder / "logging.jsonl").is_file() and max(log_of(folder), default=0) >= step:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"step {step} was not reached")
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "processes"),
+    [(signal.SIGINT, 130, "1"), (signal.SIGTERM, 143, "1"), (signal.SIGINT, 130, "2"), (signal.SIGTERM, 143, "2")],
+)
+def test_an_interrupt_saves_and_says_how_to_go_on(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path, number: int, status: int, processes: str
+) -> None:
+    plugin = tmp_path / "slow.py"
+    plugin.write_text(SLOW_STEP)
+    slow = f"--external_plugins {plugin} --callbacks slow"
+    run = start(f"--max_steps 100 {slow}", NPROC_PER_NODE=processes)
+    wait_for_step(tmp_path / "run", 2)
+    run.send_signal(number)
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == status, errors
+    checkpoint = latest_checkpoint(tmp_path / "run")
+    assert checkpoint is not None
+    assert f"--resume_from_checkpoint {checkpoint}" in errors
+    step = int(checkpoint.name.rpartition("-")[2])
+    assert 2 <= step < 100
+    assert "Traceback" not in errors
+    goes_on = start(f"--max_steps {step + 1} {slow} --resume_from_checkpoint latest", NPROC_PER_NODE=processes)
+    _, errors = goes_on.communicate(timeout=60)
+    assert goes_on.returncode == 0, errors
+    assert sorted(log_of(tmp_path / "run")) == list(range(1, step + 2))
+
+
+def test_killed_in_the_middle_of_a_save(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+    plugin = tmp_path / "killed.py"
+    plugin.write_text(KILLED_IN_SAVE)
+    run = start(f"--max_steps 6 --save_steps 2 --external_plugins {plugin} --callbacks killed")
+    run.communicate(timeout=60)
+    assert run.returncode == -signal.SIGKILL
+    folder = tmp_path / "run"
+    left = sorted(path.name for path in folder.iterdir() if "checkpoint" in path.name)
+    assert "checkpoint-2" in left
+    assert "checkpoint-4" not in left
+    assert any(name.startswith(".checkpoint-4") for name in left), "the save was not reached"
+    assert latest_checkpoint(folder) == folder / "checkpoint-2"
+    goes_on = start("--max_steps 6 --save_steps 2 --resume_from_checkpoint latest")
+    _, errors = goes_on.communicate(timeout=60)
+    assert goes_on.returncode == 0, errors
+    assert is_whole(folder / "checkpoint-6")
+    assert not any(path.name.startswith(".checkpoint") for path in folder.iterdir())
+    assert sorted(log_of(folder)) == [1, 2, 3, 4, 5, 6]
