@@ -2,6 +2,7 @@
 
 - RoPE in config.json: 4 reads `rope_theta` and `rope_scaling`, 5 writes only `rope_parameters`
   (`heal_config`, `portable_config`).
+- number of experts: 5 writes `num_local_experts` where 4 reads `num_experts` (the same two functions).
 - dtype in config.json: 5 writes only `dtype`; tools before 4.56 read only `torch_dtype` (`portable_config`).
 - the class of a fast tokenizer: 5 writes `TokenizersBackend`, which 4 does not have
   (`tokenizer_loader`, `portable_tokenizer_config`).
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 _PORTABLE_TOKENIZER = "PreTrainedTokenizerFast"
+# Kinds of RoPE scaling that transformers 4.57 has; newer ones would be misread there.
+_ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
 _NEW_TOKENIZERS = ("TokenizersBackend",)
 
 
@@ -39,15 +42,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def heal_config(config: PretrainedConfig, raw: dict[str, Any]) -> PretrainedConfig:
-    """Gives `config`, read by transformers 4 from what transformers 5 wrote (`raw`), the RoPE that it means.
+    """Gives `config`, read by transformers 4 from what transformers 5 wrote (`raw`), the values that it means.
 
     Transformers 4 ignores `rope_parameters` and takes its default `rope_theta`, without a warning. Nested configs
     (`text_config` …) are treated alike. A no-op under transformers 5.
     """
     if transformers_major() >= 5:
         return config
-    legacy = _legacy_rope(raw)
-    for key, value in legacy.items():
+    for key, value in _legacy_keys(raw).items():
         setattr(config, key, value)
     for key, value in raw.items():
         inner = getattr(config, key, None)
@@ -56,27 +58,32 @@ def heal_config(config: PretrainedConfig, raw: dict[str, Any]) -> PretrainedConf
     return config
 
 
-def _legacy_rope(raw: dict[str, Any]) -> dict[str, Any]:
-    """`rope_theta` and `rope_scaling` as transformers 4 names them, for a config that has only `rope_parameters`.
+def _legacy_keys(raw: dict[str, Any]) -> dict[str, Any]:
+    """The keys that transformers 4 reads, for a config that has only what 5 writes in their place.
 
-    Configs with one set of parameters per layer type have no form in transformers 4 that fits all models: left alone.
+    RoPE with one set of parameters per layer type has no form in transformers 4 that fits all models: left alone.
     """
+    legacy: dict[str, Any] = {}
+    if "num_local_experts" in raw and "num_experts" not in raw:
+        legacy["num_experts"] = raw["num_local_experts"]
     rope = raw.get("rope_parameters")
     if not isinstance(rope, dict) or "rope_theta" in raw or "rope_theta" not in rope:
-        return {}
-    legacy: dict[str, Any] = {"rope_theta": rope["rope_theta"]}
+        return legacy
+    if rope.get("rope_type", "default") not in _ROPE_TYPES:
+        return legacy
+    legacy["rope_theta"] = rope["rope_theta"]
     if "partial_rotary_factor" in rope and "partial_rotary_factor" not in raw:
         legacy["partial_rotary_factor"] = rope["partial_rotary_factor"]
-    if rope.get("rope_type", "default") != "default":
-        known = ("rope_theta", "partial_rotary_factor")
-        legacy["rope_scaling"] = {key: value for key, value in rope.items() if key not in known}
+    scaling = {key: value for key, value in rope.items() if key not in ("rope_theta", "partial_rotary_factor")}
+    if scaling.get("rope_type", "default") != "default" or len(scaling) > 1:
+        legacy["rope_scaling"] = scaling
     return legacy
 
 
 def portable_config(raw: dict[str, Any]) -> dict[str, Any]:
     """config.json's content with the keys that either generation of transformers looks for; nothing is taken out."""
     portable = {key: portable_config(value) if isinstance(value, dict) else value for key, value in raw.items()}
-    portable.update(_legacy_rope(raw))
+    portable.update(_legacy_keys(raw))
     dtype = raw.get("dtype", raw.get("torch_dtype"))
     if isinstance(dtype, str):
         portable["dtype"] = portable["torch_dtype"] = dtype

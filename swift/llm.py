@@ -56,11 +56,11 @@ def sft_main(args: SftConfig | Sequence[str]) -> SftResult:
     return sft(args if isinstance(args, SftConfig) else read_arguments(SftConfig, args))
 
 
-def infer_main(args: InferConfig | Sequence[str]) -> Any:
+def infer_main(args: InferConfig | Sequence[str]) -> int:
     """Infer with `InferArguments(...)` or the words of a command line."""
-    from swift.infer.run import infer
+    from swift.infer.run import main
 
-    return infer(args if isinstance(args, InferConfig) else read_arguments(InferConfig, args))
+    return main(args if isinstance(args, InferConfig) else read_arguments(InferConfig, args))
 
 
 def get_model_tokenizer(model: str, torch_dtype: Any = None, **options: Any) -> tuple[Any, Any]:

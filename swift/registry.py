@@ -40,14 +40,23 @@ class Registry(Generic[T]):
         Raises:
             SwiftError: there is none; it lists those there are.
         """
-        if name not in self._parts and name in self._builtin:
-            import_module(self._builtin[name])
+        self.check(name)
         if name not in self._parts:
+            import_module(self._builtin[name])
+        return self._parts[name]
+
+    def check(self, name: str) -> None:
+        """Stop where there is no part of that name, without importing any.
+
+        Raises:
+            SwiftError: it lists those there are.
+        """
+        if name not in self:
+            there = f"choose one of: {', '.join(self)}; or " if list(self) else ""
             raise SwiftError(
                 f"--{self.option} {name}: there is no such {self.kind}",
-                fix=f"choose one of: {', '.join(self)}; or register your own with --external_plugins",
+                fix=f"{there}register your own with --external_plugins",
             )
-        return self._parts[name]
 
     def __contains__(self, name: str) -> bool:
         return name in self._parts or name in self._builtin

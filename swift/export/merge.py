@@ -5,21 +5,18 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swift.config.commands import MergeConfig
 from swift.config.model import ModelConfig
-from swift.config.template import TemplateConfig
-from swift.engines.source import ModelSource, choose_template, find_source
+from swift.engines.source import ModelSource, find_source
 from swift.errors import SwiftError
 from swift.plugins import load_plugins
 
 if TYPE_CHECKING:
     import torch
-
-    from swift.templates import Template
 
 RECORD_FILES = ("config.yaml", "template.json")
 QUESTIONS = ("What is the capital of France?", "Write one sentence about the sea.")
@@ -27,9 +24,28 @@ ANSWER_TOKENS = 8
 TOLERANCE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
 """Largest distance of the merged model's logits from the adapter's, as a share of the logits' standard deviation.
 
-The adapter computes in float32 for the proof; the merged weights are rounded once, to their dtype. Rounding errors of
-the 135M demo model are 0.02 in bfloat16; a wrong or missing adapter moves logits by far more.
+Both sides compute in float32, so that only the rounding of the merged weights to their dtype is in it.
 """
+
+
+@dataclass
+class Proof:
+    """What the merged model must give.
+
+    Attributes:
+        ids: a prompt with the adapter's greedy answer behind it.
+        without: logits float32[tokens, vocabulary] of the model without its last adapter.
+        wanted: the same with it.
+    """
+
+    ids: list[int]
+    without: torch.Tensor
+    wanted: torch.Tensor
+
+    @property
+    def effect(self) -> float:
+        """How far the adapter moves the logits, as a share of their standard deviation."""
+        return _distance(self.without, self.wanted)
 
 
 def main(config: MergeConfig) -> int:
@@ -80,7 +96,7 @@ def merge_lora(
             model answers otherwise than the adapters do; then nothing is left behind.
     """
     from swift.hub.atomic import atomic_folder
-    from swift.models import load_model
+    from swift.models import load_tokenizer
     from swift.models.save import save_pretrained
 
     names = [adapters] if isinstance(adapters, str) else list(adapters)
@@ -90,14 +106,13 @@ def merge_lora(
     source = find_source(config)
     output = Path(output_dir) if output_dir else source.adapters[-1].with_name(f"{source.adapters[-1].name}-merged")
     check_output(output, source, exist_ok)
-    template = choose_template(source, TemplateConfig(), config)
-    loaded = load_model(source.path, dtype="auto" if config.torch_dtype is None else config.torch_dtype, **_how(config))
-    dtype = loaded.dtype
-    refuse_quantized(loaded.model)
-    model = loaded.model.float()
-    prompts = [template.prompt([{"role": "user", "content": text}]) for text in QUESTIONS]
-    wanted, model = merge_in_order(model, source.adapters, prompts)
-    model.to(dtype)
+    tokenizer = load_tokenizer(source.tokenizer_folder, config.trust_remote_code)
+    model = load_base(source, config)
+    dtypes = {name: weight.dtype for name, weight in model.named_parameters()}
+    proofs, model = merge_in_order(model.float(), source.adapters, [tokenizer.encode(text) for text in QUESTIONS])
+    for name, weight in model.named_parameters():
+        weight.data = weight.data.to(dtypes.get(name, model.dtype))
+    dtype = model.dtype
     with atomic_folder(output) as folder:
         save_pretrained(
             model,
@@ -106,11 +121,34 @@ def merge_lora(
             max_shard_size=max_shard_size,
             safe_serialization=safe_serialization,
         )
-        copy_records(source, template, folder)
-        del model, loaded
-        prove(folder, wanted, dtype, config)
-    print(f"merged {', '.join(names)} into {source.base}: {output}", file=sys.stderr)
+        del model
+        copy_records(source, folder)
+        off = prove(folder, proofs, dtype, config)
+    report(output, source, proofs, off, dtype)
     return output
+
+
+def load_base(source: ModelSource, config: ModelConfig) -> Any:
+    """The base model in the dtype of its files, on the CPU unless the user says otherwise: memory is widest there.
+
+    Raises:
+        SwiftError: its weights are quantized: rounding the sums again would lose the tune.
+    """
+    from swift.models import load_model
+    from swift.models.weights import stored_dtype
+
+    quantized = bool(source.config.get("quantization_config"))
+    if not quantized:
+        dtype = config.torch_dtype or stored_dtype(source.path) or "auto"
+        model = load_model(source.path, dtype=dtype, **_how(config)).model
+        quantized = bool(getattr(model, "is_quantized", False))
+    if quantized:
+        raise SwiftError(
+            f"the base model {source.base} is quantized: an adapter cannot be merged into it without loss",
+            where="--model",
+            fix="give the base model in its own dtype as --model",
+        )
+    return model
 
 
 def check_output(output: Path, source: ModelSource, exist_ok: bool) -> None:
@@ -127,56 +165,40 @@ def check_output(output: Path, source: ModelSource, exist_ok: bool) -> None:
         raise SwiftError(f"--output_dir {output} is a file", fix="name a folder")
 
 
-def refuse_quantized(model: Any) -> None:
-    """Stop where the base's weights are quantized: rounding the sum again would lose the tune.
-
-    Raises:
-        SwiftError: they are.
-    """
-    if getattr(model, "is_quantized", False) or getattr(model.config, "quantization_config", None):
-        raise SwiftError(
-            "the base model is quantized: an adapter cannot be merged into it without loss",
-            where="--model",
-            fix="give the base model in its own dtype as --model",
-        )
-
-
-def merge_in_order(
-    model: Any, adapters: Sequence[Path], prompts: list[list[int]]
-) -> tuple[list[tuple[list[int], torch.Tensor]], Any]:
-    """Merge each adapter into the float32 model.
-
-    Returns:
-        For each prompt its ids with a greedy answer behind them and their logits float32[tokens, vocabulary], from
-        the last adapter before it was merged; and the merged model.
-    """
+def merge_in_order(model: Any, adapters: Sequence[Path], prompts: Sequence[list[int]]) -> tuple[list[Proof], Any]:
+    """Merge each adapter into the float32 model; what the merged one must give, and the merged model."""
     from swift.engines.adapters import add_adapters
 
-    wanted: list[tuple[list[int], torch.Tensor]] = []
+    proofs: list[Proof] = []
     for adapter in adapters:
         model = add_adapters(model, [adapter])
-        if adapter is adapters[-1]:
-            wanted = [answer_logits(model.get_base_model(), prompt) for prompt in prompts]
+        if adapter == adapters[-1]:
+            answers = [greedy_answer(model, prompt) for prompt in prompts]
+            with model.disable_adapter():
+                before = [logits_of(model, ids) for ids in answers]
+            proofs = [Proof(ids, logits, logits_of(model, ids)) for ids, logits in zip(answers, before, strict=True)]
         model = model.merge_and_unload(safe_merge=True)
-    return wanted, model
+    return proofs, model
 
 
-def answer_logits(model: Any, prompt: list[int]) -> tuple[list[int], torch.Tensor]:
-    """The prompt with a short greedy answer, and the logits of all of it."""
+def greedy_answer(model: Any, prompt: Sequence[int]) -> list[int]:
+    """The prompt with a short greedy answer behind it."""
+    ids = list(prompt)
+    for _ in range(ANSWER_TOKENS):
+        ids.append(int(logits_of(model, ids)[-1].argmax()))
+    return ids
+
+
+def logits_of(model: Any, ids: list[int]) -> torch.Tensor:
+    """Logits float32[tokens, vocabulary] of one sequence, on the CPU."""
     import torch
 
-    ids = list(prompt)
     with torch.inference_mode():
-        for _ in range(ANSWER_TOKENS):
-            logits = model(input_ids=torch.tensor([ids], device=model.device)).logits[0]
-            ids.append(int(logits[-1].argmax()))
-    return ids[:-1], logits.float().cpu()
+        return model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0].float().cpu()
 
 
-def copy_records(source: ModelSource, template: Template, folder: Path) -> None:
+def copy_records(source: ModelSource, folder: Path) -> None:
     """What a later `swift infer` reads: the run's options, the template, and a tokenizer that training changed."""
-    import json
-
     from swift.models.save import save_tokenizer
 
     if source.tokenizer_folder != source.path:
@@ -185,41 +207,50 @@ def copy_records(source: ModelSource, template: Template, folder: Path) -> None:
         for place in (source.path, *source.adapters):
             if (place / name).is_file():
                 shutil.copyfile(place / name, folder / name)
-    if not (folder / "template.json").is_file() and template.chat_template is not None:
-        text = json.dumps(template.to_dict(), indent=2, ensure_ascii=False)
-        (folder / "template.json").write_text(text + "\n", encoding="utf-8")
 
 
-def prove(folder: Path, wanted: list[tuple[list[int], torch.Tensor]], dtype: torch.dtype, config: ModelConfig) -> None:
-    """Load the merged model from its folder and compare it with what the adapters gave.
+def prove(folder: Path, proofs: Sequence[Proof], dtype: torch.dtype, config: ModelConfig) -> float:
+    """Load the merged model from its folder, compare it with what the adapters gave, and give the largest distance.
 
     Raises:
         SwiftError: its logits differ by more than the rounding of its dtype.
     """
-    import torch
-
     from swift.models import load_model
 
-    # In float32, so that only the rounding of the merged weights is measured and not that of the arithmetic.
     model = load_model(folder, dtype="float32", **_how(config)).model
+    off = max(_distance(logits_of(model, proof.ids), proof.wanted) for proof in proofs)
     allowed = TOLERANCE.get(str(dtype).removeprefix("torch."), TOLERANCE["bfloat16"])
-    for ids, logits in wanted:
-        with torch.inference_mode():
-            got = model(input_ids=torch.tensor([ids], device=model.device)).logits[0].float().cpu()
-        distance = float((got - logits).pow(2).mean().sqrt() / logits.std())
-        if not distance <= allowed:
-            raise SwiftError(
-                f"the merged model does not answer as the adapter does: its logits are off by {distance:.2g} of their "
-                f"standard deviation, {allowed:g} is what {dtype} may round; nothing was written",
-                where="--adapters",
-                fix="keep the adapter beside its base, or merge with --torch_dtype float32",
-            )
+    # Written so that a NaN fails too.
+    if not off <= allowed:
+        raise SwiftError(
+            f"the merged model does not answer as the adapter does: its logits are off by {off:.2g} of their standard "
+            f"deviation, and rounding to {dtype} explains {allowed:g}; nothing was written",
+            where="--adapters",
+            fix="keep the adapter beside its base, or merge with --torch_dtype float32",
+        )
+    return off
+
+
+def report(output: Path, source: ModelSource, proofs: Sequence[Proof], off: float, dtype: torch.dtype) -> None:
+    """Say what was merged and how far off it is, and warn where rounding swallowed the tune."""
+    effect = max(proof.effect for proof in proofs)
+    print(f"merged {', '.join(map(str, source.adapters))} into {source.base} ({dtype}): {output}", file=sys.stderr)
+    print(f"logits: the adapter moves them by {effect:.2g} of their deviation, merging by {off:.2g}", file=sys.stderr)
+    if off > effect / 2:
+        print(
+            f"warning: rounding to {dtype} undoes a good part of what was trained; --torch_dtype float32 keeps it",
+            file=sys.stderr,
+        )
+
+
+def _distance(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one - other).pow(2).mean().sqrt() / other.std())
 
 
 def _how(config: ModelConfig) -> dict[str, Any]:
     return {
         "attn_impl": config.attn_impl,
-        "device_map": config.device_map,
+        "device_map": config.device_map or "cpu",
         "trust_remote_code": config.trust_remote_code,
         "model_kwargs": config.model_kwargs,
     }

@@ -42,6 +42,7 @@ def download(
         )
     from modelscope import snapshot_download
 
+    token = token or os.environ.get("MODELSCOPE_API_TOKEN")  # older releases do not read it for downloads
     arguments: dict[str, Any] = {"revision": revision, "repo_type": kind, **_token_argument(snapshot_download, token)}
     try:
         skip = _skip(repo, revision, token, weights) if kind == "model" else None

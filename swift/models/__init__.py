@@ -4,5 +4,15 @@ from __future__ import annotations
 
 from swift.models.devices import DeviceInfo, describe_devices
 from swift.models.load import LoadedModel, load_config, load_model, load_tokenizer
+from swift.models.save import save_pretrained, save_tokenizer
 
-__all__ = ["DeviceInfo", "LoadedModel", "describe_devices", "load_config", "load_model", "load_tokenizer"]
+__all__ = [
+    "DeviceInfo",
+    "LoadedModel",
+    "describe_devices",
+    "load_config",
+    "load_model",
+    "load_tokenizer",
+    "save_pretrained",
+    "save_tokenizer",
+]

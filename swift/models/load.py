@@ -125,7 +125,7 @@ def load_model(
     choice, device, attn, reasons = loading.dtype, loading.device, loading.attn, loading.reasons
     if attn is not None:
         extra["attn_implementation"] = attn
-    if device_map is None and device.type in ("cuda", "npu") and not _zero3():
+    if device_map is None and device.type != "cpu" and not _zero3():
         device_map = {"": str(device)}
     with _readable_errors(folder, device):
         model, info = loading.loader.from_pretrained(
@@ -137,8 +137,6 @@ def load_model(
             output_loading_info=True,
             **extra,
         )
-        if device_map is None and device.type == "mps":
-            model.to(device)
     _check_loading(info, folder, reasons)
     model.train(for_training)
     in_use = getattr(model.config, "_attn_implementation", None) or "eager"

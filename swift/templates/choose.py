@@ -24,7 +24,7 @@ def choose_template(
         "enable_thinking": config.enable_thinking,
         "chat_template_kwargs": config.chat_template_kwargs,
     }
-    given = {name: value for name, value in options.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     if config.chat_template:
         template = load_template(tokenizer, config.chat_template, **given)
         decisions.add("template", config.chat_template, "flag", "--chat_template")

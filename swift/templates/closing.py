@@ -114,6 +114,15 @@ def tool_ending(renderer: Renderer, control: re.Pattern[str], text: Ending) -> E
     return ending
 
 
+def takes_calls(renderer: Renderer) -> bool:
+    """Whether the template writes the tool calls of an assistant's turn."""
+    try:
+        text = renderer.traced([_user(), {"role": "assistant", "content": "", "tool_calls": [CALL]}], [TOOL])
+    except SwiftError:
+        return False
+    return last_of(text, 1) >= 0
+
+
 def _user() -> dict[str, Any]:
     return {"role": "user", "content": USER}
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from swift.errors import SwiftError
+from swift.templates.parsing import parse_calls
 from swift.templates.provenance import Traced, TracedDict, origin_of
 
 ROLES = ("system", "user", "assistant", "tool", "developer", "function", "ipython")
@@ -15,6 +16,7 @@ OURS = ("loss", "weight")
 """Keys of a message that belong to training and that no template sees."""
 
 THINK = re.compile(r"\s*<think>\n?(.*?)\n?</think>\n*", re.DOTALL)
+THOUGHT = re.compile(r"\s*(?:<think>)?\n?(.*?)\n?</think>\n*", re.DOTALL)
 
 
 def check(messages: Any, where: str | None) -> None:
@@ -148,15 +150,29 @@ def text_of(message: Any) -> str:
     return content or ""
 
 
-def split_reasoning(message: dict[str, Any]) -> dict[str, Any]:
-    """Move a `<think>` block at the start of an assistant's text into `reasoning_content`."""
+def split_reasoning(message: dict[str, Any], *, opened: bool) -> dict[str, Any]:
+    """Move a `<think>` block at the start of an assistant's text into `reasoning_content`.
+
+    Args:
+        message: any message.
+        opened: the opening tag may be missing, as in texts generated behind a prompt that holds it.
+    """
     content = message.get("content")
     if message.get("role") != "assistant" or message.get("reasoning_content") or not isinstance(content, str):
         return message
-    found = THINK.match(content)
+    found = (THOUGHT if opened else THINK).match(content)
     if not found or not found[1].strip():
         return message
-    return {**message, "reasoning_content": found[1], "content": content[found.end() :]}
+    return {**message, "reasoning_content": found[1], "thinking": found[1], "content": content[found.end() :]}
+
+
+def split_calls(message: dict[str, Any]) -> dict[str, Any]:
+    """Move `<tool_call>` blocks with JSON inside, in an assistant's text, into `tool_calls`."""
+    content = message.get("content")
+    if message.get("role") != "assistant" or message.get("tool_calls") or not isinstance(content, str):
+        return message
+    parsed = parse_calls(content)
+    return {**message, **parsed} if parsed.get("tool_calls") else message
 
 
 def shape_of(messages: Sequence[dict[str, Any]]) -> tuple[Any, ...]:

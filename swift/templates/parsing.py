@@ -23,6 +23,11 @@ def parse_text(text: str) -> Message:
         if thought[1].strip():
             message["reasoning_content"] = thought[1].strip("\n")
         text = text[thought.end() :]
+    return {**message, **parse_calls(text)}
+
+
+def parse_calls(text: str) -> Message:
+    """Split text into content and the calls of its `<tool_call>` blocks."""
     calls: list[dict[str, Any]] = []
 
     def take(match: re.Match[str]) -> str:
@@ -32,7 +37,7 @@ def parse_text(text: str) -> Message:
         calls.append(call)
         return ""
 
-    message["content"] = CALL.sub(take, text)
+    message: Message = {"content": CALL.sub(take, text)}
     if calls:
         message["tool_calls"] = calls
     return message

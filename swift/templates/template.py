@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 from swift.errors import SwiftError
 from swift.rows import IGNORE, EncodedRow, Message, Row, Source
 from swift.templates import messages as checks
-from swift.templates.closing import TOOL, USER
+from swift.templates.closing import REASONING, TOOL, USER
 from swift.templates.environment import ChatTemplate
 from swift.templates.parsing import parse_text
 from swift.templates.provenance import LITERAL, Traced, origin_of
@@ -76,7 +76,7 @@ class Template:
         options = ServingOptions(off, response_prefix or "", str(tokenizer.eos_token or ""))
         self._turns = Turns(self, self._encoder.pattern, self.notes, options)
         self._skeletons = Skeletons()
-        self._renders: OrderedDict[str, bool] = OrderedDict()
+        self._shows: dict[bool, tuple[bool, bool]] = {}
         self._select(None)
 
     # What a checkpoint records
@@ -240,8 +240,7 @@ class Template:
                 where=where,
                 fix="take the row out, or give one of its turns a loss",
             )
-        if self._reads_reasoning(row.get("tools")):
-            conversation = checks.served([checks.split_reasoning(message) for message in conversation])
+        conversation = self._parse_tags(conversation, row.get("tools"))
         weights = {at: float(given[at]["weight"]) for at in wanted if given[at].get("weight") is not None}
         samples = self._samples(conversation, row.get("tools"), wanted)
         return [encoded for sample in samples for encoded in self._tokenise(sample, weights, source)]
@@ -321,24 +320,41 @@ class Template:
 
     # What the template can do, and the way back
 
-    def _reads_reasoning(self, tools: Any) -> bool:
-        key = "tools" if tools else ""
-        if key not in self._renders:
-            turn = {"role": "assistant", "content": "a", "reasoning_content": "b", "thinking": "b"}
-            try:
-                text = self.traced([{"role": "user", "content": USER}, turn], [TOOL] if tools else None)
-                self._renders[key] = origin_of(1, "reasoning_content") in text.origins
-            except SwiftError:
-                self._renders[key] = False
-        return self._renders[key]
+    def _parse_tags(self, conversation: list[dict[str, Any]], tools: Any) -> list[dict[str, Any]]:
+        """Reasoning and tool calls written out in an assistant's text, as fields, where the template needs them so."""
+        reads, keeps = self._reasoning(bool(tools))
+        if reads or not keeps:
+            conversation = [checks.split_reasoning(message, opened=not keeps) for message in conversation]
+        if "<tool_call>" in self._encoder.control and self._turns.takes_calls:
+            conversation = [checks.split_calls(message) for message in conversation]
+        return conversation
+
+    def _reasoning(self, tools: bool) -> tuple[bool, bool]:
+        """Whether the template shows `reasoning_content`, and whether it keeps a think block written in the text."""
+        if tools not in self._shows:
+            field = {"role": "assistant", "content": "a", "reasoning_content": REASONING, "thinking": REASONING}
+            inline = {"role": "assistant", "content": f"<think>\n{REASONING}\n</think>\n\na"}
+            shown = []
+            for turn in (field, inline):
+                try:
+                    text = self.plain(
+                        [{"role": "user", "content": USER}, turn], [TOOL] if tools else None, prompt=False
+                    )
+                except SwiftError:
+                    text = REASONING if turn is inline else ""
+                shown.append(REASONING in text)
+            self._shows[tools] = (shown[0], shown[1])
+        return self._shows[tools]
+
+    @property
+    def stop_texts(self) -> list[str]:
+        """The text that ends a turn of text, and that which ends a turn of tool calls where it is another."""
+        return list(dict.fromkeys((self._turns.text_ending.stop, self._turns.tool_ending.stop)))
 
     @property
     def stop_token_ids(self) -> list[int]:
         """What ends a generated turn: what the template closes turns with, and the tokenizer's end of sequence."""
-        texts = [self._turns.text_ending.stop]
-        if self._turns.tool_ending.stop not in texts:
-            texts.append(self._turns.tool_ending.stop)
-        ids = [self.tokenizer.convert_tokens_to_ids(text.strip() or text) for text in texts]
+        ids = [self.tokenizer.convert_tokens_to_ids(text.strip() or text) for text in self.stop_texts]
         ids = [token for token in ids if token is not None and token != self.tokenizer.unk_token_id]
         if self.tokenizer.eos_token_id is not None:
             ids.append(self.tokenizer.eos_token_id)
@@ -346,7 +362,7 @@ class Template:
 
     def parse(self, text: str) -> Message:
         """The message that a generated text stands for: reasoning, content and tool calls."""
-        for stop in (self._turns.text_ending.stop, self._turns.tool_ending.stop):
+        for stop in self.stop_texts:
             text = text.removesuffix(stop)
         return parse_text(text)
 

@@ -14,7 +14,16 @@ from functools import cached_property
 from typing import Any
 
 from swift.errors import SwiftError
-from swift.templates.closing import Ending, Renderer, last_of, reasoning_close, shared_start, text_ending, tool_ending
+from swift.templates.closing import (
+    Ending,
+    Renderer,
+    last_of,
+    reasoning_close,
+    shared_start,
+    takes_calls,
+    text_ending,
+    tool_ending,
+)
 from swift.templates.messages import text_of
 from swift.templates.provenance import LITERAL, Traced, origin_of, origins_of
 
@@ -94,6 +103,11 @@ class Turns:
     def tool_ending(self) -> Ending:
         """How a turn that calls tools ends."""
         return tool_ending(self.renderer, self.control, self.text_ending)
+
+    @cached_property
+    def takes_calls(self) -> bool:
+        """Whether the template writes tool calls."""
+        return takes_calls(self.renderer)
 
     @cached_property
     def reasoning_close(self) -> str | None:

@@ -12,7 +12,7 @@ callback = callbacks.register
 """Decorator for a `transformers.TrainerCallback` class that `--callbacks NAME` adds to the run."""
 
 Metric = Callable[[Any, Any], dict[str, float]]
-"""Takes argmax predictions int64[k] and labels int64[k] of a micro-batch's trained tokens, and gives sums over tokens."""
+"""Takes predictions int64[k] (argmax) and labels int64[k] of a micro-batch's trained tokens; gives their sums."""
 
 metrics: Registry[Metric] = Registry("metric", "eval_metric", {"acc": "swift.train.metrics"})
 metric = metrics.register

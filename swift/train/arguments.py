@@ -116,8 +116,8 @@ def _reports(config: SftConfig, run_folder: Path) -> dict[str, Any]:
         "SWANLAB_WORKSPACE": output.swanlab_workspace,
         "SWANLAB_MODE": output.swanlab_mode,
     }
-    for name, value in settings.items():
-        if value is not None and (name.startswith("TENSORBOARD") or "swanlab" in targets):
-            os.environ[name] = value
+    for variable, value in settings.items():
+        if value is not None and (variable.startswith("TENSORBOARD") or "swanlab" in targets):
+            os.environ[variable] = value
     name = config.train.more.get("run_name") or (output.swanlab_exp_name if "swanlab" in targets else None)
     return {"report_to": targets or "none", "logging_dir": logging_dir, "run_name": name or str(run_folder)}

@@ -18,6 +18,7 @@ from swift.data import (
     encode_rows,
     load_rows,
     plan_packs,
+    report,
     split_rows,
 )
 from swift.errors import SwiftError
@@ -55,7 +56,10 @@ class Samples:
 
     def fingerprint(self) -> str:
         """Changes with any token or label, so that a resumed run notices other data."""
-        parts = (zlib.crc32(np.ascontiguousarray(part).tobytes()) for part in (self.dataset.ids, self.dataset.labels, self.dataset.lengths))
+        parts = (
+            zlib.crc32(np.ascontiguousarray(part).tobytes())
+            for part in (self.dataset.ids, self.dataset.labels, self.dataset.lengths)
+        )
         return "-".join(f"{part:08x}" for part in parts)
 
 
@@ -65,14 +69,17 @@ def read_rows(config: SftConfig) -> tuple[RowSet, RowSet | None]:
     Raises:
         SwiftError: a row or file cannot be used; nothing has been loaded yet.
     """
-    data, hub = config.data, {"use_hf": config.model.use_hf, "hub_token": config.model.hub_token}
+    data, model = config.data, config.model
     seed = config.train.data_seed if config.train.data_seed is not None else config.train.seed
-    rows = load_rows(data.dataset, data, seed=seed, shuffle=data.dataset_shuffle, **hub)
-    if data.val_dataset:
-        held = load_rows(
-            data.val_dataset, data, seed=seed, shuffle=data.val_dataset_shuffle, option="val_dataset", **hub
+
+    def load(names: list[str], shuffle: bool, option: str) -> RowSet:
+        return load_rows(
+            names, data, seed=seed, shuffle=shuffle, use_hf=model.use_hf, hub_token=model.hub_token, option=option
         )
-        return rows, held
+
+    rows = load(data.dataset, data.dataset_shuffle, "dataset")
+    if data.val_dataset:
+        return rows, load(data.val_dataset, data.val_dataset_shuffle, "val_dataset")
     if data.split_dataset_ratio:
         return split_rows(rows, data.split_dataset_ratio, seed)
     return rows, None
@@ -100,7 +107,9 @@ def pack(config: SftConfig, dataset: EncodedDataset, longest: int | None, decisi
     if capacity is None:
         capacity = max(PACK_AT_LEAST, int(dataset.lengths.max()))
         capacity = min(capacity, longest) if longest else capacity
-        decisions.add("packing_length", capacity, "data", "the longest sample, 4096 at least, the model's limit at most")
+        decisions.add(
+            "packing_length", capacity, "data", "the longest sample, 4096 at least, the model's limit at most"
+        )
     if int(dataset.lengths.max()) > capacity:
         raise SwiftError(
             f"--packing_length {capacity}: a sample has {int(dataset.lengths.max())} tokens",
@@ -154,6 +163,11 @@ class Prepared:
         return Collator(
             samples.dataset, samples.units, pad_token_id=pad, padding_free=self.end_to_end, flash_kwargs=self.flash
         )
+
+    def summary(self) -> str:
+        """What was read, tokenised, packed and left out, in a few lines."""
+        notes = [f"{count} × {note}" for note, count in sorted(self.notes.items())]
+        return "\n".join([report(self.train.dataset, self.train.units), *notes])
 
     def largest_micro_batch(self) -> tuple[int, int]:
         """Tokens (padding counted) and trained positions of the largest micro-batch of the first epoch."""

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swift.config import SftConfig
-from swift.config.build import shown
-from swift.errors import SwiftError
 from swift.train import distributed
 from swift.train.assemble import Prepared
 from swift.train.sft import SftResult
@@ -23,46 +20,53 @@ PREVIEWS = 3
 """Rows that a dry run shows as tokens."""
 
 
-def run_plan(config: SftConfig, plan: TrainPlan, data: Prepared, tokenizer: Any, previews: int) -> Any:
-    """What the plan's screens show."""
-    from swift.plan.show import Counts, RunPlan
+def show_dry_run(config: SftConfig, plan: TrainPlan, data: Prepared, tokenizer: Any) -> None:
+    """Print the plan, the first rows and the planned memory."""
+    if not distributed.is_main():
+        return
+    from swift.plan import show
 
-    counts = Counts(
-        rows=data.train.dataset.rows,
-        samples=len(data.train.dataset),
+    dataset = data.train.dataset
+    counts = show.Counts(
+        rows=dataset.rows,
+        samples=len(dataset),
+        packs=data.train.count if data.train.units is not None else None,
+        tokens=int(dataset.lengths.sum()),
+        trained_tokens=int(dataset.trained.sum()),
         steps=plan.steps,
         trainable=plan.trainable,
         parameters=plan.parameters,
     )
-    rows = [data.train.dataset[i] for i in range(min(previews, len(data.train.dataset)))]
-    return RunPlan(plan.decisions, plan.memory, counts, rows, tokenizer)
+    previews = [show.Preview(dataset[number], tokenizer) for number in range(min(PREVIEWS, len(dataset)))]
+    whole = show.RunPlan(plan.decisions, plan.memory, plan.available, counts, previews)
+    show.show_dry_run(whole, format=config.output.format, stream=sys.stdout)
+    if config.output.format == "text":
+        print(data.summary())
 
 
-def show_start(config: SftConfig, plan: TrainPlan, run_folder: Path) -> None:
+def show_start(plan: TrainPlan, data: Prepared, run_folder: Path) -> None:
     """The table of chosen values at the head of a run."""
     if not distributed.is_main():
         return
-    from swift.plan.show import show_decisions
+    from swift.plan.show import decision_table
 
-    show_decisions(plan.decisions, stream=sys.stderr)
-    print(f"run folder: {run_folder}", file=sys.stderr, flush=True)
+    lines = ["Chosen for this run", *decision_table(plan.decisions), "", data.summary(), f"run folder: {run_folder}"]
+    print("\n".join(lines), file=sys.stderr, flush=True)
 
 
-def run(
-    config: SftConfig, trainer: SwiftTrainer, plan: TrainPlan, run_folder: Path, resume: Path | None
-) -> SftResult:
+def run(trainer: SwiftTrainer, plan: TrainPlan, run_folder: Path, resume: Path | None) -> SftResult:
     """Train, with interrupts turned into checkpoints, and measure the peak of memory.
 
     Raises:
         SwiftError: the disk is full or the folder has gone; earlier checkpoints stay.
     """
-    from swift.plan import MemoryMeter
+    from swift.plan.measure import MemoryMeter
     from swift.train.callbacks import Interrupt
     from swift.train.plots import read_log
 
     interrupt = Interrupt()
     trainer.add_callback(interrupt)
-    with interrupt, MemoryMeter() as meter:
+    with interrupt, MemoryMeter(trainer.args.device.type) as meter:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     step = trainer.state.global_step
     checkpoint = run_folder / f"checkpoint-{step}"
@@ -81,7 +85,7 @@ def report(config: SftConfig, result: SftResult) -> None:
     """Pictures, the small plot, memory planned and measured, and what to type next."""
     if not distributed.is_main():
         return
-    from swift.plan.show import planned_and_measured
+    from swift.plan.show import planned_against_measured
     from swift.train.plots import curve, save_pictures, terminal_plot
 
     assert result.run_folder is not None
@@ -91,7 +95,7 @@ def report(config: SftConfig, result: SftResult) -> None:
     if losses:
         lines.append(f"loss {losses[0]:.4f} at step {steps[0]:g}, {losses[-1]:.4f} at step {steps[-1]:g}")
     if result.planned and result.measured:
-        lines.append(planned_and_measured(result.planned, result.measured))
+        lines.append(planned_against_measured(result.planned, result.measured))
     if pictures:
         lines.append(f"pictures: {pictures[0].parent}")
     lines.append(f"checkpoint: {result.checkpoint}")

@@ -17,7 +17,7 @@ from swift.train.folders import new_run_folder, resume_point
 if TYPE_CHECKING:
     from swift.models.load import LoadedModel
     from swift.models.opened import OpenedModel
-    from swift.plan import MemoryPlan
+    from swift.plan.memory import MemoryPlan
     from swift.templates import Template
     from swift.train.trainer import SwiftTrainer
 
@@ -44,6 +44,7 @@ class TrainPlan:
         decisions: what was chosen, and why.
         steps: optimizer steps in all.
         memory: planned peak by part.
+        available: bytes that the device has free.
         checkpointing: whether activations are computed again in the backward pass.
         learning_rate: the peak learning rate.
         trainable: number of trained parameters.
@@ -53,6 +54,7 @@ class TrainPlan:
     decisions: Decisions
     steps: int
     memory: MemoryPlan
+    available: int
     checkpointing: bool
     learning_rate: float
     trainable: int
@@ -99,7 +101,8 @@ def template_of(config: SftConfig, opened: OpenedModel, decisions: Decisions) ->
 def plan_run(config: SftConfig, opened: OpenedModel, data: Prepared, decisions: Decisions) -> TrainPlan:
     """Count steps and parameters and plan the memory, on a model without storage."""
     from swift.models.skeleton import model_skeleton
-    from swift.plan import available_memory, choose_checkpointing, plan_memory
+    from swift.plan.fits import available_memory, choose_checkpointing
+    from swift.plan.memory import plan_memory
 
     train = config.train
     skeleton = model_skeleton(opened.path, config.model)
@@ -124,9 +127,10 @@ def plan_run(config: SftConfig, opened: OpenedModel, data: Prepared, decisions: 
             device=skeleton.device.type,
         )
 
+    available = available_memory(skeleton.device.type)
     if train.gradient_checkpointing is None:
         plain, saving = planned(False), planned(True)
-        checkpointing, reason = choose_checkpointing(plain, saving, available_memory(skeleton.device.type))
+        checkpointing, reason = choose_checkpointing(plain, saving, available)
         decisions.add("gradient_checkpointing", checkpointing, "machine", reason)
         memory = saving if checkpointing else plain
     else:
@@ -138,6 +142,7 @@ def plan_run(config: SftConfig, opened: OpenedModel, data: Prepared, decisions: 
         decisions=decisions,
         steps=count_steps(config, data),
         memory=memory,
+        available=available,
         checkpointing=checkpointing,
         learning_rate=rate,
         trainable=sum(count for _, count, _ in trained),
@@ -307,4 +312,3 @@ def chosen_arguments(config: SftConfig, loaded: LoadedModel, data: Prepared, pla
         chosen["ddp_backend"] = more.get("ddp_backend") or ("gloo" if loaded.device.type == "cpu" else None)
         chosen["ddp_find_unused_parameters"] = more.get("ddp_find_unused_parameters", False)
     return chosen
-

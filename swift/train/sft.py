@@ -50,10 +50,10 @@ def sft(config: SftConfig | None = None, **options: Any) -> SftResult:
 
     config = config or SftConfig.of(**options)
     decisions = Decisions()
-    quiet_libraries()
     check_options(config)
     rows, held = assemble.read_rows(config)
 
+    quiet_libraries()
     opened = setup.open_for_training(config, decisions)
     template = setup.template_of(config, opened, decisions)
     data = assemble.prepare(config, opened, template, rows, held, decisions)
@@ -66,8 +66,8 @@ def sft(config: SftConfig | None = None, **options: Any) -> SftResult:
     run_folder, resume = setup.open_run_folder(config, data, plan, decisions)
     loaded = setup.load_and_tune(config, opened, plan, resume, decisions)
     trainer = setup.make_trainer(config, opened, template, loaded, data, plan, run_folder)
-    outcome.show_start(config, plan, run_folder)
-    result = outcome.run(config, trainer, plan, run_folder, resume)
+    outcome.show_start(plan, data, run_folder)
+    result = outcome.run(trainer, plan, run_folder, resume)
     outcome.report(config, result)
     return result
 
@@ -89,15 +89,15 @@ def check_options(config: SftConfig) -> None:
         raise SwiftError("--model is missing", fix="add --model demo, a folder, or an id of a hub")
     if not config.data.dataset:
         raise SwiftError("--dataset is missing", fix="add --dataset self-cognition, a file, or an id of a hub")
-    tuners.get(config.tuner.train_type)
     train = config.train
-    objectives.get(train.loss_type or "cross_entropy")
+    tuners.check(config.tuner.train_type)
+    objectives.check(train.loss_type or "cross_entropy")
     for name in train.callbacks:
-        callbacks.get(name)
+        callbacks.check(name)
     if train.optimizer:
-        optimizers.get(train.optimizer)
+        optimizers.check(train.optimizer)
     if train.eval_metric:
-        metrics.get(train.eval_metric)
+        metrics.check(train.eval_metric)
     check_more(train.more)
     output = Path(config.output.output_dir or "output")
     resume_point(train.resume_from_checkpoint, output)

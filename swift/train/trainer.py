@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils.data import DataLoader
@@ -66,7 +66,8 @@ class SwiftTrainer(Trainer):
         for callback in callbacks:
             self.add_callback(callback)
         self.plan, self.collator, self.eval_collator, self.eval_units = plan, collator, eval_collator, eval_units
-        self.objective, self.metric, self.keep_model = objective, metric, keep_model
+        self.objective: Objective = objective
+        self.metric, self.keep_model = metric, keep_model
         self.make_optimizer, self.symlinks = make_optimizer, symlinks
         self.select = takes_logits_to_keep(model)
         self.meter = Meter()
@@ -79,7 +80,7 @@ class SwiftTrainer(Trainer):
 
     def _loader(self, plan: StepPlan, collator: Collator, rank: int) -> DataLoader:
         return EpochLoader(
-            UnitIndex(plan.units),
+            cast(Any, UnitIndex(plan.units)),
             batch_sampler=RankBatches(plan, rank),
             collate_fn=collator,
             num_workers=self.args.dataloader_num_workers,
@@ -98,9 +99,7 @@ class SwiftTrainer(Trainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """A micro-batch's share of the step's loss, times the processes over which gradients are averaged."""
-        outputs, _, _ = token_logps(
-            model, inputs, select=self.select, label_smoothing=self.args.label_smoothing_factor
-        )
+        outputs, _, _ = token_logps(model, inputs, select=self.select, label_smoothing=self.args.label_smoothing_factor)
         loss = self.objective(outputs).total * self.args.world_size / num_items_in_batch.clamp(min=1)
         self.meter.add(loss, inputs)
         return (loss, outputs) if return_outputs else loss
@@ -127,7 +126,7 @@ class SwiftTrainer(Trainer):
             seed=0,
             shuffle=False,
         )
-        model = self._wrap_model(self.model, training=False)
+        model: Any = self._wrap_model(cast(Any, self.model), training=False)
         model.eval()
         sums: dict[str, float] = {"loss": 0.0, "tokens": 0.0}
         for batch in self._loader(plan, self.eval_collator, self.args.process_index):
@@ -153,7 +152,7 @@ class SwiftTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write `checkpoint-N` beside its place and rename it, so that it is whole or not there."""
-        checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        checkpoint = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         if self.state.log_history and getattr(self, "_saved_step", None) == self.state.global_step:
             return
         self.store_flos()
@@ -184,9 +183,10 @@ class SwiftTrainer(Trainer):
             self.meter.save(folder / f"meter_{self.args.process_index}.json")
         if not self.args.should_save:
             return
+        states: Any = self.state.stateful_callbacks
         for part in [*self.callback_handler.callbacks, self.control]:
             if isinstance(part, ExportableState):
-                self.state.stateful_callbacks[type(part).__name__] = part.state()
+                states[type(part).__name__] = part.state()
         self.state.save_to_json(str(folder / STATE))
 
     def _note_best(self, checkpoint: Path) -> None:

@@ -116,6 +116,15 @@ def test_the_token_is_sent(hub: Any, name: str) -> None:
     assert "secret-1" in hub.tokens
 
 
+@pytest.mark.parametrize("name", HUBS)
+def test_the_token_of_the_environment_is_sent(hub: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.add("owner/tiny", MODEL)
+    monkeypatch.setenv("HF_TOKEN", "secret-2")
+    monkeypatch.setenv("MODELSCOPE_API_TOKEN", "secret-2")
+    resolve("owner/tiny", use_hf=name == "hf", download_weights=False)
+    assert "secret-2" in hub.tokens
+
+
 @pytest.mark.parametrize(
     ("use_hf", "variable", "hub_name"), [(None, None, "ms"), (None, "1", "hf"), (False, "1", "ms"), (True, "0", "hf")]
 )

@@ -65,6 +65,27 @@ def test_an_untrained_model_is_saved_as_its_base(
     load_model(output, device_map="cpu")
 
 
+def test_an_image_text_model_keeps_the_names_of_its_base(tmp_path: Path) -> None:
+    from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+    base, output = tmp_path / "base", tmp_path / "out"
+    small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    vision = {"model_type": "clip_vision_model", "image_size": 8, "patch_size": 4, **small}
+    text = {"model_type": "llama", "vocab_size": 64, **small}
+    config = LlavaConfig(vision_config=vision, text_config=text, image_token_id=5, vision_feature_layer=-1)
+    LlavaForConditionalGeneration(config).save_pretrained(base)
+    # The names that published models have: those of transformers before 4.52.
+    weights = load_file(base / "model.safetensors")
+    legacy = {
+        name.replace("model.language_model.", "language_model.model.").replace("model.vision", "vision"): tensor
+        for name, tensor in weights.items()
+    }
+    save_file(legacy, base / "model.safetensors", metadata={"format": "pt"})
+    loaded = load_model(base, device_map="cpu")
+    save_pretrained(loaded.model, output, base_dir=base)
+    assert tensor_names(output) == set(legacy)
+
+
 def test_files_of_the_base_come_along_byte_for_byte(make_folder: Any, tmp_path: Path) -> None:
     base, output = make_folder(), tmp_path / "out"
     write(base, EXTRA | LEFT)
@@ -199,5 +220,10 @@ def test_portable_texts() -> None:
     assert portable["text_config"]["rope_theta"] == 1e6
     assert portable["text_config"]["rope_scaling"] == {"rope_type": "yarn", "factor": 4.0}
     assert portable_config(portable) == portable
+    mrope = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [1, 1, 2]}}
+    assert portable_config(mrope)["rope_scaling"] == {"rope_type": "default", "mrope_section": [1, 1, 2]}
+    assert portable_config({"num_local_experts": 4})["num_experts"] == 4
+    newer = {"rope_parameters": {"rope_type": "axial", "rope_theta": 1.0}}
+    assert portable_config(newer) == newer
     per_layer = {"rope_parameters": {"full_attention": {"rope_theta": 1.0}, "sliding_attention": {"rope_theta": 2.0}}}
     assert portable_config(per_layer) == per_layer

@@ -60,6 +60,27 @@ def test_reasoning_tags_become_fields() -> None:
     assert trained_texts(whole, tokenizer)[0] == "<think>\nAdding.\n</think>\n\nFour.<|im_end|>"
 
 
+@pytest.mark.parametrize("opening", ["<think>\n", ""])
+def test_reasoning_in_the_text_of_a_template_that_cuts_it(opening: str) -> None:
+    """R1's template cuts everything before `</think>`, and its prompt opens the block: the reasoning is trained."""
+    template = load("llama-cpp-deepseek-r1")
+    (sample,) = template.encode({"messages": say("2+2?", f"{opening}Adding.\n</think>\n\nFour.")})  # type: ignore[typeddict-item]
+    assert trained_texts(sample, template.tokenizer) == ["Adding.\n</think>\n\nFour.<｜end▁of▁sentence｜>"]
+    assert template.prompt_text(say("2+2?")).endswith("<think>\n")
+
+
+def test_tool_tags_become_calls() -> None:
+    """Where `<tool_call>` is a control token, the template has to write it: text cannot."""
+    import copy
+
+    tokenizer = copy.deepcopy(tokenizer_for(Path(SHARED or "") / "chat_templates" / "Qwen-Qwen2.5-7B-Instruct.jinja"))
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<tool_call>", "</tool_call>"]})
+    call = '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'
+    (sample,) = Template(tokenizer).encode({"messages": say("q", f"Look:\n{call}")})  # type: ignore[typeddict-item]
+    assert trained_texts(sample, tokenizer) == [f"Look:\n{call}<|im_end|>"]
+    assert tokenizer.convert_tokens_to_ids("<tool_call>") in sample.labels
+
+
 def test_thinking_switched_off() -> None:
     template = load("Qwen-Qwen3-0.6B", enable_thinking=False)
     (sample,) = template.encode({"messages": say("2+2?", "Four.")})  # type: ignore[typeddict-item]

@@ -101,9 +101,9 @@ def test_turns_taken_out_of_the_loss_change_nothing(train: Train, rows: Path, tm
         messages[1] = {**messages[1], "loss": False}
     path = tmp_path / "marked.jsonl"
     path.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in marked))
+    from swift.config import SftConfig
     from swift.data import load_rows
     from swift.templates import load_template
-    from swift.config import SftConfig
 
     config = SftConfig.of(dataset=[str(path)]).data
     template = load_template(make_tokenizer())

@@ -1,0 +1,93 @@
+"""`Trainer` and `Seq2SeqTrainer`, the names under which Python users train a model that they prepared themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from swift.data import Collator, EncodedDataset, StepPlan
+from swift.objectives import objectives
+from swift.train import distributed, metrics
+from swift.train.callbacks import LastStep, LogFile
+from swift.train.trainer import SwiftTrainer
+
+if TYPE_CHECKING:
+    from swift.templates import Template
+
+
+class Seq2SeqTrainer(SwiftTrainer):
+    """Train a prepared model on tokenised samples.
+
+    Args:
+        model: a model, with a tuner attached or not.
+        args: transformers' TrainingArguments.
+        train_dataset: samples, as `swift.data.encode_rows` gives them.
+        eval_dataset: samples for evaluation.
+        template: the template that the samples were made with; checkpoints record it.
+        loss_type: the objective.
+        eval_metric: a metric of evaluation besides the loss.
+        padding_free: lay the samples of a batch end to end instead of padding them.
+        callbacks: transformers' callbacks.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        args: Any,
+        *,
+        train_dataset: EncodedDataset,
+        template: Template,
+        eval_dataset: EncodedDataset | None = None,
+        loss_type: str = "cross_entropy",
+        eval_metric: str | None = None,
+        padding_free: bool = False,
+        callbacks: Sequence[Any] = (),
+    ) -> None:
+        tokenizer = template.tokenizer
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
+
+        def collator(dataset: EncodedDataset) -> Collator:
+            return Collator(dataset, None, pad_token_id=pad, padding_free=padding_free)
+
+        plan = StepPlan(
+            len(train_dataset),
+            batch_size=args.per_device_train_batch_size,
+            accumulation=args.gradient_accumulation_steps,
+            world_size=distributed.world_size(),
+            seed=args.data_seed if args.data_seed is not None else args.seed,
+            shuffle=True,
+            drop_last=args.dataloader_drop_last,
+        )
+        args.remove_unused_columns = False
+        super().__init__(
+            model,
+            args,
+            plan=plan,
+            collator=collator(train_dataset),
+            eval_collator=collator(eval_dataset) if eval_dataset is not None else None,
+            eval_units=len(eval_dataset) if eval_dataset is not None else 0,
+            objective=objectives.get(loss_type),
+            metric=metrics.get(eval_metric) if eval_metric else None,
+            keep_model=keeper(template),
+            make_optimizer=None,
+            symlinks=False,
+            callbacks=[LogFile(Path(args.output_dir) / "logging.jsonl"), *callbacks, LastStep()],
+        )
+
+
+Trainer = Seq2SeqTrainer
+
+
+def keeper(template: Template) -> Any:
+    """Write model, tokenizer and template into a checkpoint by their own `save_pretrained`."""
+    import json
+
+    def keep(model: Any, folder: Path) -> None:
+        model.save_pretrained(str(folder))
+        if not hasattr(model, "peft_config"):
+            template.tokenizer.save_pretrained(str(folder))
+        text = json.dumps(template.to_dict(), indent=2, ensure_ascii=False)
+        (folder / "template.json").write_text(text + "\n", encoding="utf-8")
+
+    return keep

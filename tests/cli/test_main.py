@@ -1,0 +1,76 @@
+"""The command line: pages, exit statuses, and that nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from swift.cli.main import main
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "transformers", "peft", "datasets", "numpy", "accelerate", "gradio", "matplotlib", "rich")
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["--version"]])
+def test_pages_of_the_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 0
+    assert "swift" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["sft", "infer", "merge-lora", "doctor"])
+def test_each_command_has_a_page_by_concern(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    page = capsys.readouterr().out
+    assert "Example:" in page
+    assert main([command, "--help", "format"]) == 0
+
+
+def test_help_on_a_word_shows_options_of_transformers_too(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["sft", "--help", "neftune"])
+    assert "--neftune_noise_alpha FLOAT" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["stf"], "did you mean swift sft?"),
+        (["deploy"], "does not have yet"),
+        (["sft", "--modle", "demo"], "did you mean --model?"),
+        (["sft"], "--model is missing"),
+        (["sft", "--model", "demo"], "--dataset is missing"),
+        (["sft", "--model", "demo", "--dataset", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["sft", "--model", "demo", "--dataset", "x", "--train_type", "lroa"], "there is no such tuner"),
+        (["sft", "--model", "demo", "--dataset", "x", "--label_names", "y"], "no effect here"),
+        (["merge-lora"], "--adapters"),
+    ],
+)
+def test_mistakes_end_with_2_and_one_message(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    printed = capsys.readouterr()
+    assert said in printed.err
+    assert "Traceback" not in printed.err
+    assert printed.err.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    "words", ["--help", "sft --help", "infer --help", "--version", "sft --modle x", "sft --model a --dataset no.jsonl"]
+)
+def test_nothing_heavy_is_imported(words: str) -> None:
+    code = (
+        "import sys\nfrom swift.cli.main import main\n"
+        f"main({words.split()!r})\n"
+        f"print('HEAVY', sorted(set({HEAVY!r}) & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    last = done.stdout.splitlines()[-1]
+    allowed = "['numpy']" if "no.jsonl" in words else "[]"
+    assert last in ("HEAVY []", f"HEAVY {allowed}"), done.stdout + done.stderr
+
+
+def test_import_swift_loads_no_torch() -> None:
+    code = "import sys, swift; from swift import SftConfig, sft; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.stdout.strip() == "False", done.stderr

@@ -1,0 +1,153 @@
+"""Options: read from words, YAML and Python; refused by name where they do not fit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from swift.config import InferConfig, SftConfig
+from swift.config.build import known_options, read_arguments, write_config
+from swift.config.commands import COMMANDS, options_of
+from swift.config.reference import flags_page
+from swift.config.training_arguments import TABLE, read_installed
+from swift.errors import SwiftError
+from tests.shared import shared_dir
+
+ROOT = Path(__file__).parents[2]
+
+
+def read(words: str) -> SftConfig:
+    return read_arguments(SftConfig, words.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "concern", "name", "value"),
+    [
+        ("--model demo", "model", "model", "demo"),
+        ("--lora-rank 4", "tuner", "lora_rank", 4),
+        ("--lora_rank=4", "tuner", "lora_rank", 4),
+        ("--tuner_type full", "tuner", "train_type", "full"),
+        ("--sft_type full", "tuner", "train_type", "full"),
+        ("--train_type full", "tuner", "train_type", "full"),
+        ("--packing", "data", "packing", True),
+        ("--packing false", "data", "packing", False),
+        ("--dataset a#5 b --dataset c", "data", "dataset", ["a#5", "b", "c"]),
+        ('--dataset ["a","b"]', "data", "dataset", ["a", "b"]),
+        ('--columns {"q":"query"}', "data", "columns", {"q": "query"}),
+        ("--max_steps -1", "train", "max_steps", -1),
+        ("--learning_rate 1e-4", "train", "learning_rate", 1e-4),
+        ("--max_length none", "template", "max_length", None),
+        ("--dtype float32", "model", "torch_dtype", "float32"),
+        ("--attn_impl flash_attn", "model", "attn_impl", "flash_attn"),
+    ],
+)
+def test_values(words: str, concern: str, name: str, value: Any) -> None:
+    assert getattr(getattr(read(words), concern), name) == value
+
+
+def test_options_of_transformers_go_through() -> None:
+    assert read("--neftune_noise_alpha 5 --adam_beta1 0.8").train.more == {
+        "neftune_noise_alpha": 5.0,
+        "adam_beta1": 0.8,
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--modle demo", r"unknown option --modle[\s\S]*did you mean --model\?"),
+        ("--lora_rank x", "--lora_rank"),
+        ("--lora_rank 1.5", "whole number"),
+        ("--lora_rank 0", "must be at least 1"),
+        ("--lora_dropout 2", "must lie between 0 and 1"),
+        ("--packing maybe", "true or false"),
+        ("--torch_dtype float8", "bfloat16|float16|float32"),
+        ("--model a --model b", "given twice"),
+        ("--model a b", "takes one value"),
+        ("--columns {broken", "broken JSON"),
+        ("--galore_rank 3", "option of ms-swift that this version does not have yet"),
+        ("--result_path x", "belongs to swift infer"),
+        ("demo", "belongs to no option"),
+        ("--config nowhere.yaml", "--config nowhere.yaml"),
+        ("--max_length 0", "must be at least 1"),
+    ],
+)
+def test_bad_words(words: str, said: str) -> None:
+    with pytest.raises(SwiftError) as caught:
+        read(words)
+    import re
+
+    assert re.search(said.replace("|", r"\|"), str(caught.value)), caught.value
+
+
+def test_unknown_options_may_be_let_pass(capsys: pytest.CaptureFixture[str]) -> None:
+    assert read("--nonsense 1 --ignore_args_error true").plugins.ignore_args_error
+    assert "unknown option --nonsense" in capsys.readouterr().err
+
+
+def test_flags_go_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("model: demo\nlora_rank: 4\ntuner_type: full\ndataset: [a, b]\nneftune_noise_alpha: 5\n")
+    config = read(f"--config {file} --lora_rank 16")
+    assert (config.model.model, config.tuner.lora_rank, config.tuner.train_type) == ("demo", 16, "full")
+    assert config.data.dataset == ["a", "b"]
+    assert config.origins["model"] == str(file)
+    assert config.origins["lora_rank"] == "--lora_rank"
+
+
+def test_a_file_with_an_unknown_key_names_itself(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("modle: demo\n")
+    with pytest.raises(SwiftError) as caught:
+        read(f"--config {file}")
+    assert str(file) in str(caught.value)
+
+
+def test_what_is_written_reads_the_same(tmp_path: Path) -> None:
+    config = read('--model demo --dataset a#3 --columns {"q":"query"} --packing --adam_beta1 0.8 --system 你好')
+    write_config(config, tmp_path / "config.yaml")
+    assert read(f"--config {tmp_path / 'config.yaml'}").flat() == config.flat()
+
+
+def test_python_takes_the_same_names() -> None:
+    assert SftConfig.of(model="demo", tuner_type="full").flat() == read("--model demo --tuner_type full").flat()
+    with pytest.raises(SwiftError, match="unknown option --modle"):
+        InferConfig.of(modle="demo")
+
+
+def test_every_option_has_a_meaning_and_a_fitting_default() -> None:
+    for config in COMMANDS.values():
+        for spec in options_of(config).values():
+            assert spec.help or spec.group == "transformers", spec.name
+            assert not spec.choices or spec.default is None or spec.default in spec.choices
+
+
+@pytest.mark.newest
+def test_every_option_of_transformers_is_known() -> None:
+    table = json.loads(TABLE.read_text())
+    installed = read_installed()
+    assert installed.keys() <= table.keys()
+    changed = {name for name, entry in installed.items() if table[name]["kind"] != entry["kind"]}
+    assert not changed, "python -m swift.config.training_arguments"
+
+
+def test_the_reference_page_is_fresh() -> None:
+    assert (ROOT / "docs" / "flags.md").read_text() == flags_page(), "make docs"
+
+
+def test_every_option_of_the_facts_is_listed() -> None:
+    folder = shared_dir()
+    if folder is None:
+        pytest.skip("the facts about ms-swift's options are not here")
+    facts = json.loads((folder / "facts" / "flags.json").read_text())
+    page = flags_page()
+    assert {command: set(options) for command, options in facts.items()} == {
+        command: set(options) for command, options in known_options().items()
+    }
+    for command, options in facts.items():
+        if not command.startswith("trainer_config"):
+            missing = [name for name in options if f"`{name}`" not in page and f"`--{name}`" not in page]
+            assert not missing, command

@@ -1,0 +1,72 @@
+"""Which room may import which."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "swift"
+
+EVERYWHERE = {"swift", "config", "errors", "compat", "rows", "registry", "plugins"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "config": set(),
+    "hub": set(),
+    "models": {"hub"},
+    "templates": {"models"},
+    "data": {"templates", "hub"},
+    "tuners": {"models"},
+    "objectives": set(),
+    "engines": {"templates", "models", "tuners", "hub"},
+    "plan": {"models", "tuners", "data", "templates"},
+    "train": {"hub", "models", "templates", "data", "tuners", "objectives", "engines", "plan"},
+    "infer": {"hub", "models", "templates", "data", "tuners", "engines"},
+    "export": {"hub", "models", "templates", "data", "tuners", "engines"},
+    "cli": {"hub", "models", "plan", "train", "infer", "export"},
+}
+"""hub finds folders and writes them atomically; data reads from hubs and engines resolve names, so they may use it."""
+
+
+def imports_of(file: Path) -> set[str]:
+    """The rooms that a file imports; imports for type checking alone do not count."""
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            return
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "swift":
+            parts = node.module.split(".")
+            found.update([parts[1]] if len(parts) > 1 else [alias.name for alias in node.names])
+        if isinstance(node, ast.Import):
+            found.update(alias.name.split(".")[1] for alias in node.names if alias.name.startswith("swift."))
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(file.read_text(encoding="utf-8")))
+    return found
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_a_room_imports_only_what_it_may(room: str) -> None:
+    for file in (PACKAGE / room).rglob("*.py"):
+        foreign = imports_of(file) - EVERYWHERE - MAY_IMPORT[room] - {room, "__version__"}
+        assert not foreign, f"{file.relative_to(PACKAGE)} imports {sorted(foreign)}"
+
+
+def test_every_room_is_listed() -> None:
+    rooms = {folder.name for folder in PACKAGE.iterdir() if (folder / "__init__.py").is_file()}
+    assert rooms == MAY_IMPORT.keys()
+
+
+@pytest.mark.parametrize("module", ["config", "errors", "rows", "registry", "plugins"])
+def test_what_every_room_may_import_needs_only_the_standard_library(module: str) -> None:
+    import subprocess
+    import sys
+
+    code = (
+        f"import sys; before = set(sys.modules); import swift.{module}; "
+        "print(sorted({name.split('.')[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names)))"
+    )
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)
+    assert done.stdout.strip() == "['swift']", done.stderr
