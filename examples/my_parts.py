@@ -5,7 +5,7 @@ from transformers import TrainerCallback
 
 from swift.data import dataset
 from swift.objectives import objective
-from swift.templates import template
+from swift.templates import chat_template
 from swift.train import callback, metric
 from swift.tuners import optimizer, tuner
 
@@ -18,7 +18,7 @@ def sums():
             yield {"query": f"What is {a} plus {b}?", "response": f"{a} plus {b} is {a + b}."}
 
 
-@template("dialogue")
+@chat_template("dialogue")
 def dialogue(tokenizer):
     """The Jinja text of a chat template: `--template dialogue`."""
     return (

@@ -19,13 +19,13 @@ _HOMES = {
     "trained_spans": "preview",
 }
 
-__all__ = ["Template", "coloured", "load_template", "template", "templates", "trained_spans"]
+__all__ = ["Template", "chat_template", "chat_templates", "coloured", "load_template", "trained_spans"]
 
-templates: Registry[Callable[[Any], str]] = Registry("template", "template")
+chat_templates: Registry[Callable[[Any], str]] = Registry("template", "template")
 """Functions from a tokenizer to the Jinja text of a chat template, by the name that `--template` knows them by."""
 
-template = templates.register
-"""Decorator: `@template("name")` over such a function."""
+chat_template = chat_templates.register
+"""Decorator: `@chat_template("name")` over such a function."""
 
 
 def __getattr__(name: str) -> Any:

@@ -54,15 +54,13 @@ def show_start(plan: TrainPlan, data: Prepared, run_folder: Path) -> None:
     print("\n".join(lines), file=sys.stderr, flush=True)
 
 
-def run(
-    trainer: SwiftTrainer, plan: TrainPlan, run_folder: Path, resume: Path | None, meter: MemoryMeter
-) -> SftResult:
+def run(trainer: SwiftTrainer, plan: TrainPlan, run_folder: Path, resume: Path | None, meter: MemoryMeter) -> SftResult:
     """Train, with interrupts turned into checkpoints, and measure the peak of memory.
 
     Raises:
         SwiftError: the disk is full or the folder has gone; earlier checkpoints stay.
     """
-    from swift.train.callbacks import Interrupt
+    from swift.train.hooks import Interrupt
     from swift.train.plots import read_log
 
     interrupt = Interrupt()
