@@ -123,7 +123,8 @@ class Turns:
             wanted: indices of the assistant turns that carry loss.
             full: the render of the whole conversation.
         """
-        turns = {index: self.turn(messages, tools, index) for index in wanted}
+        whole = len(messages) - 1
+        turns = {index: self.turn(messages, tools, index, full if index == whole else None) for index in wanted}
         left = list(wanted)
         samples: list[Sample] = []
         while left:
@@ -136,8 +137,14 @@ class Turns:
             self.notes["rows split into one sample per turn, because the template rewrites earlier turns"] += 1
         return samples[::-1]
 
-    def turn(self, messages: Sequence[Any], tools: Any, index: int) -> Turn:
+    def turn(self, messages: Sequence[Any], tools: Any, index: int, rendered: Traced | None = None) -> Turn:
         """One assistant turn, as it is served.
+
+        Args:
+            messages: the conversation.
+            tools: its tools.
+            index: which of the messages.
+            rendered: the render up to this turn, where it is at hand.
 
         Raises:
             SwiftError: when the template leaves it uncertain what the turn generates.
@@ -151,7 +158,8 @@ class Turns:
         held: tuple[Traced, int] | None = None
         for switches in ({}, switched):
             prompt = self.renderer.plain(history, tools, prompt=True, **switches)
-            text = self.renderer.traced(both, tools, prompt=False, **switches)
+            known = None if switches else rendered
+            text = self.renderer.traced(both, tools, **switches) if known is None else known
             if text.startswith(prompt):
                 held = held or (text, len(prompt))
                 # A template may show reasoning only with its switch on, as the server then has it.
