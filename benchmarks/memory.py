@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -139,16 +140,20 @@ def in_new_process(what: str, cell: dict[str, Any]) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer cells")
+    parser.add_argument("--only", default="", help="regular expression that a cell's name must match")
+    options = parser.parse_args()
     ratios = []
     print(f"{'cell':<34} {'planned':>8} {'measured':>9} {'ratio':>6}   MiB by part", flush=True)
-    for cell in cells(parser.parse_args().quick):
+    for cell in cells(options.quick):
+        name = f"{cell['model']} {cell['train']} {cell['rows']}x{cell['length']}"
+        name += " checkpointing" if cell["checkpointing"] else ""
+        if not re.search(options.only, name):
+            continue
         planned, measured = in_new_process("plan", cell), in_new_process("measure", cell)
         ratios.append(planned["total"] / measured)
-        name = f"{cell['model']} {cell['train']} {cell['rows']}x{cell['length']}"
-        parts = " ".join(f"{k[:5]}={v >> 20}" for k, v in planned.items() if k not in ("total", "moment"))
+        parts = " ".join(f"{key[:5]}={value >> 20}" for key, value in planned.items() if isinstance(value, int))
         print(
-            f"{name + (' checkpointing' if cell['checkpointing'] else ''):<34} {planned['total'] >> 20:>8} "
-            f"{measured >> 20:>9} {ratios[-1]:>6.2f}   {parts}",
+            f"{name:<34} {planned['total'] >> 20:>8} {measured >> 20:>9} {ratios[-1]:>6.2f}   {parts}",
             flush=True,
         )
     worst = max(ratios, key=lambda ratio: abs(ratio - 1))

@@ -29,11 +29,14 @@ class MemoryMeter:
         self.interval = interval
         self.baseline = 0
         self._highest = 0
+        self._final: int | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self) -> MemoryMeter:
         """Set the mark; return the meter itself."""
+        self._final = None
+        self._stop.clear()
         if self.device == "cuda":
             import torch
 
@@ -46,8 +49,11 @@ class MemoryMeter:
             self._thread.start()
         return self
 
+    @property
     def peak(self) -> int:
-        """Bytes above the mark at the highest so far."""
+        """Bytes above the mark at the highest so far; after the stop, at the highest until then."""
+        if self._final is not None:
+            return self._final
         if self.device == "cuda":
             import torch
 
@@ -58,12 +64,12 @@ class MemoryMeter:
 
     def stop(self) -> int:
         """Stop measuring and return the peak."""
-        peak = self.peak()
+        self._final = self.peak
         if self._thread:
             self._stop.set()
             self._thread.join()
             self._thread = None
-        return peak
+        return self._final
 
     def __enter__(self) -> MemoryMeter:
         return self.start()

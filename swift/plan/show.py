@@ -39,7 +39,8 @@ class Counts:
 
     Attributes:
         rows: rows of the data.
-        samples: samples (packs with packing) that come of them.
+        samples: samples that come of them.
+        packs: packs that the samples lie in, with packing.
         tokens: tokens of all samples.
         trained_tokens: those of them that carry loss.
         steps: optimizer steps.
@@ -49,6 +50,7 @@ class Counts:
 
     rows: int | None = None
     samples: int | None = None
+    packs: int | None = None
     tokens: int | None = None
     trained_tokens: int | None = None
     steps: int | None = None
@@ -163,7 +165,7 @@ def human_bytes(size: int) -> str:
 
 
 def _count_lines(counts: Counts) -> Iterator[str]:
-    for name in ("rows", "samples", "steps"):
+    for name in ("rows", "samples", "packs", "steps"):
         number = getattr(counts, name)
         if number is not None:
             yield f"  {name:<12} {number:,}"
