@@ -99,6 +99,8 @@ class BatchConfig:
     val_dataset: list[str] = option(help="Rows to answer; unset means a conversation.", factory=list)
     val_dataset_shuffle: bool = option(False, "Shuffle the rows.")
     columns: dict[str, str] | None = option(None, 'Column names of the data to ours, as JSON: {"question": "query"}.')
+    model_name: list[str] = option(help="Fills {{NAME}} in self-cognition data.", factory=list)
+    model_author: list[str] = option(help="Fills {{AUTHOR}} likewise.", factory=list)
     result_path: str | None = option(
         None, "JSONL file for the answers; unset means infer_result/ in the checkpoint's folder, or in this one."
     )

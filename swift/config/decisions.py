@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +29,24 @@ class Decisions:
         self._by_name[name] = Decision(name, value, origin, reason)
         return value
 
-    def __iter__(self) -> Any:
+    def table(self) -> list[str]:
+        """A line for each: name, value, where it came from, and why."""
+        rows = [(each.name, _shown(each.value), each.origin, each.reason) for each in self]
+        widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
+        lines = []
+        for row in rows:
+            cells = [cell.ljust(width) for cell, width in zip(row[:3], widths, strict=True)]
+            lines.append(f"  {'  '.join(cells)}  {row[3]}".rstrip())
+        return lines
+
+    def __iter__(self) -> Iterator[Decision]:
         return iter(self._by_name.values())
 
     def __len__(self) -> int:
         return len(self._by_name)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return str(value).lower()
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -196,6 +196,6 @@ def engine(name: str) -> Callable[[E], E]:
     """Decorator: register an engine class under the name that `--infer_backend` takes.
 
     The command line makes one by `from_source(source, template, config, *, max_batch_size, max_length)`: what
-    `swift.engines.source.find_source` found, not loaded yet, and the options of the model.
+    `swift.models.source.find_source` found, not loaded yet, and the options of the model.
     """
     return engines.register(name)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
+from swift.config.decisions import Decisions
 from swift.config.model import ModelConfig
 from swift.config.template import TemplateConfig
 from swift.engines.base import (
@@ -27,8 +28,10 @@ from swift.engines.base import (
 from swift.engines.detokenize import TextStream, cut
 from swift.engines.prompts import encode_prompt
 from swift.engines.sampling import SeededSampler, greedy_config, row_seed, sampling_of
-from swift.engines.source import ModelSource, choose_template, find_source, load_source_model
 from swift.errors import SwiftError
+from swift.models.source import ModelSource, find_source
+from swift.templates.choose import choose_template
+from swift.tuners.adapters import add_adapters
 
 if TYPE_CHECKING:
     from swift.templates import Template
@@ -152,10 +155,13 @@ class PtEngine:
                 enable_thinking=enable_thinking,
                 chat_template_kwargs=chat_template_kwargs,
             )
-            source = find_source(model_config)
+            decisions = Decisions()
+            source = find_source(model_config, decisions)
+            tokenizer = source.load_tokenizer(trust_remote_code)
             # The template first: a mistake in it shows before weights are read.
-            chosen = choose_template(source, template_config, model_config, load_args=load_args)
-            model = load_source_model(source, model_config), chosen
+            recorded = source.recorded_template if load_args else None
+            chosen = choose_template(tokenizer, template_config, decisions, recorded)
+            model = load_source_model(source, model_config, decisions), chosen
         loaded, self.template = model
         self.model = _unwrap(loaded)
         self.tokenizer = self.template.tokenizer
@@ -176,9 +182,10 @@ class PtEngine:
         *,
         max_batch_size: int = 8,
         max_length: int | None = None,
+        decisions: Decisions,
     ) -> PtEngine:
         """Load what `find_source` found; the command line builds its engine so."""
-        loaded = load_source_model(source, config)
+        loaded = load_source_model(source, config, decisions)
         return cls((loaded, template), max_batch_size=max_batch_size, max_length=max_length)
 
     def infer(
@@ -370,3 +377,21 @@ def _unwrap(model: Any) -> Any:
     from peft import PeftModel
 
     return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def load_source_model(source: ModelSource, config: ModelConfig, decisions: Decisions) -> Any:
+    """The base model with its adapters on it."""
+    from swift.models.load import load_model
+
+    loaded = load_model(
+        source.path,
+        dtype=config.torch_dtype or "auto",
+        attn_impl=config.attn_impl,
+        device_map=config.device_map,
+        trust_remote_code=config.trust_remote_code,
+        model_kwargs=config.model_kwargs,
+    )
+    decisions.add("torch_dtype", dtype_name(loaded.dtype), "model", loaded.reasons["dtype"])
+    decisions.add("attn_impl", loaded.attn, "machine", loaded.reasons["attention"])
+    decisions.add("device", str(loaded.device), "machine", loaded.reasons["device"])
+    return add_adapters(loaded.model, source.adapters)

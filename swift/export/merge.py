@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swift.config.commands import MergeConfig
+from swift.config.decisions import Decisions
 from swift.config.model import ModelConfig
-from swift.engines.source import ModelSource, find_source
 from swift.errors import SwiftError
+from swift.models.source import ModelSource, find_source
 from swift.plugins import load_plugins
 
 if TYPE_CHECKING:
@@ -96,17 +97,16 @@ def merge_lora(
             model answers otherwise than the adapters do; then nothing is left behind.
     """
     from swift.hub.atomic import atomic_folder
-    from swift.models import load_tokenizer
     from swift.models.save import save_pretrained
 
     names = [adapters] if isinstance(adapters, str) else list(adapters)
     if not names:
         raise SwiftError("--adapters names no adapter", fix="name the folder of a checkpoint")
     config = replace(config or ModelConfig(), adapters=names)
-    source = find_source(config)
+    source = find_source(config, Decisions())
     output = Path(output_dir) if output_dir else source.adapters[-1].with_name(f"{source.adapters[-1].name}-merged")
     check_output(output, source, exist_ok)
-    tokenizer = load_tokenizer(source.tokenizer_folder, config.trust_remote_code)
+    tokenizer = source.load_tokenizer(config.trust_remote_code)
     model = load_base(source, config)
     dtypes = {name: weight.dtype for name, weight in model.named_parameters()}
     proofs, model = merge_in_order(model.float(), source.adapters, [tokenizer.encode(text) for text in QUESTIONS])
@@ -167,7 +167,7 @@ def check_output(output: Path, source: ModelSource, exist_ok: bool) -> None:
 
 def merge_in_order(model: Any, adapters: Sequence[Path], prompts: Sequence[list[int]]) -> tuple[list[Proof], Any]:
     """Merge each adapter into the float32 model; what the merged one must give, and the merged model."""
-    from swift.engines.adapters import add_adapters
+    from swift.tuners.adapters import add_adapters
 
     proofs: list[Proof] = []
     for adapter in adapters:

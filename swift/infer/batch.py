@@ -15,9 +15,9 @@ from swift.config.commands import InferConfig
 from swift.config.data import DataConfig
 from swift.engines import Engine, InferRequest, RequestConfig, Response
 from swift.engines.prompts import encode_prompt
-from swift.engines.source import ModelSource, context_in
 from swift.errors import SwiftError
 from swift.infer.results import ResultFile
+from swift.models.source import ModelSource
 from swift.rows import Row, Source
 
 if TYPE_CHECKING:
@@ -123,7 +123,9 @@ def prepare(config: InferConfig, source: ModelSource, template: Template, reques
         raise SwiftError("--write_batch_size and --max_batch_size must be at least 1")
     rows = load_rows(
         config.batch.val_dataset,
-        DataConfig(columns=config.batch.columns),
+        DataConfig(
+            columns=config.batch.columns, model_name=config.batch.model_name, model_author=config.batch.model_author
+        ),
         seed=config.generate.seed,
         shuffle=config.batch.val_dataset_shuffle,
         use_hf=config.model.use_hf,
@@ -132,7 +134,7 @@ def prepare(config: InferConfig, source: ModelSource, template: Template, reques
         answers=False,
     ).rows
     questions = [question_of(row, place) for row, place in rows]
-    context = config.template.max_length or context_in(source.config)
+    context = config.template.max_length or source.limit
     prompts = encode_all(questions, template, context)
     for question, key in zip(questions, keys_of(prompts, source, request_config, config), strict=True):
         question.key = key

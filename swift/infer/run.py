@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
+from swift.compat import quiet_libraries
 from swift.config.commands import InferConfig
+from swift.config.decisions import Decisions
 from swift.config.generate import GenerateConfig
 from swift.engines import RequestConfig, engines
-from swift.engines.source import ModelSource, choose_template, find_source
+from swift.models.source import find_source
 from swift.plugins import load_plugins
-
-if TYPE_CHECKING:
-    from swift.templates import Template
+from swift.templates.choose import choose_template
 
 
 def main(config: InferConfig) -> int:
@@ -24,8 +23,12 @@ def main(config: InferConfig) -> int:
     """
     load_plugins(config.plugins.external_plugins)
     engine_class = engines.get(config.batch.infer_backend)
-    source = find_source(config.model)
-    template = choose_template(source, config.template, config.model, load_args=config.batch.load_args)
+    quiet_libraries()
+    decisions = Decisions()
+    source = find_source(config.model, decisions)
+    tokenizer = source.load_tokenizer(config.model.trust_remote_code)
+    recorded = source.recorded_template if config.batch.load_args else None
+    template = choose_template(tokenizer, config.template, decisions, recorded)
     request_config = request_config_of(config.generate)
     if config.batch.val_dataset:
         from swift.infer.batch import prepare
@@ -39,8 +42,9 @@ def main(config: InferConfig) -> int:
         config.model,
         max_batch_size=config.batch.max_batch_size,
         max_length=config.template.max_length,
+        decisions=decisions,
     )
-    show_choices(source, template)
+    print("\n".join(decisions.table()), file=sys.stderr)
     if config.batch.val_dataset:
         return batch.run(engine)
     from swift.infer.chat import Chat
@@ -61,16 +65,3 @@ def request_config_of(config: GenerateConfig) -> RequestConfig:
         seed=config.seed,
         stream=bool(config.stream),
     )
-
-
-def show_choices(source: ModelSource, template: Template) -> None:
-    """Print what was chosen and why, to stderr, so that stdout holds answers only."""
-    lines = {"model": f"{source.base} ({source.path})"}
-    if source.adapters:
-        lines["adapters"] = ", ".join(map(str, source.adapters))
-    if template.system is not None:
-        lines["system"] = template.system
-    lines |= {name: f"{lines[name]}: {why}" if name in lines else why for name, why in source.reasons.items()}
-    width = max(map(len, lines))
-    for name, why in lines.items():
-        print(f"{name:<{width}}  {why}", file=sys.stderr)

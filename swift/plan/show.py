@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
-from swift.config.decisions import Decision
+from swift.config.decisions import Decisions
 
 if TYPE_CHECKING:
     from swift.plan.memory import MemoryPlan
@@ -62,7 +62,7 @@ class Counts:
 class RunPlan:
     """All that a dry run shows."""
 
-    decisions: Iterable[Decision] = ()
+    decisions: Decisions = field(default_factory=Decisions)
     memory: MemoryPlan | None = None
     available: int | None = None
     """Bytes that the device has free for the run."""
@@ -114,9 +114,8 @@ def json_lines(plan: RunPlan) -> Iterator[str]:
 
 def text_lines(plan: RunPlan, *, colour: bool) -> Iterator[str]:
     """The plan for people."""
-    decisions = list(plan.decisions)
-    if decisions:
-        yield from ["Chosen for this run", *decision_table(decisions), ""]
+    if len(plan.decisions):
+        yield from ["Chosen for this run", *plan.decisions.table(), ""]
     counted = list(_count_lines(plan.counts))
     if counted:
         yield from ["To do", *counted, ""]
@@ -124,15 +123,6 @@ def text_lines(plan: RunPlan, *, colour: bool) -> Iterator[str]:
         yield from [*memory_lines(plan.memory, plan.available), ""]
     for number, preview in enumerate(plan.previews, start=1):
         yield from [*_preview_lines(number, preview, colour=colour), ""]
-
-
-def decision_table(decisions: Iterable[Decision]) -> Iterator[str]:
-    """A line for each value nobody typed: name, value, where it came from, and why."""
-    rows = [(d.name, _value(d.value), d.origin, d.reason) for d in decisions]
-    widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row[:3], widths, strict=True)]
-        yield f"  {'  '.join(cells)}  {row[3]}".rstrip()
 
 
 def memory_lines(memory: MemoryPlan, available: int | None = None) -> Iterator[str]:
@@ -192,14 +182,6 @@ def _preview_lines(number: int, preview: Preview, *, colour: bool) -> Iterator[s
         yield coloured(encoded, preview.tokenizer)
     else:
         yield "".join(f"{OPEN}{text}{CLOSE}" if trained else text for text, trained in preview.spans())
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return str(value).lower()
-    if isinstance(value, (list, tuple)):
-        return " ".join(map(str, value))
-    return str(value)
 
 
 def _json(kind: str, **values: Any) -> str:

@@ -261,5 +261,5 @@ def _training(model: nn.Module, gradient_checkpointing: bool) -> Iterator[None]:
         for module, training in was_training.items():
             module.training = training
         for module, (flag, function) in was_checkpointing.items():
-            module.gradient_checkpointing = flag  # type: ignore[assignment]
+            module.gradient_checkpointing = flag
             module._gradient_checkpointing_func = function  # type: ignore[assignment]

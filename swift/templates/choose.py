@@ -11,50 +11,68 @@ from swift.templates import chat_templates
 from swift.templates.loading import NAMES, load_template
 from swift.templates.template import Template
 
+SWITCHES = ("system", "enable_thinking", "chat_template_kwargs")
+"""Options of a template that stay when its Jinja source is replaced."""
+
 
 def choose_template(
-    tokenizer: Any, config: TemplateConfig, decisions: Decisions, recorded: dict[str, Any] | None = None
+    tokenizer: Any, flags: TemplateConfig, decisions: Decisions, recorded: dict[str, Any] | None = None
 ) -> Template:
-    """Make the template; options given now go over what a checkpoint recorded.
+    """What a checkpoint recorded, or the tokenizer's own template, with flags over it.
+
+    Args:
+        tokenizer: transformers' tokenizer.
+        flags: options of the template; None means not given.
+        decisions: takes a note of what was chosen.
+        recorded: the `template.json` of a checkpoint, if its template is wanted.
 
     Raises:
-        SwiftError: the model has no template and none is named, or a file is missing.
+        SwiftError: the model has no template and none is named, a file is missing, or the record is broken.
     """
-    options = {
-        "system": system_text(config.system),
-        "enable_thinking": config.enable_thinking,
-        "chat_template_kwargs": config.chat_template_kwargs,
-    }
-    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    if config.chat_template:
-        template = load_template(tokenizer, config.chat_template, **given)
-        decisions.add("template", config.chat_template, "flag", "--chat_template")
-        return template
-    if recorded:
-        template = Template.from_dict(tokenizer, recorded | given)
-        decisions.add("template", recorded.get("source") or "recorded", "checkpoint", "what it was trained with")
-        return template
-    named = config.template
-    if tokenizer.chat_template and named not in (*NAMES, *chat_templates) and not (named and named.endswith(".jinja")):
-        if named:
-            decisions.add("template", "the model's own", "model", f"--template {named} is noted and not needed")
-        else:
-            decisions.add("template", "the model's own", "model", "it comes with the tokenizer")
-        return load_template(tokenizer, **given)
-    template = load_template(tokenizer, named, **given)
-    decisions.add("template", named, "flag", "--template")
+    template = _choose(tokenizer, flags, decisions, recorded)
+    if template.system is not None:
+        origin = "flag" if flags.system is not None else "checkpoint"
+        decisions.add("system", template.system, origin, "for conversations that bring none")
     return template
 
 
-def system_text(value: str | None) -> str | None:
-    """`--system` as text: a .txt file's content, or the words themselves.
+def _choose(tokenizer: Any, flags: TemplateConfig, decisions: Decisions, recorded: dict[str, Any] | None) -> Template:
+    given: dict[str, Any] = {name: value for name in SWITCHES if (value := getattr(flags, name)) is not None}
+    if flags.system is not None:
+        given["system"] = system_text(flags.system)
+    if flags.chat_template:
+        kept = {name: recorded.get(name) for name in SWITCHES} if recorded else {}
+        decisions.add("template", flags.chat_template, "flag", "--chat_template")
+        return load_template(tokenizer, flags.chat_template, **(kept | given))
+    unneeded = f"--template {flags.template} is noted and not needed"
+    if recorded:
+        why = unneeded if flags.template else "what it was trained with"
+        decisions.add("template", recorded.get("source") or "recorded", "checkpoint", why)
+        try:
+            return Template.from_dict(tokenizer, recorded | given)
+        except (KeyError, TypeError) as error:
+            raise SwiftError(
+                f"template.json is not as this version writes it: {error}",
+                fix="give --load_args false and the template's options yourself",
+            ) from error
+    name = flags.template
+    if tokenizer.chat_template and not (name in (*NAMES, *chat_templates) or (name or "").endswith(".jinja")):
+        decisions.add("template", "the model's own", "model", unneeded if name else "it comes with the tokenizer")
+        return load_template(tokenizer, **given)
+    template = load_template(tokenizer, name, **given)
+    decisions.add("template", name, "flag", "--template")
+    return template
+
+
+def system_text(system: str) -> str:
+    """A system text: the text itself, or what a .txt file holds.
 
     Raises:
-        SwiftError: it looks like a file and there is none.
+        SwiftError: the file is not there or not text.
     """
-    if value is None or not value.endswith(".txt"):
-        return value
-    path = Path(value)
-    if not path.is_file():
-        raise SwiftError(f"--system {value}: no such file")
-    return path.read_text(encoding="utf-8").rstrip("\n")
+    if not system.endswith(".txt") or "\n" in system:
+        return system
+    try:
+        return Path(system).expanduser().read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SwiftError(f"--system {system} cannot be read: {error}") from None

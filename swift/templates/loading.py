@@ -40,6 +40,6 @@ def load_template(tokenizer: Any, template: str | None = None, **options: Any) -
     if not path.is_file():
         raise SwiftError(
             f"--template {template} is neither a name nor a file",
-            fix=f"use one of {', '.join([*NAMES, *chat_templates])}, or a .jinja file; leave it out for the model's own",
+            fix=f"use {', '.join([*NAMES, *chat_templates])} or a .jinja file; leave it out for the model's own",
         )
     return Template(tokenizer, path.read_text(encoding="utf-8"), source=str(path), **options)

@@ -26,7 +26,7 @@ from swift.errors import SwiftError
 from swift.train import distributed
 
 if TYPE_CHECKING:
-    from swift.models.opened import OpenedModel
+    from swift.models.source import ModelSource
     from swift.templates import Template
 
 ROWS_IN_A_STEP = 16
@@ -186,7 +186,7 @@ class Prepared:
 
 
 def prepare(
-    config: SftConfig, opened: OpenedModel, template: Template, rows: RowSet, held: RowSet | None, decisions: Decisions
+    config: SftConfig, source: ModelSource, template: Template, rows: RowSet, held: RowSet | None, decisions: Decisions
 ) -> Prepared:
     """Tokenise, pack and order the rows.
 
@@ -194,12 +194,12 @@ def prepare(
         SwiftError: a row cannot be used, or no sample is left.
     """
     data = config.data
-    longest = config.template.max_length or opened.limit
+    longest = config.template.max_length or source.limit
     if not config.given("max_length") and longest:
         decisions.add("max_length", longest, "model", "the longest sequence the model was made for")
     end_to_end = data.packing or data.padding_free
     if end_to_end:
-        check_packing(opened.config)
+        check_packing(source.config)
     train = pack(config, encode(config, rows, template, longest), longest, decisions)
     evaluation = Samples(encode(config, held, template, longest), None) if held else None
     plan = step_plan(config, train.count, distributed.world_size(), decisions)

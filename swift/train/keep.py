@@ -11,14 +11,15 @@ from swift.train.assemble import Prepared
 from swift.train.resume import write_position
 
 if TYPE_CHECKING:
-    from swift.models.opened import OpenedModel
+    from swift.models.source import ModelSource
     from swift.templates import Template
     from swift.train.trainer import KeepModel
 
 
-def model_keeper(config: SftConfig, opened: OpenedModel, template: Template, data: Prepared) -> KeepModel:
+def model_keeper(config: SftConfig, source: ModelSource, template: Template, data: Prepared) -> KeepModel:
     """A function that writes the model and its record into a folder: an adapter by PEFT, whole weights portably."""
     fingerprint = data.train.fingerprint()
+    base = str(source.path) if Path(source.base).is_dir() else source.base
 
     def keep(model: Any, folder: Path) -> None:
         if hasattr(model, "peft_config"):
@@ -26,13 +27,13 @@ def model_keeper(config: SftConfig, opened: OpenedModel, template: Template, dat
         else:
             from swift.models.save import save_pretrained
 
-            save_pretrained(model, folder, base_dir=opened.path, max_shard_size=config.train.max_shard_size)
+            save_pretrained(model, folder, base_dir=source.path, max_shard_size=config.train.max_shard_size)
         write_record(
             folder,
             config=config.flat(),
             template=template.to_dict(),
-            base_model=opened.name,
-            base_config=opened.config,
+            base_model=base,
+            base_config=source.config,
         )
         write_position(folder, fingerprint, data.plan)
 

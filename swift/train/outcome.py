@@ -48,9 +48,7 @@ def show_start(plan: TrainPlan, data: Prepared, run_folder: Path) -> None:
     """The table of chosen values at the head of a run."""
     if not distributed.is_main():
         return
-    from swift.plan.show import decision_table
-
-    lines = ["Chosen for this run", *decision_table(plan.decisions), "", data.summary(), f"run folder: {run_folder}"]
+    lines = ["Chosen for this run", *plan.decisions.table(), "", data.summary(), f"run folder: {run_folder}"]
     print("\n".join(lines), file=sys.stderr, flush=True)
 
 

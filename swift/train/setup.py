@@ -17,7 +17,7 @@ from swift.train.folders import new_run_folder, resume_point
 
 if TYPE_CHECKING:
     from swift.models.load import LoadedModel
-    from swift.models.opened import OpenedModel
+    from swift.models.source import ModelSource
     from swift.plan.memory import MemoryPlan
     from swift.templates import Template
     from swift.train.trainer import SwiftTrainer
@@ -62,10 +62,10 @@ class TrainPlan:
     parameters: int
 
 
-def open_for_training(config: SftConfig, decisions: Decisions) -> OpenedModel:
+def open_for_training(config: SftConfig, decisions: Decisions) -> ModelSource:
     """Find model and tokenizer; a checkpoint to start anew from takes the place of the model or adapter."""
-    from swift.models.opened import open_model
     from swift.models.record import read_record
+    from swift.models.source import find_source
 
     model = config.model
     if config.train.resume_only_model and config.train.resume_from_checkpoint:
@@ -81,7 +81,7 @@ def open_for_training(config: SftConfig, decisions: Decisions) -> OpenedModel:
             model.model = str(checkpoint)
     if len(model.adapters) > 1:
         raise SwiftError("--adapters: training goes on from one adapter", fix="merge the others first")
-    return open_model(model, decisions)
+    return find_source(model, decisions)
 
 
 def output_dir(config: SftConfig) -> Path:
@@ -92,25 +92,26 @@ def output_dir(config: SftConfig) -> Path:
     return Path("output") / Path(name.rstrip("/")).name.replace(":", "-")
 
 
-def template_of(config: SftConfig, opened: OpenedModel, decisions: Decisions) -> Template:
+def template_of(config: SftConfig, source: ModelSource, decisions: Decisions) -> Template:
     """The template to train with; going on from an adapter keeps the adapter's own."""
     from swift.templates.choose import choose_template
 
-    return choose_template(opened.tokenizer, config.template, decisions, opened.recorded_template)
+    tokenizer = source.load_tokenizer(config.model.trust_remote_code)
+    return choose_template(tokenizer, config.template, decisions, source.recorded_template)
 
 
-def plan_run(config: SftConfig, opened: OpenedModel, data: Prepared, decisions: Decisions) -> TrainPlan:
+def plan_run(config: SftConfig, source: ModelSource, data: Prepared, decisions: Decisions) -> TrainPlan:
     """Count steps and parameters and plan the memory, on a model without storage."""
     from swift.models.skeleton import model_skeleton
     from swift.plan.fits import available_memory, choose_checkpointing
     from swift.plan.memory import plan_memory
 
     train = config.train
-    skeleton = model_skeleton(opened.path, config.model)
+    skeleton = model_skeleton(source.path, config.model)
     decisions.add("torch_dtype", str(skeleton.dtype).removeprefix("torch."), "model", skeleton.reasons["dtype"])
     decisions.add("attn_impl", skeleton.attn, "machine", skeleton.reasons["attention"])
     decisions.add("device", str(skeleton.device), "machine", skeleton.reasons["device"])
-    model = tune(config, skeleton.model, opened, on_meta=True)
+    model = tune(config, skeleton.model, source)
     trained = [(name, p.numel(), p.dtype) for name, p in model.named_parameters() if p.requires_grad]
     tokens, positions = data.largest_micro_batch()
 
@@ -213,7 +214,7 @@ def _find_run_folder(
 
 
 def load_and_tune(
-    config: SftConfig, opened: OpenedModel, plan: TrainPlan, resume: Path | None, decisions: Decisions
+    config: SftConfig, source: ModelSource, plan: TrainPlan, resume: Path | None, decisions: Decisions
 ) -> LoadedModel:
     """Load the weights and attach what is trained; a checkpoint of whole weights is loaded in their place."""
     from swift.models.load import load_model
@@ -221,7 +222,7 @@ def load_and_tune(
     model = config.model
     whole = config.tuner.train_type in WHOLE_WEIGHTS
     loaded = load_model(
-        resume if resume is not None and whole else opened.path,
+        resume if resume is not None and whole else source.path,
         dtype=model.torch_dtype or "auto",
         attn_impl=model.attn_impl,
         device_map=model.device_map,
@@ -232,29 +233,29 @@ def load_and_tune(
     import transformers
 
     transformers.set_seed(config.train.seed)
-    loaded.model = tune(config, loaded.model, opened)
+    loaded.model = tune(config, loaded.model, source)
     return loaded
 
 
-def tune(config: SftConfig, model: Any, opened: OpenedModel, *, on_meta: bool = False) -> Any:
+def tune(config: SftConfig, model: Any, source: ModelSource) -> Any:
     """Attach the tuner, or go on with an adapter that is there."""
     from swift.tuners import tuners
 
-    if not opened.adapters:
+    if not source.adapters:
         return tuners.get(config.tuner.train_type)(model, config.tuner)
     if config.tuner.train_type in WHOLE_WEIGHTS:
         raise SwiftError(
             f"--adapters with --train_type {config.tuner.train_type}: an adapter cannot be trained as whole weights",
             fix="merge it first (swift merge-lora), or leave --train_type out",
         )
-    from peft import PeftModel
+    from swift.tuners.adapters import add_adapters
 
-    return PeftModel.from_pretrained(model, opened.adapters[0].folder, is_trainable=True, low_cpu_mem_usage=on_meta)
+    return add_adapters(model, source.adapters, trainable=True)
 
 
 def make_trainer(
     config: SftConfig,
-    opened: OpenedModel,
+    source: ModelSource,
     template: Template,
     loaded: LoadedModel,
     data: Prepared,
@@ -279,12 +280,12 @@ def make_trainer(
         loaded.model,
         args,
         plan=data.plan,
-        collator=data.collator(opened.tokenizer, data.train),
-        eval_collator=data.collator(opened.tokenizer, data.held) if data.held else None,
+        collator=data.collator(template.tokenizer, data.train),
+        eval_collator=data.collator(template.tokenizer, data.held) if data.held else None,
         eval_units=data.held.count if data.held else 0,
         objective=objectives.get(train.loss_type or "cross_entropy"),
         metric=metrics.get(train.eval_metric) if train.eval_metric else None,
-        keep_model=model_keeper(config, opened, template, data),
+        keep_model=model_keeper(config, source, template, data),
         make_optimizer=optimizers.get(train.optimizer) if train.optimizer else None,
         symlinks=config.output.create_checkpoint_symlink,
         callbacks=[LogFile(run_folder / "logging.jsonl"), Progress(), *extra, LastStep()],

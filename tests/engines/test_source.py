@@ -8,13 +8,13 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from swift.config.model import ModelConfig
+from swift.config.decisions import Decisions
 from swift.config.template import TemplateConfig
 from swift.engines import InferRequest, PtEngine, RequestConfig
-from swift.engines.source import choose_template, find_source
 from swift.errors import SwiftError
 from swift.models.record import write_record
 from swift.templates import load_template
+from swift.templates.choose import choose_template
 from tests.tiny import ask, make_tokenizer, save_adapter, save_tiny
 
 GREEDY = RequestConfig(16, temperature=0)
@@ -84,9 +84,9 @@ def test_a_system_text_may_be_a_file(base, tmp_path):
 
 
 def test_a_template_of_an_old_script_is_noted(base):
-    source = find_source(ModelConfig(model=str(base)))
-    template = choose_template(source, TemplateConfig(template="qwen"), ModelConfig())
-    assert "not needed" in source.reasons["template"]
+    decisions = Decisions()
+    template = choose_template(make_tokenizer(), TemplateConfig(template="qwen"), decisions)
+    assert any("not needed" in decision.reason for decision in decisions)
     assert "<|im_start|>" in template.prompt_text(ask("x"))
 
 

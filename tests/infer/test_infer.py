@@ -201,7 +201,7 @@ def test_a_users_engine(base, tmp_path, monkeypatch, capsys):
         "@engine('shout')\n"
         "class Shout:\n"
         "    @classmethod\n"
-        "    def from_source(cls, source, template, config, *, max_batch_size, max_length):\n"
+        "    def from_source(cls, source, template, config, *, max_batch_size, max_length, decisions):\n"
         "        return cls()\n"
         "    def stream(self, request, config=None):\n"
         "        text = request.messages[-1]['content'].upper()\n"

@@ -186,7 +186,7 @@ def test_bad_models(train: Train, base: Path, tmp_path: Path) -> None:
         ({"model": str(tmp_path / "nowhere" / "at" / "all")}, "nowhere"),
         ({"model": str(tmp_path / "empty")}, "holds no model"),
         ({"model": str(adapter)}, "adapter"),
-        ({"adapters": [str(base)]}, "holds no adapter"),
+        ({"adapters": [str(base)]}, "adapter_config.json is missing"),
         ({"model": str(wide), "adapters": [str(adapter)]}, "adapter"),
         ({"target_modules": ["q_prj"]}, "q_prj"),
         ({"target_regex": "("}, "target_regex"),

@@ -2,61 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from swift.errors import SwiftError
-
-WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
-
-
-def check_adapter(folder: Path) -> dict[str, Any]:
-    """Look at an adapter's files without loading them, and give its adapter_config.json.
-
-    Raises:
-        SwiftError: a file is missing or broken, or the adapter is of a kind that is not loaded yet.
-    """
-    try:
-        settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        whole = (folder / "config.json").is_file()
-        raise SwiftError(
-            f"--adapters {folder} holds no adapter: adapter_config.json is missing",
-            fix="it holds a whole model: give it as --model" if whole else "name the folder of a checkpoint",
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise SwiftError(f"adapter_config.json is broken: {error}", where=str(folder)) from None
-    weights = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
-    if weights is None:
-        raise SwiftError(f"--adapters {folder} holds no weights: {WEIGHT_FILES[0]} is missing")
-    if weights.suffix == ".safetensors":
-        _check_header(weights)
-    return settings
+from swift.models.adapter_files import broken_weights, check_adapter
 
 
-def _check_header(weights: Path) -> None:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(weights, framework="numpy") as opened:
-            empty = not list(opened.keys())
-    except (SafetensorError, OSError) as error:
-        raise _broken(weights, error) from None
-    if empty:
-        raise SwiftError(f"{weights.name} holds no weights", where=str(weights.parent))
-
-
-def add_adapters(model: Any, folders: Sequence[Path]) -> Any:
+def add_adapters(model: Any, folders: Sequence[Path], *, trainable: bool = False) -> Any:
     """Load each adapter onto `model` and let all of them act together; an empty list gives the model back.
 
     Raises:
         SwiftError: an adapter is broken, or does not fit the model or the other adapters.
     """
     for place, folder in enumerate(folders):
-        model = _add(model, folder, f"adapter{place}" if place else "default")
+        model = _add(model, folder, f"adapter{place}" if place else "default", trainable)
     if len(folders) > 1:
         try:
             model.base_model.set_adapter([f"adapter{place}" if place else "default" for place in range(len(folders))])
@@ -66,10 +28,10 @@ def add_adapters(model: Any, folders: Sequence[Path]) -> Any:
                 where="--adapters",
                 fix="merge them one after the other: swift merge-lora --adapters A B",
             ) from error
-    return model.eval() if folders else model
+    return model.eval() if folders and not trainable else model
 
 
-def _add(model: Any, folder: Path, name: str) -> Any:
+def _add(model: Any, folder: Path, name: str, trainable: bool) -> Any:
     from peft import PeftModel
     from safetensors import SafetensorError
 
@@ -78,11 +40,11 @@ def _add(model: Any, folder: Path, name: str) -> Any:
         warnings.simplefilter("always")
         try:
             if isinstance(model, PeftModel):
-                model.load_adapter(str(folder), adapter_name=name)
+                model.load_adapter(str(folder), adapter_name=name, is_trainable=trainable)
             else:
-                model = PeftModel.from_pretrained(model, str(folder), adapter_name=name)
+                model = PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=trainable)
         except (SafetensorError, EOFError) as error:
-            raise _broken(folder, error) from error
+            raise broken_weights(folder, error) from error
         except (RuntimeError, ValueError, TypeError, KeyError, OSError, AttributeError) as error:
             raise _misfit(model, folder, error) from error
     if model.peft_config[name].is_prompt_learning:
@@ -118,14 +80,6 @@ def _misfit(model: Any, folder: Path, error: Exception) -> SwiftError:
             fix="give the base model that it was trained on as --model",
         )
     return SwiftError(f"the adapter cannot be loaded: {_first_line(error)[:300]}", where=str(folder))
-
-
-def _broken(place: Path, error: Exception) -> SwiftError:
-    return SwiftError(
-        f"the adapter's weights are broken: {_first_line(error)}",
-        where=str(place),
-        fix="copy or download the adapter again, or take an earlier checkpoint",
-    )
 
 
 def _first_line(error: BaseException) -> str:
