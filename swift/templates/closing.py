@@ -19,7 +19,11 @@ TOOL = {
     "function": {
         "name": "probe_tool",
         "description": "Probe.",
-        "parameters": {"type": "object", "properties": {"key": {"type": "string"}}, "required": ["key"]},
+        "parameters": {
+            "type": "object",
+            "properties": {"key": {"type": "string", "description": "Probe."}},
+            "required": ["key"],
+        },
     },
 }
 CALL = {"id": "call12345", "type": "function", "function": {"name": "probe_tool", "arguments": {"key": "probe"}}}
