@@ -195,7 +195,12 @@ def devices() -> Iterator[Finding]:
             free = f", {human_bytes(device.free)} free" if device.free is not None else ""
             parts.append(f"{human_bytes(device.memory)}{free}")
         detail = ", ".join(part for part in parts if part)
-        more = {"memory": device.memory, "free": device.free, "bf16": device.bf16, "rules_out": list(device.rules_out)}
+        more: dict[str, Any] = {
+            "memory": device.memory,
+            "free": device.free,
+            "bf16": device.bf16,
+            "rules_out": list(device.rules_out),
+        }
         more |= {"generation": device.generation, "features": list(device.features)}
         yield Finding("device", device.kind, OK, detail, "\n      ".join(device.rules_out) or None, more)
 
