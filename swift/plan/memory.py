@@ -142,7 +142,8 @@ def plan_memory(
             )
         # Whatever a model's own code raises without contents of tensors, the run itself may go on.
         except Exception as error:
-            notes.append(f"activations by formula, since the model needs contents of tensors: {type(error).__name__}")
+            cause = f"{type(error).__name__}: {error}".splitlines()[0]
+            notes.append(f"activations by formula, since a step could not be traced: {cause}")
             trace = formula_trace(model, chosen, micro_batch_tokens, trained_positions, gradient_checkpointing)
     return _assemble(trace, chosen, optimizer=optimizer, world_size=world_size, device=device, notes=tuple(notes))
 

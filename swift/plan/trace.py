@@ -8,6 +8,7 @@ autocast and gradient checkpointing, without a formula for any of them.
 from __future__ import annotations
 
 import contextlib
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -240,26 +241,33 @@ def _plain_causal_rule() -> Iterator[None]:
 @contextlib.contextmanager
 def _training(model: nn.Module, gradient_checkpointing: bool) -> Iterator[None]:
     """Training mode with or without checkpointing; both are put back at the end."""
-    was_training = {module: module.training for module in model.modules()}
-    was_checkpointing = {
-        module: (module.gradient_checkpointing, getattr(module, "_gradient_checkpointing_func", None))
-        for module in model.modules()
-        if hasattr(module, "gradient_checkpointing")
-    }
+    modules = list(model.modules())
+    before = [(module, module.training, dict(module._forward_hooks), _checkpointing_of(module)) for module in modules]
     model.train()
     if gradient_checkpointing:
-        # The state of the random generator cannot be read under fake tensors, and takes no memory worth counting.
-        model.gradient_checkpointing_enable(  # type: ignore[operator]
-            gradient_checkpointing_kwargs={"use_reentrant": False, "preserve_rng_state": False}
-        )
+        with warnings.catch_warnings():
+            # transformers 5.22 renames it and keeps this name until 6; 4.57 knows only this one.
+            warnings.simplefilter("ignore", FutureWarning)
+            # The state of the random generator cannot be read under fake tensors, and takes no memory worth counting.
+            model.gradient_checkpointing_enable(  # type: ignore[operator]
+                gradient_checkpointing_kwargs={"use_reentrant": False, "preserve_rng_state": False}
+            )
     else:
-        for module in was_checkpointing:
-            module.gradient_checkpointing = False  # type: ignore[assignment]
+        for module in modules:
+            if hasattr(module, "gradient_checkpointing"):
+                module.gradient_checkpointing = False  # type: ignore[assignment]
     try:
         yield
     finally:
-        for module, training in was_training.items():
+        for module, training, hooks, checkpointing in before:
             module.training = training
-        for module, (flag, function) in was_checkpointing.items():
-            module.gradient_checkpointing = flag
-            module._gradient_checkpointing_func = function  # type: ignore[assignment]
+            # Enabling checkpointing puts a hook on the embeddings.
+            module._forward_hooks.clear()
+            module._forward_hooks.update(hooks)
+            for name, value in checkpointing.items():
+                setattr(module, name, value)
+
+
+def _checkpointing_of(module: nn.Module) -> dict[str, Any]:
+    names = ("gradient_checkpointing", "_gradient_checkpointing_func")
+    return {name: getattr(module, name, None) for name in names if hasattr(module, "gradient_checkpointing")}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from swift.config import Decisions, SftConfig
 from swift.config.build import write_config
-from swift.data import write_dropped
+from swift.data import probe_packing, write_dropped
 from swift.errors import SwiftError
 from swift.train import distributed
 from swift.train.assemble import Prepared
@@ -213,10 +213,12 @@ def _find_run_folder(
     return run_folder, resume
 
 
-def load_and_tune(
-    config: SftConfig, source: ModelSource, plan: TrainPlan, resume: Path | None, decisions: Decisions
-) -> LoadedModel:
-    """Load the weights and attach what is trained; a checkpoint of whole weights is loaded in their place."""
+def load_and_tune(config: SftConfig, source: ModelSource, data: Prepared, resume: Path | None) -> LoadedModel:
+    """Load the weights and attach what is trained; a checkpoint of whole weights is loaded in their place.
+
+    Raises:
+        SwiftError: the weights cannot be loaded, or samples that share a sequence would see each other.
+    """
     from swift.models.load import load_model
 
     model = config.model
@@ -233,6 +235,8 @@ def load_and_tune(
     import transformers
 
     transformers.set_seed(config.train.seed)
+    if data.end_to_end:
+        probe_packing(loaded.model, use_cache=False)
     loaded.model = tune(config, loaded.model, source)
     return loaded
 

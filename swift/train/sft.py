@@ -66,7 +66,7 @@ def sft(config: SftConfig | None = None, **options: Any) -> SftResult:
     distributed.start(config.train.more.get("ddp_backend"))
     run_folder, resume = setup.open_run_folder(config, data, plan, decisions)
     meter = MemoryMeter(plan.memory.device).start()
-    loaded = setup.load_and_tune(config, source, plan, resume, decisions)
+    loaded = setup.load_and_tune(config, source, data, resume)
     trainer = setup.make_trainer(config, source, template, loaded, data, plan, run_folder)
     outcome.show_start(plan, data, run_folder)
     result = outcome.run(trainer, plan, run_folder, resume, meter)

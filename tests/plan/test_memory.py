@@ -162,7 +162,8 @@ def test_the_model_is_left_as_it_was() -> None:
     assert all(n == m and p is q and q.requires_grad == r for (n, p, r, _), (m, q) in zip(before, after, strict=True))
     assert all(p.grad is None for _, p in after)
     assert not model.training
-    assert not model.is_gradient_checkpointing
+    assert not any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+    assert not any(module._forward_hooks for module in model.modules())
 
 
 @pytest.mark.parametrize("kind", [Qwen3Config, GPTNeoXConfig, MixtralConfig])
