@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,12 +36,15 @@ class BadRow(Exception):
 
 
 def by_reason(dropped: Iterable[Dropped]) -> list[tuple[str, int]]:
-    """Groups of reasons with their counts, the largest first; a group of one keeps its own words."""
+    """Groups of reasons with their counts, the largest first; rows with one reason keep its words."""
+    return sorted(((_title(rows), len(rows)) for rows in _groups(dropped)), key=lambda pair: -pair[1])
+
+
+def _groups(dropped: Iterable[Dropped]) -> list[list[Dropped]]:
     groups: dict[str, list[Dropped]] = {}
     for row in dropped:
         groups.setdefault(row.group, []).append(row)
-    counts = Counter({group: len(rows) for group, rows in groups.items()})
-    return [(_title(groups[group]), count) for group, count in counts.most_common()]
+    return list(groups.values())
 
 
 def _title(rows: Sequence[Dropped]) -> str:
@@ -62,16 +64,13 @@ def stop_at(bad: Sequence[Dropped], total: int, *, fix: str) -> None:
     """
     if not bad:
         return
-    groups: dict[str, list[Dropped]] = {}
-    for row in bad:
-        groups.setdefault(row.group, []).append(row)
+    groups = _groups(bad)
     lines = [f"{len(bad)} of {total} rows cannot be used:"]
-    for rows in list(groups.values())[:SHOWN]:
+    for rows in groups[:SHOWN]:
         lines += [f"  {row}" for row in rows[:SHOWN]]
         if len(rows) > SHOWN:
             lines.append(f"  … and {len(rows) - SHOWN} more like these")
-    rest = list(groups.values())[SHOWN:]
-    if rest:
+    if rest := groups[SHOWN:]:
         lines.append(f"  … and {sum(map(len, rest))} rows for {len(rest)} other reasons")
     raise SwiftError("\n".join(lines), fix=fix)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -146,9 +145,10 @@ def _chunks(job: _Job, num_proc: int) -> Iterator[_Chunk]:
 
 
 def _in_workers(job: _Job, spans: list[tuple[int, int]], num_proc: int) -> Iterator[_Chunk]:
-    # Forked workers share the rows; on macOS forking after system libraries were used is not safe.
-    method = "fork" if sys.platform == "linux" else "spawn"
-    context = multiprocessing.get_context(method)
+    if "fork" not in multiprocessing.get_all_start_methods():
+        raise SwiftError(f"--dataset_num_proc {num_proc}: processes cannot be forked on this system", fix="use 1")
+    # Forked workers share the rows and the template, which cannot be pickled.
+    context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(num_proc, context, initializer=_start_worker, initargs=(job,)) as pool:
         try:
             for chunk in pool.map(_run_in_worker, spans):

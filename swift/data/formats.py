@@ -36,8 +36,8 @@ def to_row(record: Mapping[str, Any], columns: Mapping[str, str] | None = None, 
     record = _renamed({name: value for name, value in record.items() if value is not None}, columns or {})
     names = _present(record, answers)
     read = {ours: _parsed(ours, record[theirs]) for ours, theirs in names.items()}
-    row: dict[str, Any] = {"messages": _messages(read, record)}
-    used = set(names.values()) | ({"input"} if _is_alpaca(record) else set())
+    row: dict[str, Any] = {"messages": _messages(read)}
+    used = set(names.values())
     if "rejected_response" in record and "rejected_messages" not in record:
         used.add("rejected_response")
         row["rejected_messages"] = [*row["messages"][:-1], _turn("assistant", record["rejected_response"])]
@@ -69,8 +69,8 @@ def _present(record: Mapping[str, Any], answers: bool) -> dict[str, str]:
     names = {ours: theirs for ours, theirs in found.items() if theirs is not None}
     if "messages" in names:
         return {ours: theirs for ours, theirs in names.items() if ours in ("messages", "system")}
-    if "input" in record and "instruction" in record and "query" not in record:
-        names["query"] = "instruction"
+    if names.get("query") != "instruction":
+        names.pop("input", None)
     asked = "query" in names and (not answers or isinstance(record[names["query"]], list))
     if not asked and not {"query", "response"} <= names.keys():
         raise BadRow(
@@ -78,10 +78,6 @@ def _present(record: Mapping[str, Any], answers: bool) -> dict[str, str]:
             "instruction + output; query + response; prompt + completion; question + answer; name yours with --columns"
         )
     return names
-
-
-def _is_alpaca(record: Mapping[str, Any]) -> bool:
-    return "instruction" in record and "input" in record and "messages" not in record
 
 
 def _parsed(name: str, value: Any) -> Any:
@@ -98,7 +94,7 @@ def _parsed(name: str, value: Any) -> Any:
     raise BadRow(f"column {name} is text that is not JSON: {value[:40]!r}")
 
 
-def _messages(read: dict[str, Any], record: Mapping[str, Any]) -> list[Message]:
+def _messages(read: dict[str, Any]) -> list[Message]:
     if "messages" in read:
         turns = to_messages(read["messages"])
     elif isinstance(read["query"], list):
@@ -107,8 +103,8 @@ def _messages(read: dict[str, Any], record: Mapping[str, Any]) -> list[Message]:
         turns += to_messages(response) if isinstance(response, list) else [_turn("assistant", response)]
     else:
         query = read["query"]
-        if _is_alpaca(record) and record["input"]:
-            query = f"{query}\n{record['input']}" if query else record["input"]
+        if read.get("input"):
+            query = f"{query}\n{read['input']}" if query else read["input"]
         response = read.get("response", [])
         turns = [*_history(read.get("history", [])), _turn("user", query)]
         turns += to_messages(response) if isinstance(response, list) else [_turn("assistant", response)]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -66,18 +67,17 @@ def load_rows(
             if isinstance(record, Dropped):
                 bad.append(record)
                 continue
-            value, source = record
-            seen.update(value)
+            seen.update(record[0])
             try:
-                row = to_row(value, config.columns, answers=answers)
-                check_row(row, answers=answers)
-                rows.append((row, source))
+                rows.append((_checked(record[0], config, answers), record[1]))
             except BadRow as error:
-                bad.append(Dropped(source, str(error)))
+                bad.append(Dropped(record[1], str(error)))
         if rows and wanted.rows is not None:
             rows = [rows[index] for index in _draw(len(rows), wanted.rows, seeded(seed, number), shuffle)]
         whole.rows += rows
-    _check_columns(config, seen)
+    # Data for evaluation may have our names already, where the data for training has others.
+    if option == "dataset":
+        _check_columns(config, seen)
     if config.strict:
         stop_at(bad, total, fix="mend these rows; --strict false drops them and writes them to dropped.jsonl")
     whole.dropped = bad
@@ -86,6 +86,12 @@ def load_rows(
     if shuffle:
         whole.rows = [whole.rows[index] for index in seeded(seed, len(names)).permutation(len(whole.rows))]
     return whole
+
+
+def _checked(record: Mapping[str, Any], config: DataConfig, answers: bool) -> Row:
+    row = to_row(record, config.columns, answers=answers)
+    check_row(row, answers=answers)
+    return row
 
 
 def _draw(rows: int, wanted: int, random: np.random.RandomState, shuffle: bool) -> list[int]:

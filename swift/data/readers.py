@@ -20,6 +20,8 @@ Record = tuple[Mapping[str, Any], Source]
 
 Records = Iterator["Record | Dropped"]
 
+DECODER = json.JSONDecoder()
+
 
 def read_file(path: Path, option: str = "dataset") -> Records:
     """The records of a file, and what cannot be read of it.
@@ -80,18 +82,15 @@ def _json(path: Path) -> Records:
     text = _text(path)
     place = _skip_space(text, 0)
     if text[place : place + 1] != "[":
-        try:
-            yield _record(json.loads(text), Source(str(path), 1 + text.count("\n", 0, place)))
-        except json.JSONDecodeError:
-            yield from _jsonl(path)
+        yield from _json_objects(path, text, place)
         return
-    decoder, line, counted = json.JSONDecoder(), 1, 0
+    line, counted = 1, 0
     place = _skip_space(text, place + 1)
     while text[place : place + 1] != "]":
         line, counted = line + text.count("\n", counted, place), place
         source = Source(str(path), line)
         try:
-            value, place = decoder.raw_decode(text, place)
+            value, place = DECODER.raw_decode(text, place)
         except json.JSONDecodeError as error:
             yield Dropped(Source(str(path), error.lineno), f"not JSON: {error.msg} at column {error.colno}")
             return
@@ -103,6 +102,19 @@ def _json(path: Path) -> Records:
             at = json.JSONDecodeError("", text, place)
             yield Dropped(Source(str(path), at.lineno), f"not JSON: Expecting ',' or ']' at column {at.colno}")
             return
+
+
+def _json_objects(path: Path, text: str, place: int) -> Records:
+    try:
+        value, end = DECODER.raw_decode(text, place)
+    except json.JSONDecodeError as error:
+        if text[place:].strip():
+            yield Dropped(Source(str(path), error.lineno), f"not JSON: {error.msg} at column {error.colno}")
+        return
+    if _skip_space(text, end) < len(text):
+        yield from _jsonl(path)
+    else:
+        yield _record(value, Source(str(path), 1 + text.count("\n", 0, place)))
 
 
 def _skip_space(text: str, place: int) -> int:
@@ -142,6 +154,8 @@ def _csv(path: Path) -> Records:
             return
         if header is None:
             header = cells
+            if twice := [name for name in header if header.count(name) > 1]:
+                raise SwiftError(f"{path}: column {twice[0]!r} stands twice in the header", fix="rename one of them")
         elif cells and len(cells) != len(header):
             yield Dropped(source, f"{len(cells)} cells, but the header has {len(header)}")
         elif cells:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from swift.compat import heal_config, read_json
 from swift.errors import SwiftError
+from swift.models.registered import model_loaders
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -122,6 +123,9 @@ def find_class(config: PretrainedConfig, raw: dict[str, Any], *, trust_remote_co
         for name in _AUTO:
             if name in auto_map and hasattr(transformers, name):
                 return getattr(transformers, name), f"{name}, with the model's own code"
+    for name in raw.get("architectures") or []:
+        if name in model_loaders:
+            return model_loaders.get(name), f"{name}, from --external_plugins"
     for name in raw.get("architectures") or []:
         found = getattr(transformers, name, None)
         if found is not None and hasattr(found, "from_pretrained"):

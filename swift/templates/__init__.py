@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from swift.registry import Registry
 
 if TYPE_CHECKING:
     from swift.templates.loading import load_template
@@ -16,7 +19,13 @@ _HOMES = {
     "trained_spans": "preview",
 }
 
-__all__ = ["Template", "coloured", "load_template", "trained_spans"]
+__all__ = ["Template", "chat_template", "chat_templates", "coloured", "load_template", "trained_spans"]
+
+chat_templates: Registry[Callable[[Any], str]] = Registry("template", "template")
+"""Functions from a tokenizer to the Jinja text of a chat template, by the name that `--template` knows them by."""
+
+chat_template = chat_templates.register
+"""Decorator: `@chat_template("name")` over such a function."""
 
 
 def __getattr__(name: str) -> Any:

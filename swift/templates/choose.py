@@ -7,6 +7,7 @@ from typing import Any
 
 from swift.config import Decisions, TemplateConfig
 from swift.errors import SwiftError
+from swift.templates import chat_templates
 from swift.templates.loading import NAMES, load_template
 from swift.templates.template import Template
 
@@ -34,7 +35,7 @@ def choose_template(
         decisions.add("template", recorded.get("source") or "recorded", "checkpoint", "what it was trained with")
         return template
     named = config.template
-    if tokenizer.chat_template and named not in NAMES and not (named and named.endswith(".jinja")):
+    if tokenizer.chat_template and named not in (*NAMES, *chat_templates) and not (named and named.endswith(".jinja")):
         if named:
             decisions.add("template", "the model's own", "model", f"--template {named} is noted and not needed")
         else:

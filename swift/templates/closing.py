@@ -90,7 +90,13 @@ def text_ending(renderer: Renderer, control: re.Pattern[str], eos: str) -> Endin
         ending = find_ending(short, long, opening, control, eos=eos)
         if ending:
             return ending
-        problem = SwiftError("nothing in the chat template ends an assistant's turn", fix="see --chat_template")
+        if eos:
+            # Nothing in the text tells that a turn is over: a server goes on until the end of sequence.
+            return Ending(eos, eos)
+        problem = SwiftError(
+            "nothing in the chat template ends an assistant's turn, and the tokenizer has no end of sequence",
+            fix="give another template with --chat_template FILE.jinja",
+        )
     raise problem
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from swift.errors import SwiftError
+from swift.templates import chat_templates
 from swift.templates.template import Template
 
 TABLE = Path(__file__).parent / "table"
@@ -22,7 +23,7 @@ def load_template(tokenizer: Any, template: str | None = None, **options: Any) -
 
     Args:
         tokenizer: a transformers tokenizer.
-        template: None for the tokenizer's own; else one of chatml, llama, alpaca, plain, or a `.jinja` file.
+        template: None for the tokenizer's own; else chatml, llama, alpaca, plain, a plug-in's name or a `.jinja` file.
         options: what `Template` takes.
 
     Raises:
@@ -31,12 +32,14 @@ def load_template(tokenizer: Any, template: str | None = None, **options: Any) -
     if template is None:
         options.setdefault("source", getattr(tokenizer, "name_or_path", "") or "tokenizer")
         return Template(tokenizer, options.pop("chat_template", None), **options)
+    if template in chat_templates:
+        return Template(tokenizer, chat_templates.get(template)(tokenizer), source=f"--template {template}", **options)
     if template in NAMES:
         return Template(tokenizer, read_table(template), source=f"--template {template}", **options)
     path = Path(template).expanduser()
     if not path.is_file():
         raise SwiftError(
             f"--template {template} is neither a name nor a file",
-            fix=f"use one of {', '.join(NAMES)}, or the path of a .jinja file; leave it out for the model's own",
+            fix=f"use one of {', '.join([*NAMES, *chat_templates])}, or a .jinja file; leave it out for the model's own",
         )
     return Template(tokenizer, path.read_text(encoding="utf-8"), source=str(path), **options)

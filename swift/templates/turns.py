@@ -123,7 +123,8 @@ class Turns:
             wanted: indices of the assistant turns that carry loss.
             full: the render of the whole conversation.
         """
-        turns = {index: self.turn(messages, tools, index) for index in wanted}
+        whole = len(messages) - 1
+        turns = {index: self.turn(messages, tools, index, full if index == whole else None) for index in wanted}
         left = list(wanted)
         samples: list[Sample] = []
         while left:
@@ -136,8 +137,14 @@ class Turns:
             self.notes["rows split into one sample per turn, because the template rewrites earlier turns"] += 1
         return samples[::-1]
 
-    def turn(self, messages: Sequence[Any], tools: Any, index: int) -> Turn:
+    def turn(self, messages: Sequence[Any], tools: Any, index: int, rendered: Traced | None = None) -> Turn:
         """One assistant turn, as it is served.
+
+        Args:
+            messages: the conversation.
+            tools: its tools.
+            index: which of the messages.
+            rendered: the render up to this turn, where it is at hand.
 
         Raises:
             SwiftError: when the template leaves it uncertain what the turn generates.
@@ -148,11 +155,18 @@ class Turns:
         history, both = messages[:index], messages[: index + 1]
         thinks = bool((message.get("reasoning_content") or "").strip())
         switched = {} if thinks and self.options.thinking_off else dict.fromkeys(THINKING, thinks)
+        held: tuple[Traced, int] | None = None
         for switches in ({}, switched):
             prompt = self.renderer.plain(history, tools, prompt=True, **switches)
-            text = self.renderer.traced(both, tools, prompt=False, **switches)
+            known = None if switches else rendered
+            text = self.renderer.traced(both, tools, **switches) if known is None else known
             if text.startswith(prompt):
-                return self._finish(text, len(prompt), message, index)
+                held = held or (text, len(prompt))
+                # A template may show reasoning only with its switch on, as the server then has it.
+                if not thinks or origin_of(index, "reasoning_content") in text.origins:
+                    return self._finish(text, len(prompt), message, index)
+        if held:
+            return self._finish(*held, message, index)
         served = self.renderer.traced(history, tools, prompt=True, **switched)
         joined = self._join(served, text, message, index)
         self.notes["answers put behind the served prompt, which the template's own render lacks"] += joined is not None
@@ -187,7 +201,11 @@ class Turns:
         tag = max(common.rfind("<"), common.rfind("["))
         if tag >= 0 and not re.search(r"[>\]\s]", common[tag:]):
             common = common[:tag]
-        return served + len(common), trained + len(common)
+        opened, behind = heads[0][len(common) :], len(common)
+        if opened.strip() and opened in heads[1]:
+            # The two differ before the turn opens, as where only the whole conversation closes the turn before it.
+            behind = heads[1].rindex(opened) + len(opened)
+        return served + len(common), trained + behind
 
     def _join(self, prompt: Traced, text: Traced, message: Any, index: int) -> Traced | None:
         """The served prompt is not how the training render begins: put the answer behind the served prompt.
@@ -205,13 +223,14 @@ class Turns:
         content = rest.origins.find(origin_of(index, "content"))
         head = str.__getitem__(rest, slice(0, content if content >= 0 else None))
         shown = origin_of(index, "reasoning_content") in rest.origins
-        if closed or shown or close.strip() in head or not self._opens_reasoning(opened):
+        if closed or shown or not self._opens_reasoning(opened):
             return prompt + rest
         if reasoning:
             self.notes["reasoning that the template drops put back, because the prompt opens a reasoning block"] += 1
-        else:
+        elif close.strip() not in head:
             self.notes["empty reasoning block, opened by the prompt, closed and trained"] += 1
-        return prompt + Traced(reasoning, origin_of(index, "reasoning_content")) + close + rest
+        thought = prompt + Traced(reasoning, origin_of(index, "reasoning_content"))
+        return thought + rest if close.strip() in head else thought + close + rest
 
     def _opens_reasoning(self, opened: str) -> bool:
         """Whether what the prompt opens waits for reasoning: one tag is open, a pair is closed."""

@@ -14,5 +14,5 @@ callback = callbacks.register
 Metric = Callable[[Any, Any], dict[str, float]]
 """Takes predictions int64[k] (argmax) and labels int64[k] of a micro-batch's trained tokens; gives their sums."""
 
-metrics: Registry[Metric] = Registry("metric", "eval_metric", {"acc": "swift.train.metrics"})
+metrics: Registry[Metric] = Registry("metric", "eval_metric", {"acc": "swift.train.accuracy"})
 metric = metrics.register

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from swift.data import Collator, EncodedDataset, StepPlan
 from swift.objectives import objectives
 from swift.train import distributed, metrics
-from swift.train.callbacks import LastStep, LogFile
+from swift.train.hooks import LastStep, LogFile
 from swift.train.trainer import SwiftTrainer
 
 if TYPE_CHECKING:

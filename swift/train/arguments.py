@@ -83,7 +83,7 @@ def training_arguments(config: SftConfig, run_folder: Path, chosen: dict[str, An
     known = {field.name for field in dataclasses.fields(TrainingArguments)}
     values = as_installed(values | {"warmup_ratio": train.warmup_ratio}, known)
     for name in sorted(values.keys() - known):
-        if config.given(name):
+        if name in train.more:
             raise SwiftError(f"--{name}: the installed transformers does not have this option", fix="leave it out")
         del values[name]
     try:

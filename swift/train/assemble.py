@@ -11,6 +11,7 @@ import numpy as np
 from swift.config import Decisions, SftConfig
 from swift.data import (
     Collator,
+    Dropped,
     EncodedDataset,
     RowSet,
     StepPlan,
@@ -147,7 +148,9 @@ class Prepared:
         held: samples for evaluation.
         plan: the order of global batches.
         end_to_end: samples lie end to end in a batch instead of being padded.
+        flash: the collator also gives the places of samples as flash attention takes them.
         notes: counted warnings of the template.
+        dropped: rows and samples that were left out, and why.
     """
 
     train: Samples
@@ -156,6 +159,7 @@ class Prepared:
     end_to_end: bool
     flash: bool
     notes: dict[str, int]
+    dropped: list[Dropped]
 
     def collator(self, tokenizer: Any, samples: Samples) -> Collator:
         """The collator over one of the sets."""
@@ -200,4 +204,5 @@ def prepare(
     evaluation = Samples(encode(config, held, template, longest), None) if held else None
     plan = step_plan(config, train.count, distributed.world_size(), decisions)
     flash = end_to_end and (config.model.attn_impl or "").startswith("flash")
-    return Prepared(train, evaluation, plan, end_to_end, flash, dict(template.notes))
+    dropped = train.dataset.dropped + (evaluation.dataset.dropped if evaluation else [])
+    return Prepared(train, evaluation, plan, end_to_end, flash, dict(template.notes), dropped)

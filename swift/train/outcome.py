@@ -13,6 +13,7 @@ from swift.train.assemble import Prepared
 from swift.train.sft import SftResult
 
 if TYPE_CHECKING:
+    from swift.plan.measure import MemoryMeter
     from swift.train.setup import TrainPlan
     from swift.train.trainer import SwiftTrainer
 
@@ -30,7 +31,6 @@ def show_dry_run(config: SftConfig, plan: TrainPlan, data: Prepared, tokenizer: 
     counts = show.Counts(
         rows=dataset.rows,
         samples=len(dataset),
-        packs=data.train.count if data.train.units is not None else None,
         tokens=int(dataset.lengths.sum()),
         trained_tokens=int(dataset.trained.sum()),
         steps=plan.steps,
@@ -54,19 +54,18 @@ def show_start(plan: TrainPlan, data: Prepared, run_folder: Path) -> None:
     print("\n".join(lines), file=sys.stderr, flush=True)
 
 
-def run(trainer: SwiftTrainer, plan: TrainPlan, run_folder: Path, resume: Path | None) -> SftResult:
+def run(trainer: SwiftTrainer, plan: TrainPlan, run_folder: Path, resume: Path | None, meter: MemoryMeter) -> SftResult:
     """Train, with interrupts turned into checkpoints, and measure the peak of memory.
 
     Raises:
         SwiftError: the disk is full or the folder has gone; earlier checkpoints stay.
     """
-    from swift.plan.measure import MemoryMeter
-    from swift.train.callbacks import Interrupt
+    from swift.train.hooks import Interrupt
     from swift.train.plots import read_log
 
     interrupt = Interrupt()
     trainer.add_callback(interrupt)
-    with interrupt, MemoryMeter(trainer.args.device.type) as meter:
+    with interrupt:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     step = trainer.state.global_step
     checkpoint = run_folder / f"checkpoint-{step}"
@@ -76,7 +75,7 @@ def run(trainer: SwiftTrainer, plan: TrainPlan, run_folder: Path, resume: Path |
         steps=step,
         log=read_log(run_folder / "logging.jsonl"),
         planned=plan.memory.total,
-        measured=meter.peak,
+        measured=meter.stop(),
         status=128 + interrupt.received if interrupt.received else 0,
     )
 

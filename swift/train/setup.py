@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from swift.config import Decisions, SftConfig
 from swift.config.build import write_config
+from swift.data import write_dropped
 from swift.errors import SwiftError
 from swift.train import distributed
 from swift.train.assemble import Prepared
@@ -205,6 +206,8 @@ def _find_run_folder(
             decisions.add("resume", "none", "flag", f"there is no whole checkpoint under {base}: starts anew")
         run_folder = new_run_folder(base, config.output.add_version)
     run_folder = run_folder.resolve()
+    if data.dropped:
+        write_dropped(data.dropped, run_folder / "dropped.jsonl")
     write_config(config, run_folder / "config.yaml", leave_out=("resume_from_checkpoint", "resume_only_model"))
     return run_folder, resume
 
@@ -264,7 +267,7 @@ def make_trainer(
     from swift.objectives import objectives
     from swift.train import callbacks, metrics
     from swift.train.arguments import training_arguments
-    from swift.train.callbacks import LastStep, LogFile, Progress
+    from swift.train.hooks import LastStep, LogFile, Progress
     from swift.train.keep import model_keeper
     from swift.train.trainer import SwiftTrainer
     from swift.tuners import optimizers

@@ -46,6 +46,7 @@ def sft(config: SftConfig | None = None, **options: Any) -> SftResult:
         SwiftError: a mistake in the options, the rows or the model.
     """
     from swift.compat import quiet_libraries
+    from swift.plan.measure import MemoryMeter
     from swift.train import assemble, distributed, outcome, setup
 
     config = config or SftConfig.of(**options)
@@ -64,10 +65,11 @@ def sft(config: SftConfig | None = None, **options: Any) -> SftResult:
 
     distributed.start(config.train.more.get("ddp_backend"))
     run_folder, resume = setup.open_run_folder(config, data, plan, decisions)
+    meter = MemoryMeter(plan.memory.device).start()
     loaded = setup.load_and_tune(config, opened, plan, resume, decisions)
     trainer = setup.make_trainer(config, opened, template, loaded, data, plan, run_folder)
     outcome.show_start(plan, data, run_folder)
-    result = outcome.run(trainer, plan, run_folder, resume)
+    result = outcome.run(trainer, plan, run_folder, resume, meter)
     outcome.report(config, result)
     return result
 

@@ -50,7 +50,8 @@ def _targets(model: Any, config: TunerConfig) -> str | list[str]:
             raise SwiftError(
                 f"--target_regex {config.target_regex} matches no linear module", fix=f"they are named like {linear[0]}"
             )
-        return config.target_regex
+        everything = [name for name, _ in model.named_modules() if re.fullmatch(config.target_regex, name)]
+        return config.target_regex if everything == hits else hits
     if config.target_modules == ["all-linear"]:
         return "all-linear"
     modules = [name for name, _ in model.named_modules()]

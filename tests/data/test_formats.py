@@ -65,12 +65,18 @@ def test_history_comes_first(history):
     assert row_of({"query": "q", "response": "a", "history": history})["messages"] == [USER, REPLY, USER, REPLY]
 
 
-def test_alpaca_joins_instruction_and_input():
-    row = row_of({"instruction": "Add.", "input": "1 + 1", "output": "2", "id": 5})
+@pytest.mark.parametrize("names", [("input", "output"), ("context", "response")])
+def test_alpaca_joins_instruction_and_input(names):
+    row = row_of({"instruction": "Add.", names[0]: "1 + 1", names[1]: "2", "id": 5})
     assert row == {
         "messages": [{"role": "user", "content": "Add.\n1 + 1"}, {"role": "assistant", "content": "2"}],
         "extra": {"id": 5},
     }
+
+
+def test_messages_win_over_other_columns():
+    row = row_of({"prompt": "x", "messages": [USER, REPLY], "answer": "y"})
+    assert row == {"messages": [USER, REPLY], "extra": {"prompt": "x", "answer": "y"}}
 
 
 def test_columns_come_first_and_may_swap():

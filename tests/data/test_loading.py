@@ -128,6 +128,12 @@ def test_self_cognition_subsets_close_the_reasoning(cognition):
     ]
 
 
+def test_the_bundled_rows_are_filled_in_whole():
+    loaded = load("self-cognition", model_name=["Ada"], model_author=["Lab"])
+    assert len(loaded) > 100
+    assert not any("{{" in turn["content"] for row, _ in loaded.rows for turn in row["messages"])
+
+
 @pytest.mark.parametrize(
     ("options", "what"),
     [
@@ -170,6 +176,18 @@ def test_columns_that_no_row_has_are_an_error(jsonl):
     assert queries(load(path, columns={"ask": "query"})) == ["q"]
     with pytest.raises(SwiftError, match="--columns: no row has asked"):
         load(path, columns={"asked": "query"})
+    val = jsonl(rows_of(1), "val.jsonl")
+    config = DataConfig(columns={"ask": "query"})
+    assert len(load_rows([str(val)], config, seed=1, shuffle=False, option="val_dataset")) == 1
+
+
+@pytest.mark.parametrize("row", [{"query": "q"}, {"messages": [{"role": "user", "content": "q"}]}])
+def test_rows_without_an_answer_are_for_inference_only(jsonl, row):
+    path = str(jsonl([row]))
+    loaded = load_rows([path], DataConfig(), seed=1, shuffle=False, answers=False)
+    assert loaded.rows[0][0] == {"messages": [{"role": "user", "content": "q"}]}
+    with pytest.raises(SwiftError, match="1 of 1 rows cannot be used"):
+        load(path)
 
 
 @pytest.mark.parametrize(

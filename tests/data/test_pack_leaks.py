@@ -112,6 +112,7 @@ def test_the_probe_finds_a_model_that_does_not():
         SimpleNamespace(model_type="qwen3_next", layer_types=["linear_attention", "full_attention"]),
         SimpleNamespace(model_type="new", layer_types=["mamba", "attention"]),
         SimpleNamespace(model_type="lfm2", layer_types=["conv", "full_attention"]),
+        SimpleNamespace(model_type="granitemoehybrid", layers_block_type=["mamba", "attention"]),
         SimpleNamespace(model_type="mamba2"),
         SimpleNamespace(model_type="recurrent_gemma"),
         SimpleNamespace(model_type="some_vl", text_config=SimpleNamespace(model_type="t", layer_types=["recurrent"])),
@@ -125,4 +126,5 @@ def test_models_that_carry_a_state_are_refused_by_name(config):
 
 def test_attention_models_are_accepted():
     check_packing(LlamaConfig(**SIZES))
+    check_packing(SimpleNamespace(model_type="granitemoehybrid", layer_types=["attention", "attention"]))
     check_packing(SimpleNamespace(model_type="gemma3", layer_types=["sliding_attention", "full_attention"]))

@@ -85,6 +85,7 @@ def test_bad_json_lines_name_line_and_column(tmp_path, content, line, reason):
         ("a.json", '[{"a": 1},\n {"b" 2}]', 2, "not JSON: Expecting ':' delimiter at column 7"),
         ("a.json", '[{"a": 1}\n {"b": 2}]', 2, "not JSON: Expecting ',' or ']' at column 2"),
         ("a.json", '[{"a": 1},\n', 2, "not JSON: Expecting value at column 1"),
+        ("a.json", '{"a":\n 1', 2, "not JSON: Expecting ',' delimiter at column 3"),
         ("a.csv", "a,b\n1,2\n1,2,3\n", 3, "3 cells, but the header has 2"),
         ("a.csv", 'a,b\n1,2\n"1,2\n', 3, "not csv: unexpected end of data"),
     ],
@@ -100,6 +101,8 @@ def test_bad_rows_of_other_files(tmp_path, name, text, line, reason):
     [
         ("a.jsonl", b"\n\n", "holds no rows"),
         ("a.json", b"[]", "holds no rows"),
+        ("a.json", b" ", "holds no rows"),
+        ("a.csv", b"a,b,a\n1,2,3", "column 'a' stands twice in the header"),
         ("a.csv", b"query,response\n", "holds no rows"),
         ("a.txt", b"text", "files of this kind are not read"),
         ("a.csv", b"a,b\n1,\xff\n", "is not UTF-8: byte 0xff"),

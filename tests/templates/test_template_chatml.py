@@ -188,6 +188,15 @@ def test_named_templates(tokenizer: Any, name: str) -> None:
     assert tokenizer.eos_token_id in template.stop_token_ids
 
 
+def test_a_template_that_ends_nothing(tokenizer: Any) -> None:
+    """The end of sequence is appended and trained: nothing else could stop generation."""
+    source = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+    source += "{% if add_generation_prompt %}[assistant]{% endif %}"
+    first, second = Template(tokenizer, source).encode({"messages": say("a", "b", "c", "d")})  # type: ignore[typeddict-item]
+    assert trained_spans(first, tokenizer) == [("[user]a[assistant]", False), ("b<|im_end|>", True)]
+    assert trained_spans(second, tokenizer) == [("[user]a[assistant]b[user]c[assistant]", False), ("d<|im_end|>", True)]
+
+
 def test_a_model_without_a_template(tokenizer: Any) -> None:
     import copy
 

@@ -60,6 +60,8 @@ def test_render_and_mask(template: Template, name: str) -> None:
     stops = (template._turns.text_ending.stop, template._turns.tool_ending.stop)
     for at, text in zip(turns, seen, strict=True):
         assert text.endswith(stops)
+        header = reference(template, messages[:at], tools, add_generation_prompt=True)
+        assert name == "reasoning" or header is None or header[-20:] not in text
         assert messages[at]["content"].strip() in text
         others = [m["content"].strip() for k, m in enumerate(messages) if k != at and m["content"].strip()]
         assert not [other for other in others if other in text and other not in messages[at]["content"]]

@@ -36,6 +36,9 @@ EXPECTED: list[tuple[str, str, list[list[str]]]] = [
     ("Qwen-QwQ-32B", "reasoning", [
         ["Adding two.\n</think>\n\nFour.<|im_end|>"], ["Adding three.\n</think>\n\nSix.<|im_end|>"]]),
     ("Apriel-1.6-15b-Thinker-fixed", "single", [["\n[BEGIN FINAL RESPONSE]\nIt is 4.\n<|end|>"]]),
+    ("NousResearch-Hermes-3-Llama-3.1-8B-tool_use", "tools", [
+        ['<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris \\"x\\" ü"}}\n</tool_call><|im_end|>',
+         "It is 20 degrees.<|im_end|>"]]),
     ("Spark2.5", "single", [["It is 4.<｜end▁of▁sentence｜>"]]),
     ("mistralai-Mistral-Nemo-Instruct-2407", "system", [["Hello!</s>"], ["Again!</s>"]]),
 ]  # fmt: skip

@@ -79,7 +79,7 @@ def test_the_same_for_several_processes(
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
     log = [json.loads(line) for line in (tmp_path / "two" / "logging.jsonl").read_text().splitlines()]

@@ -1,0 +1,65 @@
+"""Parts of your own, one decorator each: `swift sft --external_plugins examples/my_parts.py ...`."""
+
+import torch
+from transformers import TrainerCallback
+
+from swift.data import dataset
+from swift.objectives import objective
+from swift.templates import chat_template
+from swift.train import callback, metric
+from swift.tuners import optimizer, tuner
+
+
+@dataset("sums")
+def sums():
+    """Rows in any form that `--dataset` understands: `--dataset sums#20`."""
+    for a in range(1, 10):
+        for b in range(1, 10):
+            yield {"query": f"What is {a} plus {b}?", "response": f"{a} plus {b} is {a + b}."}
+
+
+@chat_template("dialogue")
+def dialogue(tokenizer):
+    """The Jinja text of a chat template: `--template dialogue`."""
+    return (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}" + (tokenizer.eos_token or "") + "\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+
+
+@tuner("norms")
+def norms(model, config):
+    """Train only the normalisation layers: `--train_type norms`."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("norm" in name)
+    return model
+
+
+@optimizer("sgd_with_momentum")
+def sgd_with_momentum(model, args):
+    """`--optimizer sgd_with_momentum`."""
+    return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=args.learning_rate, momentum=0.9)
+
+
+@objective("focal")
+def focal(outputs):
+    """Focal loss (Lin et al., 2017, eq. 5, gamma = 2), a sum over trained tokens: `--loss_type focal`."""
+    from swift.objectives.types import Loss
+
+    probabilities = outputs.logps.exp()
+    return Loss(total=-((1 - probabilities) ** 2 * outputs.logps).sum())
+
+
+@metric("first_digit")
+def first_digit(predictions, labels):
+    """Sums over trained tokens, divided by their number: `--eval_metric first_digit`."""
+    return {"even": float((predictions % 2 == labels % 2).sum())}
+
+
+@callback("announce")
+class Announce(TrainerCallback):
+    """`--callbacks announce`."""
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """Say that the run is over."""
+        print(f"announce: {state.global_step} steps")

@@ -1,0 +1,257 @@
+"""How much memory a training run will take at its fullest moment, before anything is loaded."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from swift.errors import SwiftError
+from swift.plan.trace import LossFunction, StepTrace, float32_cross_entropy, trace_step
+
+MIB = 1 << 20
+
+Trainable = tuple[str, int, torch.dtype]
+"""A parameter's name, number of values and dtype."""
+
+CPU_RUNTIME = 40 * MIB
+"""What a process takes beside tensors once it computes: kernels' code, oneDNN's primitives and scratch, threads.
+Measured on steps of a model of two layers and 64 hidden values, whose own tensors take 1 MiB."""
+CPU_HOLES = 0.4
+"""Holes of glibc's heap, as a share of the most it held: PyTorch's aligned blocks rarely fit the holes they leave, as
+small records of autograd come to lie beside them (sourceware.org/bugzilla, 14581). `benchmarks/memory.py` shows how
+well one share serves all models, lengths and tuners."""
+CUDA_WORKSPACE = 32 * MIB
+"""cuBLAS's workspace on Hopper; 8 MiB before it (NVIDIA, cuBLAS library, CUBLAS_WORKSPACE_CONFIG)."""
+
+STATE_VALUES: dict[str, tuple[int, int | None]] = {
+    "adamw": (2, None),
+    "adam": (2, None),
+    "paged_adamw": (2, None),
+    "adamw_8bit": (2, 1),
+    "paged_adamw_8bit": (2, 1),
+    "adamw_bnb_8bit": (2, 1),
+    "lion": (1, None),
+    "lion_8bit": (1, 1),
+    "rmsprop": (1, None),
+    "adagrad": (1, None),
+    "sgd": (0, None),
+    "adafactor": (0, None),
+}
+"""Optimizer -> values it keeps for each trained value, and bytes of each (None: the parameter's own dtype)."""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """The planned peak.
+
+    Attributes:
+        parts: bytes of weights, gradients, optimizer, activations, logits and overhead at the fullest moment.
+        moment: when that is: `forward and backward` or `optimizer step`.
+        device: cpu or cuda.
+        notes: what the figures do not hold for, or how they were found.
+    """
+
+    parts: dict[str, int]
+    moment: str
+    device: str
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def total(self) -> int:
+        """Bytes in all."""
+        return sum(self.parts.values())
+
+
+def trainable_of(model: nn.Module) -> list[Trainable]:
+    """The parameters of a model that require gradients."""
+    return [(name, p.numel(), p.dtype) for name, p in model.named_parameters() if p.requires_grad]
+
+
+def meta_model(config: Any, dtype: torch.dtype) -> nn.Module:
+    """A causal language model of a transformers configuration, without memory for its weights."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=dtype)
+
+
+def plan_memory(
+    config_or_meta_model: Any,
+    *,
+    dtype: torch.dtype,
+    trainable: Iterable[Trainable] | None = None,
+    micro_batch_tokens: int,
+    trained_positions: int,
+    optimizer: str,
+    gradient_checkpointing: bool,
+    autocast: bool,
+    world_size: int = 1,
+    device: str = "cpu",
+    rows: int = 1,
+    masked: bool | None = None,
+    accumulated: bool = False,
+    loss: LossFunction = float32_cross_entropy,
+) -> MemoryPlan:
+    """Plan the peak of a run of training steps on one device.
+
+    Args:
+        config_or_meta_model: a transformers configuration, or a model (meta device is enough) with its tuner attached.
+        dtype: dtype of the weights that a configuration is given, and of autocast when it is a half-precision one.
+        trainable: what is trained, by the model's own names, with its dtype; None means what requires gradients.
+        micro_batch_tokens: tokens of the largest micro-batch with its padding, or the length of a pack.
+        trained_positions: places of that micro-batch whose logits are computed.
+        optimizer: its name in transformers, such as adamw_torch_fused; an unknown one counts as AdamW, with a note.
+        gradient_checkpointing: whether layers are computed again in the backward pass.
+        autocast: whether the forward runs under autocast (bfloat16, or `dtype` where that is float16).
+        world_size: processes that each hold all of it (DDP); more than one adds DDP's gradient buckets.
+        device: cpu or cuda.
+        rows: rows of the micro-batch.
+        masked: whether attention gets a mask; None means where there are several rows.
+        accumulated: whether gradients outlive a micro-batch (gradient accumulation).
+        loss: takes logits [k, vocabulary] and targets int64[k], as the run's own loss does.
+
+    Raises:
+        SwiftError: `trainable` names a parameter that the model does not have.
+    """
+    model = config_or_meta_model
+    if not isinstance(model, nn.Module):
+        model = meta_model(model, dtype)
+    chosen = trainable_of(model) if trainable is None else list(trainable)
+    amp = (torch.float16 if dtype == torch.float16 else torch.bfloat16) if autocast else None
+    masked = rows > 1 if masked is None else masked
+    notes = [] if _short_name(optimizer) in STATE_VALUES else [f"state of optimizer {optimizer} counted as AdamW's"]
+    with _train_only(model, chosen):
+        try:
+            trace = trace_step(
+                model,
+                rows=rows,
+                length=-(-micro_batch_tokens // rows),
+                trained_positions=trained_positions,
+                device=_kernels_of(device),
+                autocast=amp,
+                gradient_checkpointing=gradient_checkpointing,
+                masked=masked,
+                accumulated=accumulated or world_size > 1,
+                loss=loss,
+                dtypes={name: kind for name, _, kind in chosen},
+            )
+        # Whatever a model's own code raises without contents of tensors, the run itself may go on.
+        except Exception as error:
+            notes.append(f"activations by formula, since the model needs contents of tensors: {type(error).__name__}")
+            trace = formula_trace(model, chosen, micro_batch_tokens, trained_positions, gradient_checkpointing)
+    return _assemble(trace, chosen, optimizer=optimizer, world_size=world_size, device=device, notes=tuple(notes))
+
+
+def formula_trace(
+    model: nn.Module, trainable: list[Trainable], tokens: int, positions: int, gradient_checkpointing: bool
+) -> StepTrace:
+    """What a step holds by the formula for a Transformer with fused attention, where it cannot be traced.
+
+    34 bytes for each token and hidden value of a layer at 16 bit, or 2 where it is checkpointed, and one whole layer
+    (Korthikanti et al., 2022, arXiv 2205.05198, eq. 2 without the attention matrices, and section 5).
+    """
+    config = model.config.get_text_config()  # type: ignore[union-attr, operator]
+    layer = 34 * tokens * config.hidden_size
+    layers: int = config.num_hidden_layers
+    activations = layer + 2 * tokens * config.hidden_size * layers if gradient_checkpointing else layer * layers
+    # The logits at 16 bit, and in float32 themselves, their log-softmax and their gradient.
+    logits = positions * config.vocab_size * (2 + 3 * 4)
+    changed = {name: numel * dtype.itemsize for name, numel, dtype in trainable}
+    weights = sum(changed.get(name, p.numel() * p.element_size()) for name, p in model.named_parameters())
+    return StepTrace(
+        peak={"weights": weights, "gradients": 0, "activations": activations, "logits": logits},
+        saved=activations,
+        heap_peak=activations,
+        mapped_peak=logits,
+    )
+
+
+def optimizer_bytes(optimizer: str, trainable: Iterable[Trainable]) -> int:
+    """Bytes of the optimizer's state; one that `STATE_VALUES` does not list counts as AdamW."""
+    values, width = STATE_VALUES.get(_short_name(optimizer), STATE_VALUES["adamw"])
+    return sum(values * numel * (width or dtype.itemsize) for _, numel, dtype in trainable)
+
+
+def _short_name(optimizer: str) -> str:
+    for suffix in ("_torch_fused", "_torch_npu_fused", "_torch", "_32bit", "_fused"):
+        optimizer = optimizer.removesuffix(suffix)
+    return optimizer
+
+
+def _assemble(
+    trace: StepTrace,
+    trainable: list[Trainable],
+    *,
+    optimizer: str,
+    world_size: int,
+    device: str,
+    notes: tuple[str, ...],
+) -> MemoryPlan:
+    gradients = sum(numel * dtype.itemsize for _, numel, dtype in trainable)
+    state = optimizer_bytes(optimizer, trainable)
+    buckets = gradients if world_size > 1 else 0
+    parts = {
+        "weights": trace.peak["weights"],
+        "gradients": trace.peak["gradients"],
+        "optimizer": state,
+        "activations": trace.peak["activations"],
+        "logits": trace.peak["logits"],
+    }
+    moment = "forward and backward"
+    # Fused AdamW needs nothing beside its state; the unfused one works on one parameter at a time on the CPU.
+    step = _step_temporaries(optimizer, trainable, device)
+    if gradients + step > sum(trace.peak.values()) - trace.peak["weights"]:
+        parts |= {"gradients": gradients, "activations": step, "logits": 0}
+        moment = "optimizer step"
+    alive = parts["gradients"] + parts["activations"] + parts["logits"]
+    parts["overhead"] = buckets + _overhead(trace, alive, device)
+    return MemoryPlan(parts, moment, device, notes)
+
+
+def _step_temporaries(optimizer: str, trainable: list[Trainable], device: str) -> int:
+    if "fused" in optimizer or not trainable:
+        return 0
+    sizes = [numel * dtype.itemsize for _, numel, dtype in trainable]
+    return sum(sizes) if device == "cuda" else 2 * max(sizes)
+
+
+def _overhead(trace: StepTrace, alive: int, device: str) -> int:
+    """What the process holds beyond the tensors alive at the fullest moment.
+
+    On the CPU the heap does not shrink between its own fullest moment and that of the large blocks, so both count.
+    """
+    if device != "cpu":
+        return CUDA_WORKSPACE
+    held = round(trace.heap_peak * (1 + CPU_HOLES)) + trace.mapped_peak
+    return CPU_RUNTIME + max(0, held - alive)
+
+
+def _kernels_of(device: str) -> str:
+    """The device whose kernels the trace picks: CUDA's only where PyTorch has it."""
+    return "cuda" if device == "cuda" and torch.cuda.is_available() else "cpu"
+
+
+@contextlib.contextmanager
+def _train_only(model: nn.Module, trainable: list[Trainable]) -> Iterator[None]:
+    """Let exactly these parameters require gradients; put back what was."""
+    wanted = {name: numel for name, numel, _ in trainable}
+    parameters = dict(model.named_parameters())
+    for name, numel in wanted.items():
+        if name not in parameters or parameters[name].numel() != numel:
+            raise SwiftError(
+                f"trainable parameter {name} ({numel} values) is not in the model",
+                fix="attach the tuner to the model first, then plan",
+            )
+    before = {name: parameter.requires_grad for name, parameter in parameters.items()}
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(name in wanted)
+    try:
+        yield
+    finally:
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(before[name])

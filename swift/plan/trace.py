@@ -1,0 +1,265 @@
+"""One training step run on tensors without contents, counting the bytes that are alive.
+
+`FakeTensorMode` gives every operation its real device, dtype and autocast rule and no memory; a dispatch mode above it
+sees each new storage, and a weak reference tells when it goes. So the figures hold for any architecture, tuner,
+autocast and gradient checkpointing, without a formula for any of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+HEAP_LIMIT = 32 << 20
+"""glibc maps blocks above this size on their own and returns them at once (mallopt(3), M_MMAP_THRESHOLD)."""
+KINDS = ("weights", "gradients", "activations", "logits")
+
+LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Takes logits [k, vocabulary] and targets int64[k], returns the loss that is differentiated."""
+
+
+@dataclass
+class StepTrace:
+    """Bytes alive in one forward and backward pass.
+
+    Attributes:
+        peak: the bytes of each of `KINDS` at the moment when most are alive together.
+        saved: bytes of the storages alive between forward and backward, weights aside.
+        heap_peak: most bytes alive together, at any moment, in blocks up to `HEAP_LIMIT`, weights aside.
+        mapped_peak: the same for larger blocks.
+    """
+
+    peak: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
+    saved: int = 0
+    heap_peak: int = 0
+    mapped_peak: int = 0
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of the storages that are alive, by kind, and remembers the fullest moment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive = dict.fromkeys(KINDS, 0)
+        self.peak = dict(self.alive)
+        self.heap_peak = 0
+        self.mapped_peak = 0
+        self._highest = 0
+        self._heap = 0
+        self._mapped = 0
+        self._kinds: dict[int, str] = {}
+        self._logits: tuple[int, int] | None = None
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.prim.device.default:
+            return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.note(result)
+        elif isinstance(result, (tuple, list)):
+            for item in result:
+                if isinstance(item, torch.Tensor):
+                    self.note(item)
+        return result
+
+    def expect_logits(self, positions: int, vocabulary: int) -> None:
+        """From here on a tensor of this many rows and columns counts as logits."""
+        self._logits = (positions * vocabulary, vocabulary)
+
+    def note(self, tensor: torch.Tensor, kind: str | None = None) -> None:
+        """Count a tensor's storage if it is new; with `kind`, move it there."""
+        storage = tensor.untyped_storage()
+        # The address of the C++ storage is its identity as long as it is alive.
+        key, size = storage._cdata, storage.nbytes()
+        known = self._kinds.get(key)
+        if known is None:
+            known = kind or self._kind_of(tensor)
+            self._kinds[key] = known
+            self._count(known, size)
+            weakref.finalize(storage, self._release, key, size)
+        elif kind is not None and kind != known:
+            self._kinds[key] = kind
+            self.alive[known] -= size
+            self.alive[kind] += size
+
+    def _kind_of(self, tensor: torch.Tensor) -> str:
+        if self._logits and (tensor.numel(), tensor.shape[-1] if tensor.dim() else 0) == self._logits:
+            return "logits"
+        return "activations"
+
+    def _release(self, key: int, size: int) -> None:
+        self._count(self._kinds.pop(key), -size, size)
+
+    def _count(self, kind: str, change: int, block: int | None = None) -> None:
+        self.alive[kind] += change
+        if kind != "weights":
+            if (block or change) <= HEAP_LIMIT:
+                self._heap += change
+                self.heap_peak = max(self.heap_peak, self._heap)
+            else:
+                self._mapped += change
+                self.mapped_peak = max(self.mapped_peak, self._mapped)
+        total = sum(self.alive.values())
+        if total > self._highest:
+            self._highest, self.peak = total, dict(self.alive)
+
+
+def float32_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Sum of the cross-entropy, in float32."""
+    return nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
+
+
+def trace_step(
+    model: nn.Module,
+    *,
+    rows: int,
+    length: int,
+    trained_positions: int,
+    device: str,
+    autocast: torch.dtype | None,
+    gradient_checkpointing: bool,
+    masked: bool,
+    accumulated: bool,
+    loss: LossFunction = float32_cross_entropy,
+    dtypes: dict[str, torch.dtype] | None = None,
+) -> StepTrace:
+    """Run a step of a causal language model on fake tensors and count what is alive.
+
+    Args:
+        model: on any device, meta included; it is left as it was.
+        rows: rows of the micro-batch.
+        length: tokens of each row.
+        trained_positions: places of the whole micro-batch whose logits are computed.
+        device: `cpu` or `cuda`; it picks kernels and autocast rules.
+        autocast: the dtype of autocast, or None for none.
+        gradient_checkpointing: whether layers are computed again in the backward pass.
+        masked: whether attention gets a mask (padding or packing), as opposed to the plain causal rule.
+        accumulated: whether gradients of an earlier micro-batch are already there.
+        loss: what is differentiated.
+        dtypes: dtypes of parameters that differ from the model's, by name.
+
+    Raises:
+        Exception: whatever an architecture raises that needs the contents of tensors to go on.
+    """
+    with FakeTensorMode() as fake, _fake_parameters(model, fake, device, dtypes or {}), LiveBytes() as live:
+        live_step = _Step(model, live, torch.device(device), autocast)
+        live_step.start(accumulated)
+        with _training(model, gradient_checkpointing), contextlib.nullcontext() if masked else _plain_causal_rule():
+            return live_step.run(rows, length, trained_positions, masked, loss)
+
+
+class _Step:
+    def __init__(self, model: nn.Module, live: LiveBytes, device: torch.device, autocast: torch.dtype | None) -> None:
+        self.model, self.live, self.device, self.autocast = model, live, device, autocast
+
+    def start(self, accumulated: bool) -> None:
+        for tensor in [*self.model.parameters(), *self.model.buffers()]:
+            self.live.note(tensor, "weights")
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(self._gradient_made)
+                if accumulated:
+                    parameter.grad = torch.empty_like(parameter)
+                    self.live.note(parameter.grad, "gradients")
+
+    def _gradient_made(self, parameter: torch.Tensor) -> None:
+        if parameter.grad is not None:
+            self.live.note(parameter.grad, "gradients")
+
+    def run(self, rows: int, length: int, positions: int, masked: bool, loss: LossFunction) -> StepTrace:
+        ids = torch.zeros(rows, length, dtype=torch.int64, device=self.device)
+        mask = torch.ones_like(ids) if masked else None
+        # All rows share one index, so the places kept in each row are their mean.
+        kept = torch.zeros(max(1, round(positions / rows)), dtype=torch.int64, device=self.device)
+        targets = torch.zeros(rows * len(kept), dtype=torch.int64, device=self.device)
+        vocabulary = self.model.config.get_text_config().vocab_size  # type: ignore[union-attr, operator]
+        self.live.expect_logits(len(targets), vocabulary)
+        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            output = self.model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=kept)
+        value = loss(output.logits.flatten(0, 1), targets)
+        saved = sum(self.live.alive.values()) - self.live.alive["weights"] - self.live.alive["gradients"]
+        value.backward()
+        del output, value
+        return StepTrace(self.live.peak, saved, self.live.heap_peak, self.live.mapped_peak)
+
+
+@contextlib.contextmanager
+def _fake_parameters(
+    model: nn.Module, fake: FakeTensorMode, device: str, dtypes: dict[str, torch.dtype]
+) -> Iterator[None]:
+    """Let the model hold fake parameters and buffers, tied ones tied as before, and give its own back at the end."""
+    twins: dict[int, Any] = {}
+    kept: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    for prefix, module in model.named_modules():
+        for own in (module._parameters, module._buffers):
+            kept.append((own, dict(own)))
+            for name, tensor in own.items():
+                if tensor is None:
+                    continue
+                if id(tensor) not in twins:
+                    dtype = dtypes.get(f"{prefix}.{name}" if prefix else name, tensor.dtype)
+                    twin: Any = torch.empty(tensor.shape, dtype=dtype, device=device)
+                    if isinstance(tensor, nn.Parameter):
+                        twin = nn.Parameter(twin, requires_grad=tensor.requires_grad)
+                    twins[id(tensor)] = twin
+                own[name] = twins[id(tensor)]
+    try:
+        yield
+    finally:
+        for own, before in kept:
+            own.clear()
+            own.update(before)
+
+
+@contextlib.contextmanager
+def _plain_causal_rule() -> Iterator[None]:
+    """Let transformers leave the mask out, as it does for real tensors that are neither padded nor packed.
+
+    Of fake tensors it assumes that they may be packed, and builds a mask (`find_packed_sequence_indices` in
+    masking_utils.py, 4.57 to 5.24: its look into the positions is skipped when tracing). This can go when a caller can
+    say that nothing is packed.
+    """
+    from transformers import masking_utils
+
+    before = masking_utils.find_packed_sequence_indices
+    masking_utils.find_packed_sequence_indices = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = before
+
+
+@contextlib.contextmanager
+def _training(model: nn.Module, gradient_checkpointing: bool) -> Iterator[None]:
+    """Training mode with or without checkpointing; both are put back at the end."""
+    was_training = {module: module.training for module in model.modules()}
+    was_checkpointing = {
+        module: (module.gradient_checkpointing, getattr(module, "_gradient_checkpointing_func", None))
+        for module in model.modules()
+        if hasattr(module, "gradient_checkpointing")
+    }
+    model.train()
+    if gradient_checkpointing:
+        # The state of the random generator cannot be read under fake tensors, and takes no memory worth counting.
+        model.gradient_checkpointing_enable(  # type: ignore[operator]
+            gradient_checkpointing_kwargs={"use_reentrant": False, "preserve_rng_state": False}
+        )
+    else:
+        for module in was_checkpointing:
+            module.gradient_checkpointing = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for module, training in was_training.items():
+            module.training = training
+        for module, (flag, function) in was_checkpointing.items():
+            module.gradient_checkpointing = flag  # type: ignore[assignment]
+            module._gradient_checkpointing_func = function  # type: ignore[assignment]

@@ -1,0 +1,206 @@
+"""What a run leaves, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from swift.cli.main import main
+from swift.config import SftConfig
+from swift.config.build import read_arguments
+from swift.errors import SwiftError
+from swift.train.sft import SftResult, sft
+from tests.tiny import save_adapter, save_tiny
+from tests.train.conftest import losses
+
+Train = Callable[..., SftResult]
+ROOT = Path(__file__).parents[2]
+
+
+def trainable(result: SftResult) -> set[str]:
+    from safetensors import safe_open
+
+    assert result.checkpoint is not None
+    with safe_open(next(result.checkpoint.glob("*model*.safetensors")), "pt") as file:
+        return set(file.keys())
+
+
+def test_an_adapter_loads_with_peft_alone(train: Train, base: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    result = train(max_steps=3)
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    ids = torch.arange(3, 40)[None]
+    before = plain(ids).logits
+    after = PeftModel.from_pretrained(plain, result.checkpoint)(ids).logits
+    assert not torch.allclose(before, after)
+    settings = json.loads((result.checkpoint / "adapter_config.json").read_text())  # type: ignore[operator]
+    assert settings["base_model_name_or_path"] == str(base)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"target_modules": ["q_proj"]}, "self_attn.q_proj"),
+        ({"target_regex": r".*layers\.1\.mlp\..*"}, "layers.1.mlp"),
+    ],
+)
+def test_lora_goes_where_it_is_told(train: Train, options: dict[str, Any], expected: str) -> None:
+    names = trainable(train(max_steps=1, **options))
+    assert names
+    assert all(expected in name for name in names)
+
+
+def test_modules_to_save_are_trained_in_full(train: Train) -> None:
+    names = trainable(train(max_steps=1, modules_to_save=["lm_head"], target_modules=["q_proj"]))
+    assert any("lm_head" in name for name in names)
+
+
+def test_freeze_changes_only_what_it_may(train: Train, base: Path) -> None:
+    from safetensors.torch import load_file
+
+    result = train(max_steps=2, train_type="freeze", trainable_parameters=["model.layers.1."])
+    before = load_file(base / "model.safetensors")
+    after = load_file(result.checkpoint / "model.safetensors")  # type: ignore[operator]
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all(name.startswith("model.layers.1.") for name in changed)
+
+
+def test_training_goes_on_from_an_adapter(train: Train, base: Path, tmp_path: Path) -> None:
+    first = train(max_steps=5)
+    again = train(max_steps=1, adapters=[str(first.checkpoint)], model=None)
+    assert losses(again)[1] < losses(first)[1]
+
+
+def test_config_yaml_repeats_the_run(train: Train, tmp_path: Path) -> None:
+    first = train(max_steps=3, lora_dropout=0.2)
+    again = sft(read_arguments(SftConfig, ["--config", str(first.run_folder / "config.yaml")]))  # type: ignore[operator]
+    assert again.run_folder != first.run_folder
+    assert losses(again) == losses(first)
+
+
+def test_folders_links_and_limit(train: Train, tmp_path: Path) -> None:
+    result = train(max_steps=5, save_steps=1, save_total_limit=2, add_version=False, create_checkpoint_symlink=True)
+    assert result.run_folder == tmp_path / "output"
+    assert sorted(path.name for path in result.run_folder.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-5"]
+    assert (result.run_folder / "last").resolve() == result.checkpoint
+    assert (result.run_folder / "images" / "loss.png").is_file()
+    versions = [train(max_steps=1).run_folder.name for _ in range(2)]  # type: ignore[union-attr]
+    assert [name.split("-")[0] for name in versions] == ["v0", "v1"]
+
+
+def test_the_log_is_unrounded_and_numbered(train: Train) -> None:
+    result = train(max_steps=4)
+    lines = [json.loads(line) for line in (result.run_folder / "logging.jsonl").read_text().splitlines()]  # type: ignore[operator]
+    logged = [entry for entry in lines if "loss" in entry]
+    assert [entry["step"] for entry in logged] == [1, 2, 3, 4]
+    assert any(len(repr(entry["loss"])) > 12 for entry in logged)
+
+
+def test_evaluation_counts_tokens(train: Train) -> None:
+    result = train(max_steps=2, split_dataset_ratio=0.3, eval_strategy="steps", eval_steps=1, eval_metric="acc")
+    by_one = [entry for entry in result.log if "eval_loss" in entry]
+    assert len(by_one) == 2
+    again = train(
+        max_steps=2,
+        split_dataset_ratio=0.3,
+        eval_strategy="steps",
+        eval_steps=1,
+        eval_metric="acc",
+        per_device_eval_batch_size=5,
+    )
+    by_five = [entry for entry in again.log if "eval_loss" in entry]
+    for one, five in zip(by_one, by_five, strict=True):
+        assert one["eval_loss"] == pytest.approx(five["eval_loss"], rel=1e-5)
+        assert one["eval_token_acc"] == pytest.approx(five["eval_token_acc"])
+
+
+def test_a_dry_run_shows_and_writes_nothing(train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = train(dry_run=True, format="json")
+    assert result.run_folder is None
+    assert not (tmp_path / "output").exists()
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    kinds = {line["kind"] for line in lines}
+    assert {"decision", "counts", "memory", "row"} <= kinds
+    memory = next(line for line in lines if line["kind"] == "memory")
+    assert memory["total"] == sum(memory["parts"].values())
+    counts = next(line for line in lines if line["kind"] == "counts")
+    assert counts["rows"] == 23
+    assert counts["steps"] == result.steps == 18
+
+
+def test_parts_of_a_users_own(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = f"""sft --external_plugins {ROOT / "examples" / "my_parts.py"} --model {base} --dataset sums#12
+        --val_dataset sums#4 --train_type norms --optimizer sgd_with_momentum --loss_type focal
+        --eval_metric first_digit --callbacks announce --template dialogue --max_steps 2
+        --output_dir {tmp_path / "parts"} --add_version false --report_to none --torch_dtype float32"""
+    assert main(words.split()) == 0
+    assert "announce: 2 steps" in capsys.readouterr().out
+    log = [json.loads(line) for line in (tmp_path / "parts" / "logging.jsonl").read_text().splitlines()]
+    assert any("eval_even" in entry for entry in log)
+
+
+BAD_ROWS = {
+    "broken line": ('{"messages": [}\n', "bad.jsonl:1"),
+    "no rows": ("", "bad.jsonl"),
+    "wrong role": ('{"messages": [{"role": "judge", "content": "x"}]}\n', "judge"),
+    "no assistant": ('{"messages": [{"role": "user", "content": "x"}]}\n', "assistant"),
+    "nothing trained": (
+        '{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", "loss": false}]}\n',
+        "bad.jsonl:1",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "said"), BAD_ROWS.values(), ids=list(BAD_ROWS))
+def test_bad_rows(train: Train, tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text(text)
+    with pytest.raises(SwiftError) as caught:
+        train(dataset=[str(path)])
+    assert said in str(caught.value)
+    assert not (tmp_path / "output").exists()
+
+
+def test_bad_rows_may_be_dropped_and_are_written_down(train: Train, rows: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mixed.jsonl"
+    path.write_text(rows.read_text() + "broken\n")
+    result = train(dataset=[str(path)], strict=False, max_steps=1)
+    assert result.run_folder is not None
+    (dropped,) = (result.run_folder / "dropped.jsonl").read_text().splitlines()
+    assert json.loads(dropped)["source"].endswith("mixed.jsonl:24")
+
+
+def test_bad_models(train: Train, base: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    wide = save_tiny(tmp_path / "wide", hidden_size=64)
+    adapter = save_adapter(tmp_path / "adapter", base)
+    for options, said in (
+        ({"model": str(tmp_path / "nowhere" / "at" / "all")}, "nowhere"),
+        ({"model": str(tmp_path / "empty")}, "holds no model"),
+        ({"model": str(adapter)}, "adapter"),
+        ({"adapters": [str(base)]}, "holds no adapter"),
+        ({"model": str(wide), "adapters": [str(adapter)]}, "adapter"),
+        ({"target_modules": ["q_prj"]}, "q_prj"),
+        ({"target_regex": "("}, "target_regex"),
+        ({"train_type": "freeze", "freeze_parameters_ratio": 1.0}, "nothing to train"),
+        ({"train_type": "freeze", "freeze_parameters": ["nothing."]}, "names no parameter"),
+        ({"eval_strategy": "steps"}, "no rows to evaluate on"),
+        ({"chat_template": str(tmp_path / "none.jinja")}, "none.jinja"),
+    ):
+        with pytest.raises(SwiftError) as caught:
+            train(**options)
+        assert said in str(caught.value), options
+
+
+def test_a_folder_that_cannot_be_written(train: Train, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SwiftError, match="output_dir"):
+        train(output_dir=str(tmp_path / "file" / "below"))
