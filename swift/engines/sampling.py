@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor
+from transformers import LogitsProcessor
 from transformers.generation import logits_process as warpers
 
 from swift.engines.base import RequestConfig
@@ -88,23 +88,26 @@ class SeededSampler(LogitsProcessor):
         return torch.full_like(scores, float("-inf")).scatter_(1, tokens, 0.0)
 
 
-def greedy_config(
-    defaults: GenerationConfig, config: RequestConfig, *, max_new_tokens: int, stop_ids: list[int], pad_id: int
-) -> GenerationConfig:
-    """The model's generation config with the request over it, for a `generate` that only takes the likeliest token."""
-    values: dict[str, Any] = defaults.to_diff_dict()
-    for name in (*NEUTRAL, "do_sample", "max_length", "max_new_tokens", "num_return_sequences", "transformers_version"):
-        values.pop(name, None)
-    values |= {
+def greedy_arguments(config: RequestConfig, *, max_new_tokens: int, stop_ids: list[int], pad_id: int) -> dict[str, Any]:
+    """Arguments for a `generate` that only takes the likeliest token; the rest is the model's generation config.
+
+    They are arguments and no GenerationConfig: transformers 4 takes a value of the latter that is a default for one
+    that nobody set, and samples after all where the model's own config does.
+    """
+    arguments: dict[str, Any] = {
         "do_sample": False,
+        "temperature": 1.0,
+        "top_k": 50,
+        "top_p": 1.0,
         "max_new_tokens": max_new_tokens,
         "num_beams": config.num_beams,
-        "eos_token_id": stop_ids or None,
+        "num_return_sequences": 1,
         "pad_token_id": pad_id,
         "return_dict_in_generate": False,
+        "use_cache": True,
     }
+    if stop_ids:
+        arguments["eos_token_id"] = stop_ids
     if config.repetition_penalty is not None:
-        values["repetition_penalty"] = config.repetition_penalty
-    # Written out, so that `generate` does not fill them in from the model and then warn that nobody samples.
-    values |= {"temperature": 1.0, "top_k": 50, "top_p": 1.0}
-    return GenerationConfig(**values)
+        arguments["repetition_penalty"] = config.repetition_penalty
+    return arguments

@@ -27,7 +27,12 @@ from swift.engines.base import (
 )
 from swift.engines.detokenize import TextStream, cut
 from swift.engines.prompts import encode_prompt
+<<<<<<< HEAD
 from swift.engines.sampling import SeededSampler, greedy_config, row_seed, sampling_of
+=======
+from swift.engines.sampling import SeededSampler, greedy_arguments, row_seed, sampling_of
+from swift.engines.source import ModelSource, choose_template, find_source, load_source_model
+>>>>>>> room/engines
 from swift.errors import SwiftError
 from swift.models.source import ModelSource, find_source
 from swift.templates.choose import choose_template
@@ -283,8 +288,7 @@ class PtEngine:
             ids[row, width - len(job.prompt) :] = torch.tensor(job.prompt)
             mask[row, width - len(job.prompt) :] = 1
         limits = [job.limit for job in batch]
-        defaults = self.model.generation_config
-        sampling = sampling_of(defaults.to_diff_dict(), config)
+        sampling = sampling_of(self.model.generation_config.to_diff_dict(), config)
         processors = [] if sampling is None else [SeededSampler(sampling, [job.seed for job in batch])]
         # A beam's text changes under way, so that there the stop texts are cut off after the search.
         watched = bool(config.stop) and config.num_beams == 1
@@ -293,11 +297,11 @@ class PtEngine:
             out = self.model.generate(
                 input_ids=ids.to(self.model.device),
                 attention_mask=mask.to(self.model.device),
-                generation_config=greedy_config(
-                    defaults, config, max_new_tokens=max(limits), stop_ids=sorted(self._stop_ids), pad_id=self._pad_id
-                ),
                 logits_processor=LogitsProcessorList(processors),
                 stopping_criteria=StoppingCriteriaList([_Watch(width, limits, streams, cancelled, on_token)]),
+                **greedy_arguments(
+                    config, max_new_tokens=max(limits), stop_ids=sorted(self._stop_ids), pad_id=self._pad_id
+                ),
             )
         except torch.OutOfMemoryError as error:
             raise SwiftError(

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 RECORD_FILES = ("config.yaml", "template.json")
 QUESTIONS = ("What is the capital of France?", "Write one sentence about the sea.")
 ANSWER_TOKENS = 8
-TOLERANCE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
+TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}
 """Largest distance of the merged model's logits from the adapter's, as a share of the logits' standard deviation.
 
-Both sides compute in float32, so that only the rounding of the merged weights to their dtype is in it.
+Both sides compute in float32, so that only the rounding of the merged weights to their dtype is in it. Measured on the
+135M demo model: 3e-6 in float32, 1e-3 in float16, 5e-3 in bfloat16.
 """
 
 
@@ -238,7 +239,7 @@ def report(output: Path, source: ModelSource, proofs: Sequence[Proof], off: floa
     print(f"logits: the adapter moves them by {effect:.2g} of their deviation, merging by {off:.2g}", file=sys.stderr)
     if off > effect / 2:
         print(
-            f"warning: rounding to {dtype} undoes a good part of what was trained; --torch_dtype float32 keeps it",
+            f"warning: rounding to {dtype} blurs what was trained, by over half of it; --torch_dtype float32 keeps it",
             file=sys.stderr,
         )
 

@@ -100,6 +100,8 @@ def test_parameters_come_from_the_model_then_from_the_request():
     assert own != ids(engine.infer([request], seeded.with_values(repetition_penalty=1.0)))
     greedy = ids(engine.infer([request], seeded.with_values(temperature=0)))
     assert greedy == ids(engine.infer([request], seeded.with_values(top_k=1)))
+    engine.model.generation_config.update(do_sample=False, temperature=None, repetition_penalty=1.3)
+    assert greedy == ids(engine.infer([request], seeded))
 
 
 def test_a_stop_text_ends_the_answer(engine):
