@@ -27,12 +27,7 @@ from swift.engines.base import (
 )
 from swift.engines.detokenize import TextStream, cut
 from swift.engines.prompts import encode_prompt
-<<<<<<< HEAD
-from swift.engines.sampling import SeededSampler, greedy_config, row_seed, sampling_of
-=======
 from swift.engines.sampling import SeededSampler, greedy_arguments, row_seed, sampling_of
-from swift.engines.source import ModelSource, choose_template, find_source, load_source_model
->>>>>>> room/engines
 from swift.errors import SwiftError
 from swift.models.source import ModelSource, find_source
 from swift.templates.choose import choose_template
