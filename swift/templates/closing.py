@@ -137,6 +137,16 @@ def _user() -> dict[str, Any]:
     return {"role": "user", "content": USER}
 
 
+def turn_opener(renderer: Renderer, control: re.Pattern[str]) -> str:
+    """The control token that opens an assistant's turn, from whichever probe renders; an empty string without one."""
+    for tools in (None, [TOOL]):
+        try:
+            return opener(renderer, [_user()], tools, control)
+        except SwiftError:
+            continue
+    return ""
+
+
 def opener(renderer: Renderer, messages: list[Any], tools: Any, control: re.Pattern[str]) -> str:
     """The control token that opens an assistant's turn, or an empty string."""
     whole = renderer.plain(messages, tools, prompt=True)

@@ -23,6 +23,7 @@ from swift.templates.closing import (
     takes_calls,
     text_ending,
     tool_ending,
+    turn_opener,
 )
 from swift.templates.messages import text_of
 from swift.templates.provenance import LITERAL, Traced, origin_of, origins_of
@@ -103,6 +104,11 @@ class Turns:
     def tool_ending(self) -> Ending:
         """How a turn that calls tools ends."""
         return tool_ending(self.renderer, self.control, self.text_ending)
+
+    @cached_property
+    def opening(self) -> str:
+        """The control token that opens an assistant's turn."""
+        return turn_opener(self.renderer, self.control)
 
     @cached_property
     def takes_calls(self) -> bool:
@@ -243,7 +249,9 @@ class Turns:
         after = max(last_of(text, index), start)
         for ending in endings:
             at = text.find(ending.stop, after)
-            if at >= 0:
+            # A stop that lies behind the opening of another turn belongs to that turn.
+            another = after > start and bool(self.opening) and self.opening in text[after : max(at, after)]
+            if at >= 0 and not another:
                 turn = Turn(text, Span(start, at + len(ending.stop), index))
                 break
             if ending.append:

@@ -51,7 +51,8 @@ def test_render_and_mask(template: Template, name: str) -> None:
     try:
         samples = template.encode(row)
     except SwiftError as error:
-        assert name == "tools" and re.search("drops the tool calls|refuses", error.what), error
+        known = "drops the tool calls|refuses|what stops generation is uncertain"
+        assert name == "tools" and re.search(known, error.what), error
         return
     assert not template.notes["renders whose provenance was found by search"]
     turns = [at for at, message in enumerate(messages) if message["role"] == "assistant"]
