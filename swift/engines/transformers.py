@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
+from swift.compat import quiet_libraries
 from swift.config.decisions import Decisions
 from swift.config.model import ModelConfig
 from swift.config.template import TemplateConfig
@@ -155,6 +156,7 @@ class PtEngine:
                 enable_thinking=enable_thinking,
                 chat_template_kwargs=chat_template_kwargs,
             )
+            quiet_libraries()
             decisions = Decisions()
             source = find_source(model_config, decisions)
             tokenizer = source.load_tokenizer(trust_remote_code)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from swift.compat import quiet_libraries
 from swift.config.commands import MergeConfig
 from swift.config.decisions import Decisions
 from swift.config.model import ModelConfig
@@ -103,6 +104,7 @@ def merge_lora(
     names = [adapters] if isinstance(adapters, str) else list(adapters)
     if not names:
         raise SwiftError("--adapters names no adapter", fix="name the folder of a checkpoint")
+    quiet_libraries()
     config = replace(config or ModelConfig(), adapters=names)
     source = find_source(config, Decisions())
     output = Path(output_dir) if output_dir else source.adapters[-1].with_name(f"{source.adapters[-1].name}-merged")
