@@ -24,7 +24,7 @@ modules themselves. Steps of a model of two layers and 64 hidden values take 40 
 CPU_HOLES = 0.4
 """Holes of glibc's heap, as a share of the most it held: PyTorch's aligned blocks rarely fit the holes they leave, as
 small records of autograd come to lie beside them (sourceware.org/bugzilla, 14581)."""
-CPU_HOLES_SERVED = 0.05
+CPU_HOLES_SERVED = 0.065
 """The same, as a share of all that a forward pass asked the heap for: with gradient checkpointing little stays, but
 what stays pins the holes of what went. The larger of the two counts; `benchmarks/memory.py` shows how well they serve
 all cells."""
