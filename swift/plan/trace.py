@@ -36,12 +36,14 @@ class StepTrace:
         saved: bytes of the storages alive between forward and backward, weights aside.
         heap_peak: most bytes alive together, at any moment, in blocks up to `HEAP_LIMIT`, weights aside.
         mapped_peak: the same for larger blocks.
+        heap_served: bytes of all blocks up to `HEAP_LIMIT` that the forward pass asked for, whether they stay or go.
     """
 
     peak: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
     saved: int = 0
     heap_peak: int = 0
     mapped_peak: int = 0
+    heap_served: int = 0
 
 
 class LiveBytes(TorchDispatchMode):
@@ -53,6 +55,7 @@ class LiveBytes(TorchDispatchMode):
         self.peak = dict(self.alive)
         self.heap_peak = 0
         self.mapped_peak = 0
+        self.heap_served = 0
         self._highest = 0
         self._heap = 0
         self._mapped = 0
@@ -104,6 +107,7 @@ class LiveBytes(TorchDispatchMode):
         if kind != "weights":
             if (block or change) <= HEAP_LIMIT:
                 self._heap += change
+                self.heap_served += max(0, change)
                 self.heap_peak = max(self.heap_peak, self._heap)
             else:
                 self._mapped += change
@@ -187,9 +191,10 @@ class _Step:
             output = self.model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=kept)
         value = loss(output.logits.flatten(0, 1), targets)
         saved = sum(self.live.alive.values()) - self.live.alive["weights"] - self.live.alive["gradients"]
+        served = self.live.heap_served
         value.backward()
         del output, value
-        return StepTrace(self.live.peak, saved, self.live.heap_peak, self.live.mapped_peak)
+        return StepTrace(self.live.peak, saved, self.live.heap_peak, self.live.mapped_peak, served)
 
 
 @contextlib.contextmanager

@@ -19,8 +19,8 @@ def plan_of(size: int) -> MemoryPlan:
 @pytest.mark.parametrize(
     ("without", "with_it", "available", "chosen", "words"),
     [
-        (90, 40, 100, False, "planned without it"),
-        (91, 40, 100, True, "with it"),
+        (85, 40, 100, False, "planned without it"),
+        (86, 40, 100, True, "with it"),
         (200, 100, 100, True, "may not fit"),
         (200, 200, 100, False, "saves nothing"),
     ],
