@@ -72,8 +72,8 @@ def _options() -> list[str]:
         if variable != "MASTER_ADDR" and not value.isdigit():
             raise SwiftError(f"{variable}={value} in the environment is not a whole number")
         options.append(f"{flag}={value}")
-    if "MASTER_PORT" not in os.environ and os.environ.get("NNODES", "1") == "1":
-        options.append("--master_port=0")
+    if os.environ.keys().isdisjoint({"MASTER_PORT", "MASTER_ADDR"}) and os.environ.get("NNODES", "1") == "1":
+        options.append("--standalone")
     return options
 
 
