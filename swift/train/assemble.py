@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from swift.data import (
     split_rows,
 )
 from swift.errors import SwiftError
+from swift.rows import IGNORE
 from swift.train import distributed
 
 if TYPE_CHECKING:
@@ -139,6 +140,14 @@ def step_plan(config: SftConfig, units: int, world_size: int, decisions: Decisio
     )
 
 
+class MicroBatch(NamedTuple):
+    """The shape of a micro-batch: its tokens with padding, the places whose logits are computed, and its rows."""
+
+    tokens: int
+    logits: int
+    rows: int
+
+
 @dataclass
 class Prepared:
     """All that the data gives a run.
@@ -161,11 +170,16 @@ class Prepared:
     notes: dict[str, int]
     dropped: list[Dropped]
 
-    def collator(self, tokenizer: Any, samples: Samples) -> Collator:
-        """The collator over one of the sets."""
+    def collator(self, tokenizer: Any, samples: Samples, multiple: int) -> Collator:
+        """The collator over one of the sets; lengths are rounded up to `multiple`."""
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
         return Collator(
-            samples.dataset, samples.units, pad_token_id=pad, padding_free=self.end_to_end, flash_kwargs=self.flash
+            samples.dataset,
+            samples.units,
+            pad_token_id=pad,
+            padding_free=self.end_to_end,
+            pad_to_multiple_of=multiple,
+            flash_kwargs=self.flash,
         )
 
     def summary(self) -> str:
@@ -173,16 +187,21 @@ class Prepared:
         notes = [f"{count} × {note}" for note, count in sorted(self.notes.items())]
         return "\n".join([report(self.train.dataset, self.train.units), *notes])
 
-    def largest_micro_batch(self) -> tuple[int, int]:
-        """Tokens (padding counted) and trained positions of the largest micro-batch of the first epoch."""
-        tokens, trained = self.train.tokens(), self.train.trained()
-        largest = (0, 0)
+    def largest_micro_batch(self, multiple: int) -> MicroBatch:
+        """The micro-batch of the first epoch that takes most memory."""
+        tokens = -(-self.train.tokens() // multiple) * multiple
+        size, units = 0, [0]
         for step in self.plan.epoch(0):
-            for micro in step:
-                for units in filter(None, micro):
-                    size = int(tokens[units].sum()) if self.end_to_end else int(tokens[units].max()) * len(units)
-                    largest = max(largest, (size, min(int(trained[units].sum()), size)))
-        return largest
+            for chosen in (units for micro in step for units in micro if units):
+                total = int(tokens[chosen].sum() if self.end_to_end else tokens[chosen].max() * len(chosen))
+                size, units = max((size, units), (total, chosen))
+        if self.end_to_end:
+            return MicroBatch(size, int(self.train.trained()[units].sum()), 1)
+        columns = np.zeros(size // len(units), dtype=bool)
+        for unit in units:
+            labels = self.train.dataset[unit].labels[1:]
+            columns[: len(labels)] |= labels != IGNORE
+        return MicroBatch(size, int(columns.sum()) * len(units), len(units))
 
 
 def prepare(
