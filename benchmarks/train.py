@@ -113,7 +113,9 @@ class Watch:
         used = cpu_seconds(session) if size not in (0, self.size) else None
         if used is not None:
             self.size = size
-            self.cpu.setdefault(log.read_text(encoding="utf-8").count('"loss"'), used)
+            # The peer's last line repeats its whole log.
+            lines = log.read_text(encoding="utf-8").splitlines()
+            self.cpu.setdefault(sum('"loss"' in line and "log_history" not in line for line in lines), used)
 
     def seconds(self, first: int, last: int) -> float | None:
         """Processor seconds between the ends of two steps."""
