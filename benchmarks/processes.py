@@ -6,12 +6,14 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PEER = ROOT / ".venv-peer" / "bin" / "python"
+TICK = 0.1
+"""Seconds between looks at a process that is watched."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +33,33 @@ class Finished:
     output: str
 
 
-def measure(command: Sequence[str], environment: Mapping[str, str], folder: Path) -> Finished:
-    """Run `command` in `folder` and wait for its end.
+def measure(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    folder: Path,
+    watch: Callable[[int], None] | None = None,
+) -> Finished:
+    """Run `command` in `folder` and wait for its end; `watch` is called with its session's number now and then.
 
     Linux counts the parent's memory at the fork into the child's peak, so the caller should import nothing heavy.
     """
     with tempfile.TemporaryFile() as output:
         started = time.perf_counter()
         process = subprocess.Popen(
-            command, env=dict(environment), cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            command,
+            env=dict(environment),
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
-        _, status, usage = os.wait4(process.pid, 0)
+        ended, status, usage = os.wait4(process.pid, os.WNOHANG if watch else 0)
+        while not ended:
+            assert watch is not None
+            watch(process.pid)
+            time.sleep(TICK)
+            ended, status, usage = os.wait4(process.pid, os.WNOHANG)
         seconds = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)
@@ -49,6 +67,22 @@ def measure(command: Sequence[str], environment: Mapping[str, str], folder: Path
     # ru_maxrss is in KiB on Linux and in bytes on macOS.
     unit = 1 if os.uname().sysname == "Darwin" else 1024
     return Finished(process.returncode, seconds, usage.ru_maxrss * unit, text)
+
+
+def cpu_seconds(session: int) -> float | None:
+    """Processor time that the processes of a session have used so far; None where the system has no /proc."""
+    if not Path("/proc/self/stat").is_file():
+        return None
+    ticks = 0
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # The name in parentheses may hold spaces; fields 6, 14 and 15 of proc(5) are session, utime and stime.
+            fields = entry.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session:
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def environment_of(*, ours: bool, threads: int | None = None) -> dict[str, str]:

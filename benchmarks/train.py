@@ -7,8 +7,10 @@ round, and a ratio is the median over rounds of the ratio within a round, so tha
 all of them alike.
 
 Tokens a second are tokens (padding not counted) of the steps after the warm-up by the time between the log lines of
-the last warm-up step and of the last step. Memory is the largest resident memory of the process. The loss of the
-first step, where LoRA does nothing yet, shows whether the sides train on the same tokens.
+the last warm-up step and of the last step. Tokens by processor second are the same tokens by the processor time that
+the side used meanwhile, seen from outside: on a machine with other work it is the steadier figure. Memory is the
+largest resident memory of the process. The loss of the first step, where LoRA does nothing yet, shows whether the
+sides train on the same tokens; the peer also trains the line break after the answer, hence its small difference.
 
 The peer lives in an environment of its own and is left out where there is none:
 
@@ -29,11 +31,11 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from processes import ROOT, Finished, environment_of, find_peer, load_note, measure, processors, table
+from processes import ROOT, cpu_seconds, environment_of, find_peer, load_note, measure, processors, table
 
 HERE = Path(__file__).resolve().parent
 LORA = "--lora_rank 8 --lora_alpha 32 --lora_dropout 0.05 --target_modules all-linear"
@@ -80,48 +82,85 @@ class Work:
 
 @dataclass(frozen=True)
 class Result:
-    """One run of one side: tokens a second, peak memory in bytes, loss of the first and of the last step."""
+    """One run of one side: tokens a second and by processor second, peak memory in bytes, first and last loss."""
 
     side: str
     tokens_per_second: float
+    tokens_per_cpu_second: float | None
     peak: int
     first_loss: float
     last_loss: float
 
 
 Lines = list[dict[str, Any]]
-Side = Callable[[Work, Path, int], tuple[Finished, Path, Callable[[Lines, int], float]]]
-"""Runs in a folder with so many threads; gives the log and how to read the seconds at the end of a step from it."""
+Clock = Callable[[Lines, int], float]
+"""From log lines and a step to the seconds at its end."""
 
 
-def ours(work: Work, folder: Path, threads: int) -> tuple[Finished, Path, Callable[[Lines, int], float]]:
+@dataclass
+class Watch:
+    """Notes, from outside, the processor time at the moment the log has so many steps."""
+
+    folder: Path
+    log_name: str
+    cpu: dict[int, float] = field(default_factory=dict)
+    size: int = -1
+
+    def __call__(self, session: int) -> None:
+        """Look whether the log has grown."""
+        log = newest(self.folder, self.log_name)
+        size = log.stat().st_size if log.is_file() else 0
+        used = cpu_seconds(session) if size not in (0, self.size) else None
+        if used is not None:
+            self.size = size
+            # The peer's last line repeats its whole log.
+            lines = log.read_text(encoding="utf-8").splitlines()
+            self.cpu.setdefault(sum('"loss"' in line and "log_history" not in line for line in lines), used)
+
+    def seconds(self, first: int, last: int) -> float | None:
+        """Processor seconds between the ends of two steps."""
+        return self.cpu[last] - self.cpu[first] if {first, last} <= self.cpu.keys() else None
+
+
+@dataclass(frozen=True)
+class Side:
+    """How one side is run.
+
+    Attributes:
+        command: from the work and an empty folder to a command line.
+        log_name: name of the log it writes below the folder.
+        clock: reads that log.
+        ours: whether it needs this tree.
+    """
+
+    command: Callable[[Work, Path], list[str]]
+    log_name: str
+    clock: Clock
+    ours: bool
+
+
+def swift_command(work: Work, folder: Path) -> list[str]:
     """`swift sft`, from this tree."""
     command = [sys.executable, "-m", "swift", "sft", "--model", work.model, "--train_type", "lora", *COMMON]
-    command += [*shape_flags(work), "--output_dir", str(folder / "out")]
-    finished = measure(command, environment_of(ours=True, threads=threads), folder)
-    return finished, newest(folder, "logging.jsonl"), clock
+    return [*command, *shape_flags(work), "--output_dir", str(folder / "out")]
 
 
-def bare(work: Work, folder: Path, threads: int) -> tuple[Finished, Path, Callable[[Lines, int], float]]:
+def bare_command(work: Work, folder: Path) -> list[str]:
     """The plain loop in bare.py."""
-    log = folder / "log.jsonl"
-    command = [sys.executable, str(HERE / "bare.py"), str(work.folder / "samples.json"), str(log)]
-    command += ["--batch", str(work.batch), "--steps", str(work.all_steps)]
-    return measure(command, environment_of(ours=False, threads=threads), folder), log, clock
+    command = [sys.executable, str(HERE / "bare.py"), str(work.folder / "samples.json"), str(folder / "log.jsonl")]
+    return [*command, "--batch", str(work.batch), "--steps", str(work.all_steps)]
 
 
-def peer(python: str) -> Side:
+def peer_command(python: str) -> Callable[[Work, Path], list[str]]:
     """`swift sft` of ms-swift, from the environment of that interpreter."""
 
-    def run(work: Work, folder: Path, threads: int) -> tuple[Finished, Path, Callable[[Lines, int], float]]:
-        command = [python, "-m", "swift.cli.main", "sft", "--model", work.model, *COMMON, *shape_flags(work)]
-        command += ["--tuner_type", "lora", "--model_type", "llama", "--template", "chatml"]
-        command += ["--torch_dtype", work.dtype, "--use_cpu", "true", "--attn_impl", "sdpa"]
-        command += ["--dataset_num_proc", "1", "--split_dataset_ratio", "0", "--output_dir", str(folder / "out")]
-        finished = measure(command, environment_of(ours=False, threads=threads), folder)
-        return finished, newest(folder, "logging.jsonl"), peer_clock
+    def command(work: Work, folder: Path) -> list[str]:
+        words = [python, "-m", "swift.cli.main", "sft", "--model", work.model, *COMMON, *shape_flags(work)]
+        words += ["--tuner_type", "lora", "--model_type", "llama", "--template", "chatml"]
+        words += ["--torch_dtype", work.dtype, "--use_cpu", "true", "--attn_impl", "sdpa"]
+        return [*words, "--dataset_num_proc", "1", "--split_dataset_ratio", "0", "--output_dir", str(folder / "out")]
 
-    return run
+    return command
 
 
 def shape_flags(work: Work) -> list[str]:
@@ -155,15 +194,20 @@ def once(name: str, side: Side, work: Work, threads: int) -> Result:
     """One run of one side."""
     with tempfile.TemporaryDirectory(prefix="swift-bench-") as name_of_folder:
         folder = Path(name_of_folder)
-        finished, log, read_clock = side(work, folder, threads)
+        watch = Watch(folder, side.log_name)
+        environment = environment_of(ours=side.ours, threads=threads)
+        finished = measure(side.command(work, folder), environment, folder, watch)
+        log = newest(folder, side.log_name)
         text = log.read_text(encoding="utf-8") if log.is_file() else ""
     lines = [json.loads(line) for line in text.splitlines()]
     try:
-        seconds = read_clock(lines, work.all_steps) - read_clock(lines, work.warmup)
+        seconds = side.clock(lines, work.all_steps) - side.clock(lines, work.warmup)
     except StopIteration:
         raise SystemExit(f"{name} ended with status {finished.status}:\n{finished.output[-3000:]}") from None
     losses = [float(line["loss"]) for line in lines if "loss" in line]
-    return Result(name, work.timed_tokens / seconds, finished.peak, losses[0], losses[-1])
+    cpu = watch.seconds(work.warmup, work.all_steps)
+    by_cpu = work.timed_tokens / cpu if cpu else None
+    return Result(name, work.timed_tokens / seconds, by_cpu, finished.peak, losses[0], losses[-1])
 
 
 def prepare(folder: Path, options: argparse.Namespace) -> Work:
@@ -180,20 +224,26 @@ def prepare(folder: Path, options: argparse.Namespace) -> Work:
     return Work(folder=folder, batch=batch, warmup=options.warmup, steps=options.steps, **numbers)
 
 
-def summary(results: list[Result], baseline: str) -> dict[str, dict[str, float]]:
+def summary(results: list[Result], baseline: str) -> dict[str, dict[str, Any]]:
     """Medians of each side, and its speed against the baseline's within the same round."""
     of_side: dict[str, list[Result]] = {}
     for result in results:
         of_side.setdefault(result.side, []).append(result)
     base = of_side[baseline]
+
+    def ratio(runs: list[Result], figure: str) -> float | None:
+        pairs = [(getattr(run, figure), getattr(other, figure)) for run, other in zip(runs, base, strict=True)]
+        known = [one / other for one, other in pairs if one and other]
+        return statistics.median(known) if known else None
+
     return {
         side: {
             "tokens_per_second": statistics.median(run.tokens_per_second for run in runs),
             "slowest": min(run.tokens_per_second for run in runs),
             "fastest": max(run.tokens_per_second for run in runs),
-            f"ratio_to_{baseline}": statistics.median(
-                run.tokens_per_second / other.tokens_per_second for run, other in zip(runs, base, strict=False)
-            ),
+            f"ratio_to_{baseline}": ratio(runs, "tokens_per_second"),
+            "tokens_per_cpu_second": statistics.median(run.tokens_per_cpu_second or 0 for run in runs) or None,
+            f"cpu_ratio_to_{baseline}": ratio(runs, "tokens_per_cpu_second"),
             "peak_bytes": statistics.median(run.peak for run in runs),
             "first_loss": runs[0].first_loss,
             "last_loss": runs[0].last_loss,
@@ -202,15 +252,18 @@ def summary(results: list[Result], baseline: str) -> dict[str, dict[str, float]]
     }
 
 
-def show(sides: dict[str, dict[str, float]], baseline: str) -> str:
+def show(sides: dict[str, dict[str, Any]], baseline: str) -> str:
     """The table of `summary`."""
-    head = ["side", "tokens/s", "slowest to fastest", f"of {baseline}", "peak memory", "loss, first and last step"]
+    head = ["side", "tokens/s", "slowest to fastest", f"of {baseline}", "tokens/CPU s", f"of {baseline}"]
+    head += ["peak memory", "first and last loss"]
     rows = [
         [
             side,
             f"{figures['tokens_per_second']:.0f}",
             f"{figures['slowest']:.0f} to {figures['fastest']:.0f}",
             f"{figures[f'ratio_to_{baseline}']:.2f}",
+            f"{figures['tokens_per_cpu_second']:.0f}" if figures["tokens_per_cpu_second"] else "",
+            f"{figures[f'cpu_ratio_to_{baseline}']:.2f}" if figures[f"cpu_ratio_to_{baseline}"] else "",
             f"{figures['peak_bytes'] / 2**20:,.0f} MiB",
             f"{figures['first_loss']:.4f}, {figures['last_loss']:.4f}",
         ]
@@ -252,10 +305,13 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Run the rounds and print the figures."""
     options = parse()
-    sides: dict[str, Side] = {"swift": ours, "bare": bare}
+    sides = {
+        "swift": Side(swift_command, "logging.jsonl", clock, ours=True),
+        "bare": Side(bare_command, "log.jsonl", clock, ours=False),
+    }
     python = find_peer(options.peer)
     if python:
-        sides["peer"] = peer(python)
+        sides["peer"] = Side(peer_command(python), "logging.jsonl", peer_clock, ours=False)
     else:
         print("ms-swift is not installed beside us and is left out: see --help", file=sys.stderr)
     if options.only:
