@@ -14,6 +14,7 @@ from swift.registry import Registry
 if TYPE_CHECKING:
     from swift.data.collator import Collator as Collator
     from swift.data.drops import Dropped as Dropped
+    from swift.data.drops import by_reason as by_reason
     from swift.data.drops import write_dropped as write_dropped
     from swift.data.encoded import EncodedDataset as EncodedDataset
     from swift.data.encoding import encode_rows as encode_rows
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from swift.data.steps import RankBatches as RankBatches
     from swift.data.steps import StepPlan as StepPlan
     from swift.data.steps import UnitIndex as UnitIndex
-    from swift.data.summary import report as report
 
 datasets: Registry[Callable[..., Iterable[dict[str, Any]]]] = Registry("data set", "dataset")
 """Functions that give rows, by the name that `--dataset` knows them by."""
@@ -47,7 +47,7 @@ _HOMES = {
     "load_rows": "loading",
     "plan_packs": "packing",
     "probe_packing": "pack_safety",
-    "report": "summary",
+    "by_reason": "drops",
     "split_rows": "loading",
     "write_dropped": "drops",
 }

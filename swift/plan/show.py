@@ -41,6 +41,7 @@ class Counts:
         rows: rows of the data.
         samples: samples that come of them.
         packs: packs that the samples lie in, with packing.
+        longest: tokens of the longest sample.
         tokens: tokens of all samples.
         trained_tokens: those of them that carry loss.
         steps: optimizer steps.
@@ -51,6 +52,7 @@ class Counts:
     rows: int | None = None
     samples: int | None = None
     packs: int | None = None
+    longest: int | None = None
     tokens: int | None = None
     trained_tokens: int | None = None
     steps: int | None = None
@@ -67,6 +69,8 @@ class RunPlan:
     available: int | None = None
     """Bytes that the device has free for the run."""
     counts: Counts = field(default_factory=Counts)
+    remarks: list[str] = field(default_factory=list)
+    """What was left out and why, and other counted warnings."""
     previews: list[Preview] = field(default_factory=list)
 
 
@@ -89,6 +93,8 @@ def json_lines(plan: RunPlan) -> Iterator[str]:
             "decision", name=decision.name, value=decision.value, origin=decision.origin, reason=decision.reason
         )
     yield _json("counts", **vars(plan.counts))
+    for remark in plan.remarks:
+        yield _json("remark", text=remark)
     if plan.memory is not None:
         memory = plan.memory
         yield _json(
@@ -114,15 +120,20 @@ def json_lines(plan: RunPlan) -> Iterator[str]:
 
 def text_lines(plan: RunPlan, *, colour: bool) -> Iterator[str]:
     """The plan for people."""
-    if len(plan.decisions):
-        yield from ["Chosen for this run", *plan.decisions.table(), ""]
-    counted = list(_count_lines(plan.counts))
-    if counted:
-        yield from ["To do", *counted, ""]
+    yield from start_lines(plan)
     if plan.memory is not None:
         yield from [*memory_lines(plan.memory, plan.available), ""]
     for number, preview in enumerate(plan.previews, start=1):
         yield from [*_preview_lines(number, preview, colour=colour), ""]
+
+
+def start_lines(plan: RunPlan) -> Iterator[str]:
+    """The head of a plan and of a run: what was chosen, and how much there is to do."""
+    if len(plan.decisions):
+        yield from ["Chosen for this run", *plan.decisions.table(), ""]
+    counted = [*_count_lines(plan.counts), *(f"  {remark}" for remark in plan.remarks)]
+    if counted:
+        yield from ["To do", *counted, ""]
 
 
 def memory_lines(memory: MemoryPlan, available: int | None = None) -> Iterator[str]:
@@ -155,7 +166,7 @@ def human_bytes(size: int) -> str:
 
 
 def _count_lines(counts: Counts) -> Iterator[str]:
-    for name in ("rows", "samples", "packs", "steps"):
+    for name in ("rows", "samples", "packs", "longest", "steps"):
         number = getattr(counts, name)
         if number is not None:
             yield f"  {name:<12} {number:,}"

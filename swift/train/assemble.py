@@ -15,11 +15,11 @@ from swift.data import (
     EncodedDataset,
     RowSet,
     StepPlan,
+    by_reason,
     check_packing,
     encode_rows,
     load_rows,
     plan_packs,
-    report,
     split_rows,
 )
 from swift.errors import SwiftError
@@ -182,10 +182,10 @@ class Prepared:
             flash_kwargs=self.flash,
         )
 
-    def summary(self) -> str:
-        """What was read, tokenised, packed and left out, in a few lines."""
-        notes = [f"{count} × {note}" for note, count in sorted(self.notes.items())]
-        return "\n".join([report(self.train.dataset, self.train.units), *notes])
+    def remarks(self) -> list[str]:
+        """What was left out and why, and the template's counted warnings."""
+        left_out = [f"{count:,} dropped: {reason}" for reason, count in by_reason(self.dropped)]
+        return [*left_out, *(f"{count:,} × {note}" for note, count in sorted(self.notes.items()))]
 
     def largest_micro_batch(self, multiple: int) -> MicroBatch:
         """The micro-batch of the first epoch that takes most memory."""

@@ -14,6 +14,7 @@ from swift.train.sft import SftResult
 
 if TYPE_CHECKING:
     from swift.plan.measure import MemoryMeter
+    from swift.plan.show import RunPlan
     from swift.train.setup import TrainPlan
     from swift.train.trainer import SwiftTrainer
 
@@ -21,35 +22,40 @@ PREVIEWS = 3
 """Rows that a dry run shows as tokens."""
 
 
-def show_dry_run(config: SftConfig, plan: TrainPlan, data: Prepared, tokenizer: Any) -> None:
-    """Print the plan, the first rows and the planned memory."""
-    if not distributed.is_main():
-        return
-    from swift.plan import show
+def screen(plan: TrainPlan, data: Prepared, tokenizer: Any) -> RunPlan:
+    """What the plan's screens show."""
+    from swift.plan.show import Counts, Preview, RunPlan
 
     dataset = data.train.dataset
-    counts = show.Counts(
+    counts = Counts(
         rows=dataset.rows,
         samples=len(dataset),
-        tokens=int(dataset.lengths.sum()),
-        trained_tokens=int(dataset.trained.sum()),
+        packs=data.train.count if data.train.units is not None else None,
+        longest=int(dataset.lengths.max()),
+        tokens=int(dataset.lengths.sum(dtype="int64")),
+        trained_tokens=int(dataset.trained.sum(dtype="int64")),
         steps=plan.steps,
         trainable=plan.trainable,
         parameters=plan.parameters,
     )
-    previews = [show.Preview(dataset[number], tokenizer) for number in range(min(PREVIEWS, len(dataset)))]
-    whole = show.RunPlan(plan.decisions, plan.memory, plan.available, counts, previews)
-    show.show_dry_run(whole, format=config.output.format, stream=sys.stdout)
-    if config.output.format == "text":
-        print(data.summary())
+    previews = [Preview(dataset[number], tokenizer) for number in range(min(PREVIEWS, len(dataset)))]
+    return RunPlan(plan.decisions, plan.memory, plan.available, counts, data.remarks(), previews)
 
 
-def show_start(plan: TrainPlan, data: Prepared, run_folder: Path) -> None:
-    """The table of chosen values at the head of a run."""
-    if not distributed.is_main():
-        return
-    lines = ["Chosen for this run", *plan.decisions.table(), "", data.summary(), f"run folder: {run_folder}"]
-    print("\n".join(lines), file=sys.stderr, flush=True)
+def show_dry_run(config: SftConfig, whole: RunPlan) -> None:
+    """Print the plan, the first rows and the planned memory."""
+    from swift.plan.show import show_dry_run as show
+
+    if distributed.is_main():
+        show(whole, format=config.output.format, stream=sys.stdout)
+
+
+def show_start(whole: RunPlan, run_folder: Path) -> None:
+    """What was chosen and how much there is to do, at the head of a run."""
+    from swift.plan.show import start_lines
+
+    if distributed.is_main():
+        print("\n".join([*start_lines(whole), f"run folder: {run_folder}"]), file=sys.stderr, flush=True)
 
 
 def run(trainer: SwiftTrainer, plan: TrainPlan, run_folder: Path, resume: Path | None, meter: MemoryMeter) -> SftResult:

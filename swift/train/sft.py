@@ -59,8 +59,9 @@ def sft(config: SftConfig | None = None, **options: Any) -> SftResult:
     template = setup.template_of(config, source, decisions)
     data = assemble.prepare(config, source, template, rows, held, decisions)
     plan = setup.plan_run(config, source, data, decisions)
+    screen = outcome.screen(plan, data, template.tokenizer)
     if config.output.dry_run:
-        outcome.show_dry_run(config, plan, data, template.tokenizer)
+        outcome.show_dry_run(config, screen)
         return SftResult(steps=plan.steps, planned=plan.memory.total)
 
     distributed.start(config.train.more.get("ddp_backend"))
@@ -68,7 +69,7 @@ def sft(config: SftConfig | None = None, **options: Any) -> SftResult:
     meter = MemoryMeter(plan.memory.device).start()
     loaded = setup.load_and_tune(config, source, data, resume)
     trainer = setup.make_trainer(config, source, template, loaded, data, plan, run_folder)
-    outcome.show_start(plan, data, run_folder)
+    outcome.show_start(screen, run_folder)
     result = outcome.run(trainer, plan, run_folder, resume, meter)
     outcome.report(config, result)
     return result

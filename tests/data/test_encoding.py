@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
-from swift.data import Dropped, EncodedDataset, RowSet, encode_rows, report, write_dropped
+from swift.data import Dropped, EncodedDataset, RowSet, by_reason, encode_rows, write_dropped
 from swift.data.truncation import shorten
 from swift.errors import SwiftError
 from swift.rows import IGNORE, EncodedRow, Source
@@ -152,18 +152,9 @@ def test_progress_counts_rows():
     assert seen == sorted(seen)
 
 
-def test_the_report():
+def test_reasons_are_counted():
     dataset = encode(rowset(("a", "bcd"), ("a" * 9, "b"), ("ab", "c")), max_length=5)
-    assert report(dataset, [[0], [1]], 5).splitlines() == [
-        "rows      3",
-        "samples   2",
-        "tokens    7",
-        "trained   4 (57.1%)",
-        "longest   4",
-        "packs     2, 70.0% full",
-        "dropped   1",
-        "  1 × 10 tokens are more than --max_length 5",
-    ]
+    assert by_reason(dataset.dropped) == [("10 tokens are more than --max_length 5", 1)]
 
 
 def test_dropped_rows_are_written(tmp_path):
