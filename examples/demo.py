@@ -16,7 +16,8 @@ def answers(engine: PtEngine) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output_dir", default="output/demo")
-    output_dir = parser.parse_args().output_dir
+    parser.add_argument("--max_steps", type=int, default=-1)
+    options = parser.parse_args()
 
     before = answers(PtEngine("demo"))
     result = sft(
@@ -31,7 +32,8 @@ def main() -> None:
         learning_rate=1e-3,
         logging_steps=1,
         max_length=512,
-        output_dir=output_dir,
+        max_steps=options.max_steps,
+        output_dir=options.output_dir,
     )
     after = answers(PtEngine("demo", adapters=[str(result.checkpoint)]))
 
@@ -39,7 +41,7 @@ def main() -> None:
         print(f"\n{question}\n  before: {old}\n  after:  {new}")
     print(f"\nThe loss curve is in {result.run_folder}/images/loss.png. Try next:")
     print(f"  swift infer --adapters {result.checkpoint}")
-    print(f"  swift merge-lora --adapters {result.checkpoint} --output_dir {output_dir}/merged")
+    print(f"  swift merge-lora --adapters {result.checkpoint} --output_dir {options.output_dir}/merged")
 
 
 if __name__ == "__main__":

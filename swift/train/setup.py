@@ -107,6 +107,7 @@ def plan_run(config: SftConfig, source: ModelSource, data: Prepared, decisions: 
     from swift.models.skeleton import model_skeleton
     from swift.plan.fits import available_memory, choose_checkpointing
     from swift.plan.memory import plan_memory
+    from swift.train.loss import row_logps
 
     train = config.train
     skeleton = model_skeleton(source.path, config.model)
@@ -127,6 +128,7 @@ def plan_run(config: SftConfig, source: ModelSource, data: Prepared, decisions: 
             rows=largest.rows,
             masked=data.end_to_end or largest.rows > 1,
             accumulated=data.plan.accumulation > 1,
+            loss=lambda logits, labels: -row_logps(logits, labels).sum(),
             optimizer=train.optimizer or train.optim,
             gradient_checkpointing=checkpointing,
             autocast=autocast_dtype(skeleton.dtype, skeleton.amp) is not None,

@@ -70,7 +70,7 @@ class SwiftTrainer(Trainer):
         self.metric, self.keep_model = metric, keep_model
         self.make_optimizer, self.symlinks = make_optimizer, symlinks
         self.select = takes_logits_to_keep(model)
-        self.meter = Meter()
+        self.meter, self.unwrapped = Meter(), False
         # The division by the tokens of the whole step is ours; the loop must not divide again.
         self.model_accepts_loss_kwargs = True
 
@@ -99,7 +99,14 @@ class SwiftTrainer(Trainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """A micro-batch's share of the step's loss, times the processes over which gradients are averaged."""
-        outputs, _, _ = token_logps(model, inputs, select=self.select, label_smoothing=self.args.label_smoothing_factor)
+        if not self.unwrapped:
+            # accelerate's own wrapper also copies all logits to float32; the loss casts some rows at a time.
+            self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+            self.unwrapped = True
+        with self.accelerator.autocast():
+            outputs, _, _ = token_logps(
+                model, inputs, select=self.select, label_smoothing=self.args.label_smoothing_factor
+            )
         loss = self.objective(outputs).total * self.args.world_size / num_items_in_batch.clamp(min=1)
         self.meter.add(loss, inputs)
         return (loss, outputs) if return_outputs else loss
