@@ -38,11 +38,12 @@ class CommandConfig:
         return build(cls, {name: (value, "python") for name, value in options.items()})
 
     def flat(self) -> dict[str, Any]:
-        """All options by name, as `config.yaml` holds them."""
+        """All options by name, as `config.yaml` holds them; secrets stay out."""
         values: dict[str, Any] = {}
         for part in concerns(type(self)):
             concern = getattr(self, part)
-            values |= {name: getattr(concern, name) for name in options_in(type(concern), part)}
+            specs = options_in(type(concern), part)
+            values |= {name: getattr(concern, name) for name, spec in specs.items() if not spec.secret}
             values |= getattr(concern, "more", {})
         return values
 

@@ -30,6 +30,7 @@ def option(
     unit: str | None = None,
     why: str | None = None,
     check: Callable[[Any], str | None] | None = None,
+    secret: bool = False,
 ) -> Any:
     """Declare one option of a concern.
 
@@ -41,8 +42,9 @@ def option(
         unit: the unit of its value.
         why: why the default differs from ms-swift's.
         check: takes the value and returns what is wrong with it, or None.
+        secret: keep the value out of files.
     """
-    metadata = {"help": help, "aliases": aliases, "unit": unit, "why": why, "check": check}
+    metadata = {"help": help, "aliases": aliases, "unit": unit, "why": why, "check": check, "secret": secret}
     if factory is not None:
         return field(default_factory=factory, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -51,6 +53,11 @@ def option(
 def at_least(low: float) -> Callable[[Any], str | None]:
     """A check that a number is not below `low`."""
     return lambda value: None if value is None or value >= low else f"must be at least {low}"
+
+
+def above(low: float) -> Callable[[Any], str | None]:
+    """A check that a number is above `low`."""
+    return lambda value: None if value is None or value > low else f"must be above {low}"
 
 
 def between(low: float, high: float) -> Callable[[Any], str | None]:
@@ -77,6 +84,7 @@ class Option:
     unit: str | None = None
     why: str | None = None
     check: Callable[[Any], str | None] | None = None
+    secret: bool = False
 
     @property
     def metavar(self) -> str:
@@ -116,6 +124,7 @@ def _option_of(declared: Field[Any], hint: Any, group: str) -> Option:
         unit=meta["unit"],
         why=meta["why"],
         check=meta["check"],
+        secret=meta["secret"],
     )
 
 

@@ -25,7 +25,7 @@ class ModelConfig:
         why="unset means: the environment variable USE_HF, else ModelScope where its package is installed, as ms-swift "
         "does, else Hugging Face",
     )
-    hub_token: str | None = option(None, "Token for gated or private models.")
+    hub_token: str | None = option(None, "Token for gated or private models.", secret=True)
     torch_dtype: Literal["bfloat16", "float16", "float32"] | None = option(
         None, "Data type of the weights; unset means the model's own where the device has it.", aliases=("dtype",)
     )

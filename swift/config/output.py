@@ -18,7 +18,7 @@ class OutputConfig:
     dry_run: bool = option(False, "Show the plan, the first rows and the planned memory, then stop.")
     format: Literal["text", "json"] = option("text", "How --dry_run prints: for people, or one JSON object a line.")
     logging_dir: str | None = option(None, "Folder of TensorBoard files; unset means runs in the run's folder.")
-    swanlab_token: str | None = option(None, "SwanLab: API key.")
+    swanlab_token: str | None = option(None, "SwanLab: API key.", secret=True)
     swanlab_project: str = option("ms-swift", "SwanLab: project.")
     swanlab_workspace: str | None = option(None, "SwanLab: workspace.")
     swanlab_exp_name: str | None = option(None, "SwanLab: name of the run; unset means --output_dir.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from swift.config.fields import at_least, between, option
+from swift.config.fields import above, at_least, between, option
 
 
 @dataclass
@@ -35,15 +35,16 @@ class TrainConfig:
     gradient_checkpointing: bool | None = option(
         None,
         "Compute activations again in the backward pass to save memory.",
+        aliases=("activation_checkpointing",),
         why="ms-swift always does; unset here means: only where the planned memory would not fit, since it costs a "
         "quarter of the speed",
     )
-    logging_steps: float = option(5, "Steps between logged losses.")
+    logging_steps: float = option(5, "Steps between logged losses.", check=above(0))
     logging_first_step: bool = option(True, "Log the first step as well.")
     eval_strategy: str | None = option(None, "no, steps or epoch; unset means --save_strategy where rows are kept.")
     eval_steps: float | None = option(None, "Steps between evaluations; unset means --save_steps.")
     save_strategy: str = option("steps", "no, steps or epoch; the last step is always saved.")
-    save_steps: float = option(500, "Steps between checkpoints.")
+    save_steps: float = option(500, "Steps between checkpoints.", check=above(0))
     save_total_limit: int | None = option(None, "Checkpoints kept; older ones are removed.", check=at_least(1))
     save_only_model: bool = option(False, "Leave optimizer and random state out of checkpoints: smaller, no resume.")
     resume_from_checkpoint: str | None = option(

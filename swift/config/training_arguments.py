@@ -15,8 +15,17 @@ from swift.config.fields import Option
 
 TABLE = Path(__file__).parent / "table" / "training_arguments.json"
 
-OWNED = ("output_dir", "local_rank", "do_train", "do_eval", "do_predict", "parallelism_config", "remove_unused_columns")
-"""Not options: the run sets them itself."""
+OWNED = (
+    "activation_checkpointing",
+    "do_eval",
+    "do_predict",
+    "do_train",
+    "local_rank",
+    "output_dir",
+    "parallelism_config",
+    "remove_unused_columns",
+)
+"""Not options of their own: the run sets them, or one of ours has them as another name."""
 
 
 @cache

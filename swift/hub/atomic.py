@@ -56,6 +56,14 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         _active.discard(temporary)
 
 
+def remove_folder(path: str | os.PathLike[str]) -> None:
+    """Removes a folder that is never half there under its own name."""
+    target = Path(os.path.abspath(path))
+    hidden = target.parent / f".{target.name}.tmp-{os.getpid()}-{_host()}-{uuid.uuid4().hex[:8]}"
+    target.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
 def recover_folder(path: str | os.PathLike[str]) -> None:
     """Puts back `path` where a kill fell between two renames, and removes temporary folders of dead processes.
 

@@ -7,6 +7,7 @@ the template) and, for an adapter, `base.json` (the base model and a fingerprint
 from __future__ import annotations
 
 import json
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ class CheckpointRecord:
     base_model: str | None = None
     """As the user named it, so that it resolves again: demo, an id, or a path."""
     base_shape: dict[str, Any] = field(default_factory=dict)
+    base_weights: str | None = None
+    """`fingerprint_of` the base model's folder."""
     config: dict[str, Any] = field(default_factory=dict)
     template: dict[str, Any] | None = None
 
@@ -35,15 +38,33 @@ def shape_of(config: dict[str, Any]) -> dict[str, Any]:
     return {key: config.get(key, text.get(key)) for key in SHAPE_KEYS}
 
 
+def fingerprint_of(folder: Path) -> str:
+    """Tells a folder's weights from others of the same shape: names, sizes and last 64 KiB of its files."""
+    total = 0
+    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+        size = file.stat().st_size
+        with file.open("rb") as opened:
+            opened.seek(max(size - 65536, 0))
+            total = zlib.crc32(f"{file.name} {size}".encode() + opened.read(), total)
+    return f"{total:08x}"
+
+
 def write_record(
-    folder: Path, *, config: dict[str, Any], template: dict[str, Any], base_model: str, base_config: dict[str, Any]
+    folder: Path,
+    *,
+    config: dict[str, Any],
+    template: dict[str, Any],
+    base_model: str,
+    base_config: dict[str, Any],
+    base_weights: str | None = None,
 ) -> None:
     """Write the three files into a checkpoint folder."""
     import yaml
 
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     _write_json(folder / "template.json", template)
-    _write_json(folder / "base.json", {"model": base_model, "shape": shape_of(base_config)})
+    base = {"model": base_model, "shape": shape_of(base_config), "weights": base_weights}
+    _write_json(folder / "base.json", base)
 
 
 def read_record(folder: str | Path) -> CheckpointRecord:
@@ -69,6 +90,7 @@ def read_record(folder: str | Path) -> CheckpointRecord:
         is_adapter=adapter is not None,
         base_model=base.get("model") or (adapter or {}).get("base_model_name_or_path"),
         base_shape=base.get("shape") or {},
+        base_weights=base.get("weights"),
         config=config or {},
         template=_read_json(folder / "template.json"),
     )

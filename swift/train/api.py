@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from swift.data import Collator, EncodedDataset, StepPlan
+from swift.data import Collator, EncodedDataset, StepPlan, check_packing, probe_packing
 from swift.objectives import objectives
 from swift.train import distributed, metrics
 from swift.train.hooks import LastStep, LogFile
@@ -60,6 +60,9 @@ class Seq2SeqTrainer(SwiftTrainer):
             drop_last=args.dataloader_drop_last,
         )
         args.remove_unused_columns = False
+        if padding_free:
+            check_packing(model.config.to_dict())
+            probe_packing(model, use_cache=False)
         super().__init__(
             model,
             args,
@@ -72,6 +75,8 @@ class Seq2SeqTrainer(SwiftTrainer):
             keep_model=keeper(template),
             make_optimizer=None,
             symlinks=False,
+            save_total_limit=args.save_total_limit,
+            weights_loaded=False,
             callbacks=[LogFile(Path(args.output_dir) / "logging.jsonl"), *callbacks, LastStep()],
         )
 

@@ -24,7 +24,6 @@ SAME = (
     "logging_steps",
     "logging_first_step",
     "save_steps",
-    "save_total_limit",
     "save_only_model",
     "seed",
     "data_seed",
@@ -44,9 +43,37 @@ OTHERWISE = {
     "eval_use_gather_object": "evaluation sums over processes by itself",
     "eval_accumulation_steps": "evaluation never keeps logits on the device",
     "length_column_name": "lengths come from the tokenised samples",
-    "fsdp_transformer_layer_cls_to_wrap": "it goes into --fsdp_config",
+    "bf16_full_eval": "evaluation computes as training does",
+    "fp16_full_eval": "evaluation computes as training does",
+    "logging_nan_inf_filter": "losses are logged as they are",
+    "accelerator_config": "batches are laid out by the run itself",
+    "deepspeed": "DeepSpeed is not there yet",
+    "fsdp": "FSDP is not there yet",
+    "fsdp_config": "FSDP is not there yet",
 }
 """transformers' options that have no meaning here, and what takes their place."""
+
+
+PACKAGES = {"wandb": "wandb", "swanlab": "swanlab", "trackio": "trackio", "tensorboard": "tensorboard"}
+"""Where losses may go -> the package that it needs."""
+
+
+def check_packages(config: SftConfig) -> None:
+    """Stop where an option needs a package that is not installed.
+
+    Raises:
+        SwiftError: it names the option and what to install.
+    """
+    from importlib.util import find_spec
+
+    for target in config.train.report_to:
+        if target in PACKAGES and find_spec(PACKAGES[target]) is None:
+            raise SwiftError(
+                f"--report_to {target}: the package {PACKAGES[target]} is not installed",
+                fix=f"pip install {PACKAGES[target]}",
+            )
+    if config.train.more.get("use_liger_kernel") and find_spec("liger_kernel") is None:
+        raise SwiftError("--use_liger_kernel: the package is not installed", fix="pip install liger-kernel")
 
 
 def check_more(more: dict[str, Any]) -> None:
@@ -87,21 +114,35 @@ def training_arguments(config: SftConfig, run_folder: Path, chosen: dict[str, An
             raise SwiftError(f"--{name}: the installed transformers does not have this option", fix="leave it out")
         del values[name]
     try:
-        return TrainingArguments(**values)
-    except (ValueError, ImportError, RuntimeError) as error:
+        arguments = TrainingArguments(**values)
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise SwiftError(f"transformers refuses the options: {error}", where="command line") from None
+    # Several visible GPUs without NPROC_PER_NODE: one is used, rather than DataParallel, which splits packs.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
 
 
 def _evaluation(config: SftConfig) -> dict[str, Any]:
     train = config.train
     has_rows = bool(config.data.val_dataset or config.data.split_dataset_ratio)
-    strategy = train.eval_strategy or (train.save_strategy if has_rows else "no")
+    like_saves = "steps" if train.save_strategy == "best" else train.save_strategy
+    strategy = train.eval_strategy or (like_saves if has_rows else "no")
     if strategy != "no" and not has_rows:
         raise SwiftError(
             f"--eval_strategy {strategy}: there are no rows to evaluate on",
             fix="add --val_dataset or --split_dataset_ratio 0.05",
         )
-    return {"eval_strategy": strategy, "eval_steps": train.eval_steps or train.save_steps}
+    if train.save_strategy == "best" and not has_rows:
+        raise SwiftError(
+            "--save_strategy best: there are no rows to evaluate on",
+            fix="add --val_dataset or --split_dataset_ratio 0.05",
+        )
+    metric = train.more.get("metric_for_best_model") or ("loss" if strategy != "no" else None)
+    return {
+        "eval_strategy": strategy,
+        "eval_steps": train.eval_steps or train.save_steps,
+        "metric_for_best_model": metric,
+    }
 
 
 def _reports(config: SftConfig, run_folder: Path) -> dict[str, Any]:

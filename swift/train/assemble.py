@@ -57,12 +57,13 @@ class Samples:
         return trained if self.units is None else np.array([trained[unit].sum() for unit in self.units])
 
     def fingerprint(self) -> str:
-        """Changes with any token or label, so that a resumed run notices other data."""
-        parts = (
-            zlib.crc32(np.ascontiguousarray(part).tobytes())
-            for part in (self.dataset.ids, self.dataset.labels, self.dataset.lengths)
-        )
-        return "-".join(f"{part:08x}" for part in parts)
+        """Changes with any token, label, weight or pack, so that a resumed run notices other data."""
+        parts = [self.dataset.ids, self.dataset.labels, self.dataset.lengths, self.dataset.weights]
+        packs = [np.array(unit, dtype=np.int64) for unit in self.units or []]
+        total = 0
+        for part in [*parts, *packs]:
+            total = zlib.crc32(b"" if part is None else np.ascontiguousarray(part).tobytes(), total)
+        return f"{total:08x}-{len(self.dataset)}-{self.count}"
 
 
 def read_rows(config: SftConfig) -> tuple[RowSet, RowSet | None]:

@@ -69,12 +69,12 @@ def latest_checkpoint(output_dir: Path) -> Path | None:
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint can be gone on from: its state reads, and the optimizer is there."""
+    """Whether a checkpoint can be gone on from: its state reads, and weights and optimizer are there."""
     try:
         json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return (checkpoint / "optimizer.pt").is_file() or any(checkpoint.glob("global_step*"))
+    return (checkpoint / "optimizer.pt").is_file() and any(checkpoint.glob("*model*.safetensors"))
 
 
 def step_of(checkpoint: Path) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swift.config import SftConfig
-from swift.models.record import write_record
+from swift.models.record import fingerprint_of, write_record
 from swift.train.assemble import Prepared
 from swift.train.resume import write_position
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def model_keeper(config: SftConfig, source: ModelSource, template: Template, data: Prepared) -> KeepModel:
     """A function that writes the model and its record into a folder: an adapter by PEFT, whole weights portably."""
-    fingerprint = data.train.fingerprint()
+    fingerprint, weights = data.train.fingerprint(), fingerprint_of(source.path)
     base = str(source.path) if Path(source.base).is_dir() else source.base
 
     def keep(model: Any, folder: Path) -> None:
@@ -34,6 +34,7 @@ def model_keeper(config: SftConfig, source: ModelSource, template: Template, dat
             template=template.to_dict(),
             base_model=base,
             base_config=source.config,
+            base_weights=weights,
         )
         write_position(folder, fingerprint, data.plan)
 

@@ -19,17 +19,14 @@ class Meter:
         self._losses: list[torch.Tensor] = []
         self._loss = 0.0
         self._last_step = 0
-        self._tokens = 0
-        self.total_tokens = 0
+        self._tokens: Any = 0
         self._started = time.perf_counter()
 
     def add(self, loss: torch.Tensor, batch: dict[str, Any]) -> None:
         """Note a micro-batch; nothing is read from the device here."""
         self._losses.append(loss.detach().double())
         mask = batch.get("attention_mask")
-        count = int(mask.sum()) if mask is not None else batch["input_ids"].numel()
-        self._tokens += count
-        self.total_tokens += count
+        self._tokens = self._tokens + (mask.sum() if mask is not None else batch["input_ids"].numel())
 
     def drain(self, step: int, world_size: int) -> dict[str, float]:
         """Mean loss of the steps since the last call, over all processes, and tokens per second."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -71,12 +72,12 @@ def run(trainer: SwiftTrainer, plan: TrainPlan, run_folder: Path, resume: Path |
     trainer.add_callback(interrupt)
     with interrupt:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    step = trainer.state.global_step
-    checkpoint = run_folder / f"checkpoint-{step}"
+        checkpoint = trainer.save_last()
+    best = trainer.state.best_model_checkpoint
     return SftResult(
         run_folder=run_folder,
-        checkpoint=checkpoint if checkpoint.is_dir() else None,
-        steps=step,
+        checkpoint=Path(best) if best and trainer.args.load_best_model_at_end else checkpoint,
+        steps=trainer.state.global_step,
         log=read_log(run_folder / "logging.jsonl"),
         planned=plan.memory.total,
         measured=meter.stop(),
@@ -116,4 +117,8 @@ def report(config: SftConfig, result: SftResult) -> None:
 
 def again(config: SftConfig, result: SftResult) -> str:
     """The command that goes on with a run."""
-    return f"swift sft --config {result.run_folder}/config.yaml --resume_from_checkpoint {result.checkpoint}"
+    words = ["swift", "sft", "--config", f"{result.run_folder}/config.yaml"]
+    words += ["--resume_from_checkpoint", str(result.checkpoint)]
+    if config.train.save_only_model:
+        words += ["--resume_only_model", "true"]
+    return shlex.join(words)

@@ -9,7 +9,8 @@ from typing import Any
 from swift.config import Decisions, SftConfig
 from swift.data import StepPlan
 from swift.errors import SwiftError
-from swift.models.record import read_record
+from swift.models.record import fingerprint_of, read_record
+from swift.models.source import ModelSource
 from swift.train.assemble import Prepared
 from swift.train.folders import is_whole
 
@@ -20,24 +21,49 @@ FREE = frozenset(
     output_dir add_version create_checkpoint_symlink resume_from_checkpoint save_steps save_strategy save_total_limit
     save_only_model eval_steps eval_strategy eval_metric logging_steps logging_first_step logging_dir report_to run_name
     dry_run format dataset_num_proc hub_token swanlab_token swanlab_project swanlab_workspace swanlab_exp_name
-    swanlab_mode ignore_args_error max_shard_size val_dataset val_dataset_shuffle per_device_eval_batch_size
+    swanlab_mode push_to_hub hub_model_id
+    ignore_args_error max_shard_size val_dataset val_dataset_shuffle per_device_eval_batch_size
     disable_tqdm use_hf dataset model external_plugins
     """.split()  # noqa: SIM905
 )
 """Options that may differ without changing a step; the data itself is compared by its tokens."""
 
 
+STRUCTURE = (
+    "train_type",
+    "target_modules",
+    "target_regex",
+    "modules_to_save",
+    "lora_rank",
+    "lora_bias",
+    "freeze_parameters",
+    "freeze_parameters_regex",
+    "freeze_parameters_ratio",
+    "trainable_parameters",
+    "trainable_parameters_regex",
+)
+"""Options that say what is trained: a run cannot go on with others."""
+
+
 def write_position(folder: Path, fingerprint: str, plan: StepPlan) -> None:
     """Note in a checkpoint which samples its run counts steps over."""
-    value = {"fingerprint": fingerprint, "units": plan.units, "units_per_step": plan.units_per_step}
+    value = {"fingerprint": fingerprint, "units_per_step": plan.units_per_step, "order": order_of(plan)}
     (folder / POSITION).write_text(json.dumps(value) + "\n", encoding="utf-8")
 
 
-def check_same_run(config: SftConfig, checkpoint: Path, data: Prepared, decisions: Decisions) -> None:
+def order_of(plan: StepPlan) -> list[Any]:
+    """What the order of samples hangs on, besides the samples."""
+    return [plan.seed, plan.shuffle, plan.drop_last]
+
+
+def check_same_run(
+    config: SftConfig, checkpoint: Path, data: Prepared, source: ModelSource, decisions: Decisions
+) -> None:
     """Stop where going on would not continue that run; note options that make it go on differently.
 
     Raises:
-        SwiftError: the checkpoint is not whole, or its run had other samples or another size of step.
+        SwiftError: the checkpoint is not whole, or its run had another base model, other samples, packs, order or size
+            of step, or trained something else.
     """
     if not is_whole(checkpoint):
         raise SwiftError(
@@ -48,7 +74,7 @@ def check_same_run(config: SftConfig, checkpoint: Path, data: Prepared, decision
     position = _position(checkpoint)
     if position and position["fingerprint"] != data.train.fingerprint():
         raise SwiftError(
-            "the samples differ from those of the run to go on with: data, template, --max_length or packing changed",
+            "the samples differ from those of the run to go on with: data, template, --max_length or packs changed",
             where=str(checkpoint),
             fix=anew,
         )
@@ -58,7 +84,27 @@ def check_same_run(config: SftConfig, checkpoint: Path, data: Prepared, decision
             where=str(checkpoint),
             fix="set batch size, accumulation and processes so that their product is the same",
         )
-    before, now = read_record(checkpoint).config, config.flat()
+    if position and position["order"] != order_of(data.plan):
+        raise SwiftError(
+            "the order of samples differs: --seed, --data_seed, --train_dataloader_shuffle or drop_last changed",
+            where=str(checkpoint),
+            fix=anew,
+        )
+    record, now = read_record(checkpoint), config.flat()
+    if record.is_adapter and record.base_weights not in (None, fingerprint_of(source.path)):
+        raise SwiftError(
+            f"the base model has other weights than the one that the run trained on ({record.base_model})",
+            where=str(checkpoint),
+            fix=f"give --model {record.base_model}",
+        )
+    before = record.config
+    for name in STRUCTURE:
+        if name in before and before[name] != now[name]:
+            raise SwiftError(
+                f"--{name} is {now[name]} and was {before[name]} in the run to go on with",
+                where=str(checkpoint),
+                fix=anew,
+            )
     changed = sorted(name for name, value in before.items() if name not in FREE and now.get(name) != value)
     if changed:
         listed = ", ".join(f"--{name} ({before[name]} before)" for name in changed[:5])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from swift.models.load import LoadedModel
+    from swift.models.skeleton import Skeleton
     from swift.models.source import ModelSource
     from swift.plan.memory import MemoryPlan
     from swift.templates import Template
@@ -34,7 +36,6 @@ SETTLED = (
     "gradient_checkpointing",
     "max_length",
     "packing_length",
-    "torch_dtype",
 )
 """Options whose chosen value goes into config.yaml."""
 
@@ -48,8 +49,7 @@ class TrainPlan:
         steps: optimizer steps in all.
         memory: planned peak by part.
         available: bytes that the device has free.
-        checkpointing: whether activations are computed again in the backward pass.
-        learning_rate: the peak learning rate.
+        arguments: what the run decided itself, by the names of TrainingArguments.
         trainable: number of trained parameters.
         parameters: number of all parameters.
     """
@@ -58,8 +58,7 @@ class TrainPlan:
     steps: int
     memory: MemoryPlan
     available: int
-    checkpointing: bool
-    learning_rate: float
+    arguments: dict[str, Any]
     trainable: int
     parameters: int
 
@@ -70,6 +69,8 @@ def open_for_training(config: SftConfig, decisions: Decisions) -> ModelSource:
     from swift.models.source import find_source
 
     model = config.model
+    if config.train.more.get("use_cpu") and model.device_map is None:
+        model.device_map = "cpu"
     if config.train.resume_only_model and config.train.resume_from_checkpoint:
         checkpoint = resume_point(config.train.resume_from_checkpoint, output_dir(config))
         if checkpoint is None:
@@ -107,11 +108,15 @@ def plan_run(config: SftConfig, source: ModelSource, data: Prepared, decisions: 
     from swift.models.skeleton import model_skeleton
     from swift.plan.fits import available_memory, choose_checkpointing
     from swift.plan.memory import plan_memory
+    from swift.train.arguments import training_arguments
     from swift.train.loss import row_logps
 
     train = config.train
     skeleton = model_skeleton(source.path, config.model)
-    decisions.add("torch_dtype", str(skeleton.dtype).removeprefix("torch."), "model", skeleton.reasons["dtype"])
+    reason = skeleton.reasons["dtype"]
+    if config.tuner.train_type in WHOLE_WEIGHTS and str(skeleton.dtype) == "torch.bfloat16":
+        reason += "; a change below 1/256 of a weight is rounded away: --torch_dtype float32 keeps it"
+    decisions.add("torch_dtype", str(skeleton.dtype).removeprefix("torch."), "model", reason)
     decisions.add("attn_impl", skeleton.attn, "machine", skeleton.reasons["attention"])
     decisions.add("device", str(skeleton.device), "machine", skeleton.reasons["device"])
     model = tune(config, skeleton.model, source)
@@ -146,14 +151,16 @@ def plan_run(config: SftConfig, source: ModelSource, data: Prepared, decisions: 
         checkpointing = train.gradient_checkpointing
         memory = planned(checkpointing)
     rate = learning_rate(config, decisions)
+    chosen = chosen_arguments(config, skeleton, data.plan.accumulation, rate, checkpointing)
+    # Made here for its checks alone, before a folder is made or a weight is loaded.
+    training_arguments(config, output_dir(config), chosen)
     config.settle({decision.name: decision.value for decision in decisions if decision.name in SETTLED})
     return TrainPlan(
         decisions=decisions,
         steps=count_steps(config, data),
         memory=memory,
         available=available,
-        checkpointing=checkpointing,
-        learning_rate=rate,
+        arguments=chosen,
         trainable=sum(count for _, count, _ in trained),
         parameters=sum(p.numel() for p in model.parameters()),
     )
@@ -176,7 +183,7 @@ def learning_rate(config: SftConfig, decisions: Decisions) -> float:
 
 
 def open_run_folder(
-    config: SftConfig, data: Prepared, plan: TrainPlan, decisions: Decisions
+    config: SftConfig, source: ModelSource, data: Prepared, decisions: Decisions
 ) -> tuple[Path, Path | None]:
     """Make the run's folder, or go on in the one of the checkpoint; every process gets the same answer.
 
@@ -186,7 +193,7 @@ def open_run_folder(
     found: tuple[Path, Path | None] | SwiftError | None = None
     if distributed.is_main():
         try:
-            found = _find_run_folder(config, data, plan, decisions)
+            found = _find_run_folder(config, source, data, decisions)
         except SwiftError as error:
             found = error
     found = distributed.broadcast(found)
@@ -197,14 +204,14 @@ def open_run_folder(
 
 
 def _find_run_folder(
-    config: SftConfig, data: Prepared, plan: TrainPlan, decisions: Decisions
+    config: SftConfig, source: ModelSource, data: Prepared, decisions: Decisions
 ) -> tuple[Path, Path | None]:
     from swift.train.resume import check_same_run
 
     base, wanted = output_dir(config), config.train.resume_from_checkpoint
     resume = None if config.train.resume_only_model else resume_point(wanted, base)
     if resume is not None:
-        check_same_run(config, resume, data, decisions)
+        check_same_run(config, resume, data, source, decisions)
         decisions.add("resume", str(resume), "flag", "goes on from its step, in the same run folder")
         run_folder = resume.parent
         if config.given("output_dir") and base.resolve() not in (run_folder, *run_folder.parents):
@@ -261,7 +268,25 @@ def tune(config: SftConfig, model: Any, source: ModelSource) -> Any:
         )
     from swift.tuners.adapters import add_adapters
 
+    check_shape_options(config, source)
     return add_adapters(model, source.adapters, trainable=True)
+
+
+def check_shape_options(config: SftConfig, source: ModelSource) -> None:
+    """Stop where an option says otherwise than the adapter that training goes on from.
+
+    Raises:
+        SwiftError: it names the option and the adapter's value.
+    """
+    settings = json.loads((source.adapters[0] / "adapter_config.json").read_text(encoding="utf-8"))
+    for option, name in (("lora_rank", "r"), ("lora_alpha", "lora_alpha"), ("lora_dropout", "lora_dropout")):
+        value = getattr(config.tuner, option)
+        if config.given(option) and name in settings and settings[name] != value:
+            raise SwiftError(
+                f"--{option} {value}: the adapter has {settings[name]}",
+                where=str(source.adapters[0]),
+                fix="leave the option out; an adapter keeps its shape",
+            )
 
 
 def make_trainer(
@@ -285,7 +310,7 @@ def make_trainer(
     from swift.tuners import optimizers
 
     train, multiple = config.train, rounding(loaded.device)
-    args = training_arguments(config, run_folder, chosen_arguments(config, loaded, data, plan))
+    args = training_arguments(config, run_folder, plan.arguments)
     extra = [callbacks.get(name)() for name in train.callbacks]
     trainer = SwiftTrainer(
         loaded.model,
@@ -299,6 +324,8 @@ def make_trainer(
         keep_model=model_keeper(config, source, template, data),
         make_optimizer=optimizers.get(train.optimizer) if train.optimizer else None,
         symlinks=config.output.create_checkpoint_symlink,
+        save_total_limit=train.save_total_limit,
+        weights_loaded=config.tuner.train_type in WHOLE_WEIGHTS,
         callbacks=[LogFile(run_folder / "logging.jsonl"), Progress(), *extra, LastStep()],
     )
     for unwanted in (ProgressCallback, PrinterCallback):
@@ -320,24 +347,27 @@ def autocast_dtype(weights: torch.dtype, amp: torch.dtype | None) -> torch.dtype
     return amp or (weights if str(weights) == "torch.bfloat16" else None)
 
 
-def chosen_arguments(config: SftConfig, loaded: LoadedModel, data: Prepared, plan: TrainPlan) -> dict[str, Any]:
+def chosen_arguments(
+    config: SftConfig, model: Skeleton, accumulation: int, rate: float, checkpointing: bool
+) -> dict[str, Any]:
     """What the run decided itself, by the names of TrainingArguments."""
     import torch
 
-    amp = autocast_dtype(loaded.dtype, loaded.amp)
+    amp = autocast_dtype(model.dtype, model.amp)
     more = config.train.more
     chosen: dict[str, Any] = {
-        "learning_rate": plan.learning_rate,
-        "gradient_accumulation_steps": data.plan.accumulation,
+        "learning_rate": rate,
+        "gradient_accumulation_steps": accumulation,
         "bf16": more.get("bf16", amp == torch.bfloat16 and not more.get("fp16")),
         "fp16": more.get("fp16", amp == torch.float16 and not more.get("bf16")),
-        "use_cpu": more.get("use_cpu", loaded.device.type == "cpu"),
-        "gradient_checkpointing": plan.checkpointing,
+        "use_cpu": model.device.type == "cpu",
+        "gradient_checkpointing": checkpointing,
+        "hub_token": config.model.hub_token,
     }
-    if plan.checkpointing:
-        kwargs = more.get("gradient_checkpointing_kwargs") or {}
+    if checkpointing:
+        kwargs = more.get("gradient_checkpointing_kwargs") or more.get("activation_checkpointing_kwargs") or {}
         chosen["gradient_checkpointing_kwargs"] = {"use_reentrant": False} | kwargs
     if distributed.world_size() > 1:
-        chosen["ddp_backend"] = more.get("ddp_backend") or ("gloo" if loaded.device.type == "cpu" else None)
+        chosen["ddp_backend"] = more.get("ddp_backend") or ("gloo" if model.device.type == "cpu" else None)
         chosen["ddp_find_unused_parameters"] = more.get("ddp_find_unused_parameters", False)
     return chosen

@@ -65,7 +65,7 @@ def sft(config: SftConfig | None = None, **options: Any) -> SftResult:
         return SftResult(steps=plan.steps, planned=plan.memory.total)
 
     distributed.start(config.train.more.get("ddp_backend"))
-    run_folder, resume = setup.open_run_folder(config, data, plan, decisions)
+    run_folder, resume = setup.open_run_folder(config, source, data, decisions)
     meter = MemoryMeter(plan.memory.device).start()
     loaded = setup.load_and_tune(config, source, data, resume)
     trainer = setup.make_trainer(config, source, template, loaded, data, plan, run_folder)
@@ -83,8 +83,9 @@ def check_options(config: SftConfig) -> None:
     """
     from swift.objectives import objectives
     from swift.train import callbacks, metrics
-    from swift.train.arguments import check_more
+    from swift.train.arguments import check_more, check_packages
     from swift.train.folders import check_writable, resume_point
+    from swift.train.setup import output_dir
     from swift.tuners import optimizers, tuners
 
     load_plugins(config.plugins.external_plugins)
@@ -102,7 +103,8 @@ def check_options(config: SftConfig) -> None:
     if train.eval_metric:
         metrics.check(train.eval_metric)
     check_more(train.more)
-    output = Path(config.output.output_dir or "output")
+    check_packages(config)
+    output = output_dir(config)
     resume_point(train.resume_from_checkpoint, output)
     if not config.output.dry_run:
         check_writable(output)

@@ -14,7 +14,8 @@ from transformers import Trainer
 from transformers.trainer_callback import ExportableState
 
 from swift.data import Collator, RankBatches, StepPlan, UnitIndex
-from swift.hub.atomic import atomic_folder
+from swift.errors import SwiftError
+from swift.hub.atomic import atomic_folder, remove_folder
 from swift.objectives.types import Objective
 from swift.train import Metric, distributed
 from swift.train.folders import STATE, link_checkpoint, step_of
@@ -54,6 +55,8 @@ class SwiftTrainer(Trainer):
         keep_model: KeepModel,
         make_optimizer: Callable[[Any, Any], Any] | None,
         symlinks: bool,
+        save_total_limit: int | None,
+        weights_loaded: bool,
         callbacks: list[Any],
     ) -> None:
         super().__init__(
@@ -69,6 +72,7 @@ class SwiftTrainer(Trainer):
         self.objective: Objective = objective
         self.metric, self.keep_model = metric, keep_model
         self.make_optimizer, self.symlinks = make_optimizer, symlinks
+        self.save_total_limit, self.weights_loaded = save_total_limit, weights_loaded
         self.select = takes_logits_to_keep(model)
         self.meter, self.unwrapped = Meter(), False
         # The division by the tokens of the whole step is ours; the loop must not divide again.
@@ -87,6 +91,7 @@ class SwiftTrainer(Trainer):
             pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
             persistent_workers=self.args.dataloader_persistent_workers and self.args.dataloader_num_workers > 0,
             prefetch_factor=self.args.dataloader_prefetch_factor,
+            multiprocessing_context=getattr(self.args, "dataloader_multiprocessing_context", None),
         )
 
     def create_optimizer(self, model: Any = None) -> Any:
@@ -113,6 +118,8 @@ class SwiftTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with the loss unrounded and averaged over all steps since the last log, across a resume too."""
+        # transformers divides the loss of a resumed part by the steps of the whole run.
+        logs.pop("train_loss", None)
         if "loss" in logs and "eval_loss" not in logs:
             logs |= self.meter.drain(self.state.global_step, self.args.world_size)
         super().log(logs, start_time)
@@ -202,14 +209,13 @@ class SwiftTrainer(Trainer):
 
     def _rotate(self, newest: Path) -> None:
         """Remove old checkpoints beyond `--save_total_limit` and point the links; the best one stays."""
-        import shutil
-
         run = newest.parent
         best = Path(self.state.best_model_checkpoint) if self.state.best_model_checkpoint else None
         if self.symlinks:
             link_checkpoint(run, "last", newest)
-            link_checkpoint(run, "best", best if best and best.exists() else newest)
-        limit = self.args.save_total_limit
+            if best and best.exists():
+                link_checkpoint(run, "best", best)
+        limit = self.save_total_limit
         if not limit:
             return
         kept = {newest, best} if best else {newest}
@@ -218,14 +224,47 @@ class SwiftTrainer(Trainer):
             key=lambda path: int(path.name[11:]),
         )
         for path in old[: max(len(old) + len(kept) - limit, 0)]:
-            shutil.rmtree(path)
+            remove_folder(path)
+
+    def save_last(self) -> Path:
+        """The checkpoint of the last step, written where no strategy has written it."""
+        checkpoint = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        # With --load_best_model_at_end the model holds the best step's weights by now.
+        taken = self.args.load_best_model_at_end and self.state.best_model_checkpoint
+        if not taken and distributed.any_process(not checkpoint.is_dir()):
+            self._save_checkpoint(self.model, None)
+        return checkpoint
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Take an adapter's weights from a checkpoint; whole weights were loaded from it to begin with."""
+        """Take the weights from a checkpoint, unless the model was loaded from it to begin with."""
+        folder = Path(resume_from_checkpoint)
         if hasattr(self.model, "peft_config"):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
-        file = Path(resume_from_checkpoint) / f"meter_{self.args.process_index}.json"
+        elif not self.weights_loaded:
+            load_whole(self.model, folder)
+        file = folder / f"meter_{self.args.process_index}.json"
         if file.is_file():
             self.meter.load(json.loads(file.read_text(encoding="utf-8")))
         else:
-            self.meter.start_at(step_of(Path(resume_from_checkpoint)))
+            self.meter.start_at(step_of(folder))
+
+
+def load_whole(model: Any, folder: Path) -> None:
+    """Load a checkpoint's whole weights into a model that is there already.
+
+    Raises:
+        SwiftError: the checkpoint lacks weights that are trained.
+    """
+    from safetensors.torch import load_file
+
+    weights = {
+        name: weight for file in sorted(folder.glob("*.safetensors")) for name, weight in load_file(file).items()
+    }
+    missing = set(model.load_state_dict(weights, strict=False).missing_keys)
+    lost = [name for name, parameter in model.named_parameters() if parameter.requires_grad and name in missing]
+    if lost:
+        raise SwiftError(
+            f"the checkpoint lacks {len(lost)} trained weights, such as {lost[0]}",
+            where=str(folder),
+            fix="start from it as a model: --model CHECKPOINT",
+        )

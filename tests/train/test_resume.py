@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from swift.errors import SwiftError
 from swift.train.sft import SftResult
+from tests.tiny import save_tiny
 from tests.train.conftest import losses
 
 Train = Callable[..., SftResult]
@@ -66,6 +67,39 @@ def test_latest_finds_the_newest_whole_checkpoint_in_any_version(train: Train, t
     resumed = train(max_steps=6, resume_from_checkpoint="latest")
     assert resumed.run_folder == first.run_folder
     assert sorted(losses(resumed)) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_users_own_tuner_goes_on_with_its_weights(train: Train, tmp_path: Path) -> None:
+    own = Path(__file__).parents[2] / "examples" / "my_parts.py"
+    common = {"max_steps": 6, "save_steps": 3, "train_type": "norms", "external_plugins": [str(own)]}
+    whole = train(output_dir=str(tmp_path / "whole"), **common)
+    broken = train(output_dir=str(tmp_path / "broken"), **common)
+    checkpoint = broken.run_folder / "checkpoint-3"  # type: ignore[operator]
+    resumed = train(output_dir=str(tmp_path / "broken"), resume_from_checkpoint=str(checkpoint), **common)
+    assert_same(whole, resumed)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"lora_rank": 4}, "--lora_rank is 4 and was 8"),
+        ({"train_dataloader_shuffle": False}, "order of samples differs"),
+        ({"packing_length": 128}, "samples differ"),
+        ({"per_device_train_batch_size": 1}, "a step has 2 samples and had 4"),
+    ],
+)
+def test_another_run_is_refused(train: Train, options: dict[str, Any], said: str) -> None:
+    common = {"packing": True, "packing_length": 64, "max_steps": 4}
+    run = train(**{**common, "max_steps": 2})
+    with pytest.raises(SwiftError, match=said):
+        train(**{**common, **options}, resume_from_checkpoint=str(run.checkpoint))
+
+
+def test_another_base_model_is_refused(train: Train, tmp_path: Path) -> None:
+    run = train(max_steps=2)
+    other = save_tiny(tmp_path / "other", seed=5)
+    with pytest.raises(SwiftError, match="base model has other weights"):
+        train(max_steps=4, model=str(other), resume_from_checkpoint=str(run.checkpoint))
 
 
 def test_latest_without_a_checkpoint_starts_anew(train: Train) -> None:

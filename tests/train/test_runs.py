@@ -122,6 +122,59 @@ def test_evaluation_counts_tokens(train: Train) -> None:
         assert one["eval_token_acc"] == pytest.approx(five["eval_token_acc"])
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"save_strategy": "steps"},
+        {"save_strategy": "best"},
+        {"save_strategy": "steps", "load_best_model_at_end": True, "save_total_limit": 1},
+    ],
+)
+def test_the_best_and_the_last_checkpoint(train: Train, options: dict[str, Any]) -> None:
+    result = train(
+        max_steps=6,
+        split_dataset_ratio=0.3,
+        eval_steps=1,
+        save_steps=1,
+        learning_rate=0.5,
+        create_checkpoint_symlink=True,
+        add_version=False,
+        **options,
+    )
+    evaluated = {entry["step"]: entry["eval_loss"] for entry in result.log if "eval_loss" in entry}
+    best = min(evaluated, key=lambda step: evaluated[step])
+    folder = result.run_folder
+    assert folder is not None and result.checkpoint is not None
+    assert (folder / "best").resolve().name == f"checkpoint-{best}"
+    wanted = best if options.get("load_best_model_at_end") else 6
+    assert result.checkpoint.name == f"checkpoint-{wanted}"
+    assert result.checkpoint.is_dir()
+
+
+def test_secrets_stay_out_of_files(train: Train) -> None:
+    result = train(max_steps=1, hub_token="hf_secret")
+    assert result.run_folder is not None
+    for file in result.run_folder.rglob("*"):
+        assert not file.is_file() or b"hf_secret" not in file.read_bytes(), file
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"optim": "adamwx"}, "adamwx"),
+        ({"lr_scheduler_type": "zigzag"}, "zigzag"),
+        ({"report_to": ["wandb"]}, "--report_to wandb"),
+        ({"deepspeed": "zero3"}, "--deepspeed zero3"),
+        ({"use_liger_kernel": True}, "--use_liger_kernel"),
+    ],
+)
+def test_mistakes_leave_no_folder(train: Train, tmp_path: Path, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(SwiftError) as caught:
+        train(**options)
+    assert said in str(caught.value)
+    assert not (tmp_path / "output").exists()
+
+
 def test_a_dry_run_shows_and_writes_nothing(train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = train(dry_run=True, format="json")
     assert result.run_folder is None
