@@ -33,6 +33,8 @@ def main() -> None:
         max_length=512,
         output_dir=output_dir,
     )
+    if result.status:
+        raise SystemExit(result.status)
     after = answers(PtEngine("demo", adapters=[str(result.checkpoint)]))
 
     for question, old, new in zip(QUESTIONS, before, after, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,35 @@ def check_more(more: dict[str, Any]) -> None:
             raise SwiftError(f"--{name} {value} has no effect here", fix=f"leave it out: {OTHERWISE[name]}")
 
 
+def check_names(config: SftConfig) -> None:
+    """Stop at a name that transformers will not know. Names by default cost no import.
+
+    Raises:
+        SwiftError: it names the option, its value and the known names.
+    """
+    train, usual = config.train, type(config.train)()
+    if set(train.report_to) - {"tensorboard", "none"}:
+        from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+        for name in train.report_to:
+            _check_name("report_to", name, [*INTEGRATION_TO_CALLBACK, "all", "none"])
+    if train.optim != usual.optim:
+        from transformers.training_args import OptimizerNames
+
+        _check_name("optim", train.optim, [known.value for known in OptimizerNames])
+    if train.lr_scheduler_type != usual.lr_scheduler_type:
+        from transformers.trainer_utils import SchedulerType
+
+        _check_name("lr_scheduler_type", train.lr_scheduler_type, [known.value for known in SchedulerType])
+
+
+def _check_name(option: str, name: str, known: list[str]) -> None:
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=3)
+        fix = f"did you mean {' or '.join(close)}?" if close else f"choose one of: {', '.join(known)}"
+        raise SwiftError(f"--{option} {name}: there is no such name", fix=fix)
+
+
 def _default(name: str) -> Any:
     from swift.config.training_arguments import training_argument_options
 
@@ -94,6 +124,16 @@ def training_arguments(config: SftConfig, run_folder: Path, chosen: dict[str, An
 
 def _evaluation(config: SftConfig) -> dict[str, Any]:
     train = config.train
+    return {"eval_strategy": eval_strategy(config), "eval_steps": train.eval_steps or train.save_steps}
+
+
+def eval_strategy(config: SftConfig) -> str:
+    """When the run evaluates.
+
+    Raises:
+        SwiftError: it is asked to, and there are no rows for it.
+    """
+    train = config.train
     has_rows = bool(config.data.val_dataset or config.data.split_dataset_ratio)
     strategy = train.eval_strategy or (train.save_strategy if has_rows else "no")
     if strategy != "no" and not has_rows:
@@ -101,7 +141,7 @@ def _evaluation(config: SftConfig) -> dict[str, Any]:
             f"--eval_strategy {strategy}: there are no rows to evaluate on",
             fix="add --val_dataset or --split_dataset_ratio 0.05",
         )
-    return {"eval_strategy": strategy, "eval_steps": train.eval_steps or train.save_steps}
+    return strategy
 
 
 def _reports(config: SftConfig, run_folder: Path) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swift.config import SftConfig
+from swift.errors import SwiftError
 from swift.train import distributed
 from swift.train.assemble import Prepared
 from swift.train.sft import SftResult
@@ -64,7 +66,16 @@ def run(trainer: SwiftTrainer, plan: TrainPlan, run_folder: Path, resume: Path |
     interrupt = Interrupt()
     trainer.add_callback(interrupt)
     with interrupt:
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        try:
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise SwiftError(
+                f"the disk is full: step {trainer.state.global_step} could not be logged; checkpoints are whole",
+                where=str(run_folder),
+                fix="free some space there, then add --resume_from_checkpoint latest",
+            ) from None
     step = trainer.state.global_step
     checkpoint = run_folder / f"checkpoint-{step}"
     return SftResult(
@@ -86,7 +97,11 @@ def report(config: SftConfig, result: SftResult) -> None:
     from swift.train.plots import curve, save_pictures, terminal_plot
 
     assert result.run_folder is not None
-    pictures = save_pictures(result.log, result.run_folder / "images")
+    pictures: list[Path] = []
+    try:
+        pictures = save_pictures(result.log, result.run_folder / "images")
+    except OSError as error:
+        print(f"warning: no pictures in {result.run_folder / 'images'}: {error.strerror}", file=sys.stderr)
     steps, losses = curve(result.log, "loss")
     lines = ["", terminal_plot(steps, losses)]
     if losses:

@@ -82,7 +82,7 @@ def check_options(config: SftConfig) -> None:
     """
     from swift.objectives import objectives
     from swift.train import callbacks, metrics
-    from swift.train.arguments import check_more
+    from swift.train.arguments import check_more, check_names, eval_strategy
     from swift.train.folders import check_writable, resume_point
     from swift.tuners import optimizers, tuners
 
@@ -101,6 +101,8 @@ def check_options(config: SftConfig) -> None:
     if train.eval_metric:
         metrics.check(train.eval_metric)
     check_more(train.more)
+    check_names(config)
+    eval_strategy(config)
     output = Path(config.output.output_dir or "output")
     resume_point(train.resume_from_checkpoint, output)
     if not config.output.dry_run:
