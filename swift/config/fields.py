@@ -217,20 +217,25 @@ def _bool(given: Any) -> bool:
 def _int(given: Any) -> int:
     if isinstance(given, bool):
         raise ValueError(f"takes a whole number, got {given!r}")
-    number = float(given) if not isinstance(given, str) or not given.lstrip("-").isdigit() else int(given)
-    if number != int(number):
-        raise ValueError(f"takes a whole number, got {given!r}")
-    return int(number)
+    try:
+        number = float(given) if not isinstance(given, str) or not given.lstrip("-").isdigit() else int(given)
+        if number == int(number):
+            return int(number)
+    except (ValueError, TypeError, OverflowError):
+        pass
+    raise ValueError(f"takes a whole number, got {given!r}")
 
 
 def _float(given: Any) -> float:
     try:
         return float(given)
-    except ValueError:
+    except (ValueError, TypeError):
         raise ValueError(f"takes a number, got {given!r}") from None
 
 
 def _text(given: Any) -> str:
+    if isinstance(given, (dict, list)):
+        raise ValueError(f"takes a text, got {given!r}")
     return str(given)
 
 

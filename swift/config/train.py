@@ -12,7 +12,7 @@ from swift.config.fields import above, at_least, between, option
 class TrainConfig:
     """Options of the training loop; those of transformers' TrainingArguments not named here lie in `more`."""
 
-    num_train_epochs: float = option(3.0, "Passes over the data.", check=at_least(0))
+    num_train_epochs: float = option(3.0, "Passes over the data.", check=above(0))
     max_steps: int = option(-1, "Optimizer steps in all; -1 means --num_train_epochs decides.")
     per_device_train_batch_size: int = option(1, "Samples (packs with --packing) in a micro-batch.", check=at_least(1))
     per_device_eval_batch_size: int = option(1, "The same in evaluation.", check=at_least(1))
@@ -24,9 +24,9 @@ class TrainConfig:
     )
     lr_scheduler_type: str = option("cosine", "Course of the learning rate.")
     warmup_ratio: float = option(0.0, "Share of the steps over which the learning rate rises.", check=between(0, 1))
-    weight_decay: float = option(0.1, "Weight decay of AdamW.")
+    weight_decay: float = option(0.1, "Weight decay of AdamW.", check=at_least(0))
     adam_beta2: float = option(0.95, "AdamW's beta2.", check=between(0, 1))
-    max_grad_norm: float = option(1.0, "Gradients are scaled down to this norm.")
+    max_grad_norm: float = option(1.0, "Gradients are scaled down to this norm.", check=at_least(0))
     optim: str = option("adamw_torch_fused", "Optimizer, by its name in transformers.")
     optimizer: str | None = option(None, "Optimizer from --external_plugins, by its name.")
     loss_type: str | None = option(None, "Objective: cross_entropy (unset), or one from --external_plugins.")
@@ -42,7 +42,7 @@ class TrainConfig:
     logging_steps: float = option(5, "Steps between logged losses.", check=above(0))
     logging_first_step: bool = option(True, "Log the first step as well.")
     eval_strategy: str | None = option(None, "no, steps or epoch; unset means --save_strategy where rows are kept.")
-    eval_steps: float | None = option(None, "Steps between evaluations; unset means --save_steps.")
+    eval_steps: float | None = option(None, "Steps between evaluations; unset means --save_steps.", check=above(0))
     save_strategy: str = option("steps", "no, steps or epoch; the last step is always saved.")
     save_steps: float = option(500, "Steps between checkpoints.", check=above(0))
     save_total_limit: int | None = option(None, "Checkpoints kept; older ones are removed.", check=at_least(1))
@@ -51,8 +51,8 @@ class TrainConfig:
         None, "Go on from this checkpoint; latest means the newest whole one under --output_dir."
     )
     resume_only_model: bool = option(False, "Take only the weights from --resume_from_checkpoint and start anew.")
-    seed: int = option(42, "Seed of everything random.")
-    data_seed: int | None = option(None, "Seed of the order of the data; unset means --seed.")
+    seed: int = option(42, "Seed of everything random.", check=between(0, 2**32 - 1))
+    data_seed: int | None = option(None, "Seed of the order of the data; unset means --seed.", check=at_least(0))
     report_to: list[str] = option(
         help="tensorboard, wandb, swanlab, trackio, none: where losses are reported.", factory=lambda: ["tensorboard"]
     )

@@ -41,7 +41,7 @@ def to_row(record: Mapping[str, Any], columns: Mapping[str, str] | None = None, 
     if "rejected_response" in record and "rejected_messages" not in record:
         used.add("rejected_response")
         row["rejected_messages"] = [*row["messages"][:-1], _turn("assistant", record["rejected_response"])]
-    extra = dict(_parsed("extra", record.get("extra", {})))
+    extra = _extra(record)
     for name, value in record.items():
         if name in formats()["kept"]:
             row[name] = _parsed(name, value)
@@ -50,6 +50,14 @@ def to_row(record: Mapping[str, Any], columns: Mapping[str, str] | None = None, 
     if extra:
         row["extra"] = extra
     return cast(Row, row)
+
+
+def _extra(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a column of that name holds: columns kept from an earlier pass, or else any value of the user's."""
+    given = record.get("extra", {})
+    if isinstance(given, str) and given.lstrip().startswith("{"):
+        given = _parsed("extra", given)
+    return dict(given) if isinstance(given, dict) else {"extra": given}
 
 
 def _renamed(record: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:

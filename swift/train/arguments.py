@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,35 @@ def check_more(more: dict[str, Any]) -> None:
             raise SwiftError(f"--{name} {value} has no effect here", fix=f"leave it out: {OTHERWISE[name]}")
 
 
+def check_names(config: SftConfig) -> None:
+    """Stop at a name that transformers will not know. Names by default cost no import.
+
+    Raises:
+        SwiftError: it names the option, its value and the known names.
+    """
+    train, usual = config.train, type(config.train)()
+    if set(train.report_to) - {"tensorboard", "none"}:
+        from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+        for name in train.report_to:
+            _check_name("report_to", name, [*INTEGRATION_TO_CALLBACK, "all", "none"])
+    if train.optim != usual.optim:
+        from transformers.training_args import OptimizerNames
+
+        _check_name("optim", train.optim, [known.value for known in OptimizerNames])
+    if train.lr_scheduler_type != usual.lr_scheduler_type:
+        from transformers.trainer_utils import SchedulerType
+
+        _check_name("lr_scheduler_type", train.lr_scheduler_type, [known.value for known in SchedulerType])
+
+
+def _check_name(option: str, name: str, known: list[str]) -> None:
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=3)
+        fix = f"did you mean {' or '.join(close)}?" if close else f"choose one of: {', '.join(known)}"
+        raise SwiftError(f"--{option} {name}: there is no such name", fix=fix)
+
+
 def _default(name: str) -> Any:
     from swift.config.training_arguments import training_argument_options
 
@@ -123,6 +153,20 @@ def training_arguments(config: SftConfig, run_folder: Path, chosen: dict[str, An
 
 
 def _evaluation(config: SftConfig) -> dict[str, Any]:
+    train, strategy = config.train, eval_strategy(config)
+    return {
+        "eval_strategy": strategy,
+        "eval_steps": train.eval_steps or train.save_steps,
+        "metric_for_best_model": train.more.get("metric_for_best_model") or ("loss" if strategy != "no" else None),
+    }
+
+
+def eval_strategy(config: SftConfig) -> str:
+    """When the run evaluates.
+
+    Raises:
+        SwiftError: it is asked to, and there are no rows for it.
+    """
     train = config.train
     has_rows = bool(config.data.val_dataset or config.data.split_dataset_ratio)
     like_saves = "steps" if train.save_strategy == "best" else train.save_strategy
@@ -137,12 +181,7 @@ def _evaluation(config: SftConfig) -> dict[str, Any]:
             "--save_strategy best: there are no rows to evaluate on",
             fix="add --val_dataset or --split_dataset_ratio 0.05",
         )
-    metric = train.more.get("metric_for_best_model") or ("loss" if strategy != "no" else None)
-    return {
-        "eval_strategy": strategy,
-        "eval_steps": train.eval_steps or train.save_steps,
-        "metric_for_best_model": metric,
-    }
+    return strategy
 
 
 def _reports(config: SftConfig, run_folder: Path) -> dict[str, Any]:

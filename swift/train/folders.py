@@ -92,7 +92,7 @@ def resume_point(wanted: str | None, output_dir: Path) -> Path | None:
     if wanted is None or wanted.lower() in ("false", "none"):
         return None
     if wanted.lower() in ("latest", "true"):
-        return latest_checkpoint(output_dir)
+        return latest_checkpoint(output_dir.resolve())
     checkpoint = Path(wanted)
     if not checkpoint.is_dir():
         raise SwiftError(f"--resume_from_checkpoint {wanted}: no such folder")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 import signal
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swift.config import SftConfig
+from swift.errors import SwiftError
 from swift.train import distributed
 from swift.train.assemble import Prepared
 from swift.train.sft import SftResult
@@ -71,8 +73,17 @@ def run(trainer: SwiftTrainer, plan: TrainPlan, run_folder: Path, resume: Path |
     interrupt = Interrupt()
     trainer.add_callback(interrupt)
     with interrupt:
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-        checkpoint = trainer.save_last()
+        try:
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+            checkpoint = trainer.save_last()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise SwiftError(
+                f"the disk is full: step {trainer.state.global_step} could not be logged; checkpoints are whole",
+                where=str(run_folder),
+                fix="free some space there, then add --resume_from_checkpoint latest",
+            ) from None
     best = trainer.state.best_model_checkpoint
     return SftResult(
         run_folder=run_folder,
@@ -93,7 +104,11 @@ def report(config: SftConfig, result: SftResult) -> None:
     from swift.train.plots import curve, save_pictures, terminal_plot
 
     assert result.run_folder is not None
-    pictures = save_pictures(result.log, result.run_folder / "images")
+    pictures: list[Path] = []
+    try:
+        pictures = save_pictures(result.log, result.run_folder / "images")
+    except OSError as error:
+        print(f"warning: no pictures in {result.run_folder / 'images'}: {error.strerror}", file=sys.stderr)
     steps, losses = curve(result.log, "loss")
     lines = ["", terminal_plot(steps, losses)]
     if losses:

@@ -83,7 +83,7 @@ def check_options(config: SftConfig) -> None:
     """
     from swift.objectives import objectives
     from swift.train import callbacks, metrics
-    from swift.train.arguments import check_more, check_packages
+    from swift.train.arguments import check_more, check_names, check_packages, eval_strategy
     from swift.train.folders import check_writable, resume_point
     from swift.train.setup import output_dir
     from swift.tuners import optimizers, tuners
@@ -103,7 +103,9 @@ def check_options(config: SftConfig) -> None:
     if train.eval_metric:
         metrics.check(train.eval_metric)
     check_more(train.more)
+    check_names(config)
     check_packages(config)
+    eval_strategy(config)
     output = output_dir(config)
     resume_point(train.resume_from_checkpoint, output)
     if not config.output.dry_run:

@@ -9,6 +9,9 @@ from swift.config import TunerConfig
 from swift.errors import SwiftError
 from swift.tuners import tuner
 
+STATE_SPACE = ("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h")
+"""Model types whose kernels read the weight of out_proj past the module, so PEFT refuses to adapt it."""
+
 
 @tuner("lora")
 def lora(model: Any, config: TunerConfig) -> Any:
@@ -19,7 +22,12 @@ def lora(model: Any, config: TunerConfig) -> Any:
     """
     from peft import get_peft_model
 
-    return get_peft_model(model, lora_config(model, config))
+    try:
+        return get_peft_model(model, lora_config(model, config))
+    except ValueError as error:
+        raise SwiftError(
+            f"PEFT refuses these options: {error}", where="--train_type lora", fix="choose other --target_modules"
+        ) from None
 
 
 def lora_config(model: Any, config: TunerConfig) -> Any:
@@ -53,7 +61,13 @@ def _targets(model: Any, config: TunerConfig) -> str | list[str]:
         everything = [name for name, _ in model.named_modules() if re.fullmatch(config.target_regex, name)]
         return config.target_regex if everything == hits else hits
     if config.target_modules == ["all-linear"]:
-        return "all-linear"
+        if model.config.model_type not in STATE_SPACE:
+            return "all-linear"
+        head = model.get_output_embeddings()
+        names = {
+            n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head
+        }
+        return sorted(names - {"out_proj"})
     modules = [name for name, _ in model.named_modules()]
     for wanted in [*config.target_modules, *config.modules_to_save]:
         if wanted != "all-linear" and not any(name == wanted or name.endswith(f".{wanted}") for name in modules):

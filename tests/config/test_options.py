@@ -73,6 +73,11 @@ def test_options_of_transformers_go_through() -> None:
         ("demo", "belongs to no option"),
         ("--config nowhere.yaml", "--config nowhere.yaml"),
         ("--max_length 0", "must be at least 1"),
+        ("--max_steps many", "takes a whole number, got 'many'"),
+        ("--num_train_epochs 0", "must be more than 0"),
+        ("--save_steps 0", "must be more than 0"),
+        ("--logging_steps -1", "must be more than 0"),
+        ("--seed -1", "must lie between 0 and 4294967295"),
     ],
 )
 def test_bad_words(words: str, said: str) -> None:
@@ -104,6 +109,14 @@ def test_a_file_with_an_unknown_key_names_itself(tmp_path: Path) -> None:
     with pytest.raises(SwiftError) as caught:
         read(f"--config {file}")
     assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize("line", ["model: {a: 1}", "max_steps: [1, 2]", "max_steps: {}", "learning_rate: {a: 1}"])
+def test_a_file_with_a_value_of_another_kind(line: str, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(line)
+    with pytest.raises(SwiftError, match=rf"--{line.partition(':')[0]}: takes (a|one) "):
+        read(f"--config {file}")
 
 
 def test_what_is_written_reads_the_same(tmp_path: Path) -> None:

@@ -176,3 +176,8 @@ def test_openai_tool_calls_get_arguments_as_an_object():
 def test_bad_rows_say_what_is_wrong(record, reason):
     with pytest.raises(BadRow, match=reason):
         row_of(record)
+
+
+@pytest.mark.parametrize(("given", "kept"), [(3, {"extra": 3}), ("a note", {"extra": "a note"}), ({"a": 1}, {"a": 1})])
+def test_a_column_named_extra_holds_anything(given: object, kept: dict[str, object]) -> None:
+    assert to_row({"query": "a", "response": "b", "extra": given})["extra"] == kept

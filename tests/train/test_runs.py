@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from swift.config import SftConfig
 from swift.config.build import read_arguments
 from swift.errors import SwiftError
 from swift.train.sft import SftResult, sft
-from tests.tiny import save_adapter, save_tiny
+from tests.tiny import make_tokenizer, save_adapter, save_tiny
 from tests.train.conftest import losses
 
 Train = Callable[..., SftResult]
@@ -84,6 +85,44 @@ def test_config_yaml_repeats_the_run(train: Train, tmp_path: Path) -> None:
     again = sft(read_arguments(SftConfig, ["--config", str(first.run_folder / "config.yaml")]))  # type: ignore[operator]
     assert again.run_folder != first.run_folder
     assert losses(again) == losses(first)
+
+
+def test_latest_goes_on_in_its_folder_wherever_that_is_named_from(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = train(output_dir="here", max_steps=2)
+    again = train(output_dir="here", max_steps=3, resume_from_checkpoint="latest")
+    assert again.run_folder == first.run_folder
+    assert sorted(losses(again)) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"report_to": ["tensorbord"]}, "--report_to tensorbord[\\s\\S]*did you mean tensorboard"),
+        ({"optim": "adamw_trch"}, "--optim adamw_trch[\\s\\S]*did you mean adamw_torch"),
+        ({"lr_scheduler_type": "cosin"}, "--lr_scheduler_type cosin[\\s\\S]*did you mean cosine"),
+        ({"eval_strategy": "steps"}, "--eval_strategy steps: there are no rows"),
+    ],
+)
+def test_names_are_checked_before_the_model(train: Train, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(SwiftError, match=said):
+        train(**options, model="nowhere/nothing", dataset=["nowhere.jsonl"], dry_run=True)
+
+
+def test_lora_goes_into_a_model_with_a_state(train: Train, tmp_path: Path) -> None:
+    from transformers import MambaConfig, MambaForCausalLM
+
+    tokenizer = make_tokenizer()
+    sizes = MambaConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, state_size=4)
+    MambaForCausalLM(sizes).save_pretrained(tmp_path / "mamba")
+    tokenizer.save_pretrained(tmp_path / "mamba")
+    result = train(model=str(tmp_path / "mamba"), max_steps=1)
+    names = json.loads((result.checkpoint / "adapter_config.json").read_text())["target_modules"]  # type: ignore[operator]
+    assert sorted(names) == ["dt_proj", "in_proj", "x_proj"]
+    with pytest.raises(SwiftError, match="out_proj"):
+        train(model=str(tmp_path / "mamba"), max_steps=1, target_modules=["out_proj"])
 
 
 def test_folders_links_and_limit(train: Train, tmp_path: Path) -> None:
@@ -251,6 +290,23 @@ def test_bad_models(train: Train, base: Path, tmp_path: Path) -> None:
         with pytest.raises(SwiftError) as caught:
             train(**options)
         assert said in str(caught.value), options
+
+
+def test_a_disk_that_is_full_beside_the_checkpoints(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from swift.train import hooks, plots
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(plots, "save_pictures", full)
+    result = train(max_steps=1)
+    assert result.status == 0 and result.checkpoint
+    assert "no pictures in" in capsys.readouterr().err
+    monkeypatch.setattr(hooks.LogFile, "on_log", full)
+    with pytest.raises(SwiftError, match="the disk is full"):
+        train(max_steps=2)
 
 
 def test_a_folder_that_cannot_be_written(train: Train, tmp_path: Path) -> None:
