@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_callback import ExportableState
 
+from swift.compat import restore_indexed_cpu
 from swift.data import Collator, RankBatches, StepPlan, UnitIndex
 from swift.hub.atomic import atomic_folder
 from swift.objectives.types import Objective
@@ -63,6 +64,7 @@ class SwiftTrainer(Trainer):
             train_dataset=UnitIndex(plan.units),
             eval_dataset=UnitIndex(eval_units) if eval_units else None,
         )
+        restore_indexed_cpu()
         for callback in callbacks:
             self.add_callback(callback)
         self.plan, self.collator, self.eval_collator, self.eval_units = plan, collator, eval_collator, eval_units
