@@ -16,7 +16,7 @@ def train(output: str, *options: str) -> str:
     from swift.config.build import read_arguments
     from swift.train.sft import sft
 
-    words = f"""--model demo --dataset AI-ModelScope/self-cognition#8 --model_name Swift --model_author Us --max_length 256
+    words = f"""--model demo --dataset self-cognition#8 --model_name Swift --model_author Us --max_length 256
         --torch_dtype float32 --per_device_train_batch_size 1 --gradient_accumulation_steps 1 --learning_rate 1e-4
         --logging_steps 1 --report_to none --add_version false --use_cpu true --output_dir {output}"""
     return str(sft(read_arguments(SftConfig, [*words.split(), *options])).checkpoint)
@@ -34,14 +34,15 @@ def answer(folder: str) -> dict[str, Any]:
     """Ids and greedy answer of plain transformers, and the numbers of the first place that is predicted."""
     import torch
     import transformers
+    from peft import PeftModel
 
-    ours = Path(folder, "adapter_config.json").is_file()
-    if ours:
-        from peft import AutoPeftModelForCausalLM as Model
-    else:
-        Model = transformers.AutoModelForCausalLM
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    model = Model.from_pretrained(folder, dtype=torch.float32).eval()
+    settings = Path(folder, "adapter_config.json")
+    base = json.loads(settings.read_text())["base_model_name_or_path"] if settings.is_file() else folder
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    if settings.is_file():
+        model = PeftModel.from_pretrained(model, folder)
+    model.eval()
     messages = [{"role": "user", "content": QUESTION}]
     ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     with torch.no_grad():
