@@ -42,7 +42,9 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """A full tune, an adapter and its merge, made by one interpreter for the other: (maker, reader, folders)."""
     maker, reader = request.param
     folder = tmp_path_factory.mktemp("made")
-    full = call(maker, "train", folder / "full", "--max_steps", "1", "--train_type", "full", "--save_only_model", "true")
+    full = call(
+        maker, "train", folder / "full", "--max_steps", "1", "--train_type", "full", "--save_only_model", "true"
+    )
     adapter = call(maker, "train", folder / "lora", "--max_steps", "2")
     merged = call(maker, "merge", adapter, folder / "merged")
     return maker, reader, {"full": full, "adapter": adapter, "merged": merged}

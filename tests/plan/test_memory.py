@@ -167,7 +167,7 @@ def test_the_model_is_left_as_it_was() -> None:
     assert not any(module._forward_hooks for module in model.modules())
 
 
-# Transformers 4.57 looks into its router's choice to pick the experts to run, so no step without contents can be traced.
+# Transformers 4.57 looks into its router's choice to pick the experts to run: tensors without contents have none.
 MIXTRAL = pytest.param(MixtralConfig, marks=pytest.mark.newest)
 
 
