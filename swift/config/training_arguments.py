@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from swift.compat import transformers_major
 from swift.config.fields import Option
 
 TABLE = Path(__file__).parent / "table" / "training_arguments.json"
@@ -56,8 +57,8 @@ def read_installed() -> dict[str, dict[str, Any]]:
     for field in dataclasses.fields(TrainingArguments):
         if field.name.startswith("_"):
             continue
-        hint = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type))
-        entries[field.name] = _entry(str(hint) if hint != "Union" else str(field.type), field)
+        hint = field.type.__name__ if isinstance(field.type, type) else str(field.type)
+        entries[field.name] = _entry(hint.replace("typing.", ""), field)
     return entries
 
 
@@ -74,15 +75,16 @@ def _entry(hint: str, field: dataclasses.Field[Any]) -> dict[str, Any]:
         entry["kind"] = "dict"
         entry["text_or_dict"] = "str" in hint.replace("dict[str", "dict[")
     else:
-        first = hint.replace("typing.Union[", "").replace("Union[", "").split("|")[0].split(",")[0].strip(" ]")
+        first = hint.replace("Union[", "").split("|")[0].split(",")[0].strip(" ]")
         entry["kind"] = first if first in ("bool", "int", "float", "str") else "str"
     return entry
 
 
 def update() -> None:
-    """Add the installed version's options to the table and write it."""
+    """Add the installed version's options to the table and write it; transformers 4 adds only what 5 lacks."""
     table = json.loads(TABLE.read_text(encoding="utf-8")) if TABLE.exists() else {}
-    merged = dict(sorted((table | read_installed()).items()))
+    installed = read_installed()
+    merged = dict(sorted((table | installed if transformers_major() >= 5 else installed | table).items()))
     text = json.dumps(merged, indent=1, ensure_ascii=False)
     TABLE.write_text(text + "\n", encoding="utf-8")
 

@@ -19,6 +19,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from swift.compat import real_attention_masks
+
 HEAP_LIMIT = 32 << 20
 """glibc maps blocks above this size on their own and returns them at once (mallopt(3), M_MMAP_THRESHOLD)."""
 KINDS = ("weights", "gradients", "activations", "logits")
@@ -157,7 +159,7 @@ def trace_step(
     with FakeTensorMode() as fake, _fake_parameters(model, fake, device, dtypes or {}), LiveBytes() as live:
         live_step = _Step(model, live, torch.device(device), autocast)
         live_step.start(accumulated)
-        with _training(model, gradient_checkpointing), contextlib.nullcontext() if masked else _plain_causal_rule():
+        with _training(model, gradient_checkpointing), real_attention_masks(masked):
             return live_step.run(rows, length, trained_positions, masked, loss)
 
 
@@ -223,24 +225,6 @@ def _fake_parameters(
         for own, before in kept:
             own.clear()
             own.update(before)
-
-
-@contextlib.contextmanager
-def _plain_causal_rule() -> Iterator[None]:
-    """Let transformers leave the mask out, as it does for real tensors that are neither padded nor packed.
-
-    Of fake tensors it assumes that they may be packed, and builds a mask (`find_packed_sequence_indices` in
-    masking_utils.py, 4.57 to 5.24: its look into the positions is skipped when tracing). This can go when a caller can
-    say that nothing is packed.
-    """
-    from transformers import masking_utils
-
-    before = masking_utils.find_packed_sequence_indices
-    masking_utils.find_packed_sequence_indices = lambda *_, **__: None
-    try:
-        yield
-    finally:
-        masking_utils.find_packed_sequence_indices = before
 
 
 @contextlib.contextmanager

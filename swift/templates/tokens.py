@@ -51,6 +51,7 @@ class Encoder:
         self.pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         self._joint = self._backend("\n", False).ids
         self._prefixes = self._backend("\na", False).ids != self._joint + self._backend("a", False).ids
+        self._prefixes_behind_control = self._prefixes and self._puts_a_prefix_behind_control()
         self._header_ids: dict[str, list[int]] = {}
 
     def _backend(self, text: str, as_text: bool) -> Tokens:
@@ -79,6 +80,14 @@ class Encoder:
             starts[at + 1] = starts[at]
         return Tokens(encoding.ids, starts, stops)
 
+    def _puts_a_prefix_behind_control(self) -> bool:
+        """Whether text behind a control token starts as a whole text does, as in Llama 2's vocabulary ("legacy")."""
+        token = next((text for text, token in self.control.items() if not getattr(token, "rstrip", False)), None)
+        if token is None:
+            return False
+        ids = self._backend(token + "a", False).ids
+        return ids[1:] == self._backend("a", False).ids != self._middle("a", False).ids
+
     def _middle(self, text: str, as_text: bool) -> Tokens:
         """Tokenise a part that does not stand at the start: SentencePiece must not put a space before it."""
         if self._prefixes:
@@ -105,8 +114,13 @@ class Encoder:
         tokens = Tokens([], NONE, NONE)
         for start, stop, plain in self._parts(text, cuts, as_text):
             part = text[start:stop]
-            tokens.extend(self._backend(part, plain) if start == 0 else self._middle(part, plain), start)
+            at_start = start == 0 or (self._prefixes_behind_control and self._behind_control(text, start, as_text))
+            tokens.extend(self._backend(part, plain) if at_start else self._middle(part, plain), start)
         return tokens
+
+    def _behind_control(self, text: str, start: int, as_text: Spans) -> bool:
+        found = [match.span() for match in self.pattern.finditer(text, max(0, start - 200), start)]
+        return bool(found) and found[-1][1] == start and found[-1] not in set(as_text)
 
     def unstable(self, tokens: Tokens, text: str, as_text: Spans, cuts: Sequence[int]) -> list[int]:
         """The cuts before which the text alone gives other ids than `tokens`, so that no server sends them.

@@ -51,6 +51,27 @@ OTHERWISE = {
     "deepspeed": "DeepSpeed is not there yet",
     "fsdp": "FSDP is not there yet",
     "fsdp_config": "FSDP is not there yet",
+    "fsdp_transformer_layer_cls_to_wrap": "FSDP is not there yet",
+    "fsdp_min_num_params": "FSDP is not there yet",
+    "group_by_length": "the order of samples is --train_dataloader_shuffle's",
+    "adafactor": "use --optim adafactor",
+    "no_cuda": "use --use_cpu true",
+    "use_mps_device": "the device is found without it",
+    "overwrite_output_dir": "a run without --resume_from_checkpoint begins anew",
+    "per_gpu_train_batch_size": "use --per_device_train_batch_size",
+    "per_gpu_eval_batch_size": "use --per_device_eval_batch_size",
+    "push_to_hub_model_id": "use --hub_model_id",
+    "push_to_hub_organization": "use --hub_model_id",
+    "push_to_hub_token": "use --hub_token",
+    "fp16_backend": "autocast is PyTorch's own",
+    "half_precision_backend": "autocast is PyTorch's own",
+    "torchdynamo": "use --torch_compile_backend",
+    "save_safetensors": "checkpoints hold safetensors",
+    "include_inputs_for_metrics": "evaluation gives the loss and --eval_metric",
+    "include_tokens_per_second": "tokens per second are always logged",
+    "past_index": "evaluation keeps no past states",
+    "use_legacy_prediction_loop": "there is one way to evaluate",
+    "jit_mode_eval": "there is one way to evaluate",
 }
 """transformers' options that have no meaning here, and what takes their place."""
 
@@ -81,11 +102,22 @@ def check_more(more: dict[str, Any]) -> None:
     """Stop at an option of TrainingArguments that this run would ignore, before anything is loaded.
 
     Raises:
-        SwiftError: it names the option and what takes its place.
+        SwiftError: it names the option and what takes its place, or the installed transformers lacks it.
     """
-    for name, value in more.items():
-        if name in OTHERWISE and value not in (None, _default(name)):
+    said = {name: value for name, value in more.items() if value not in (None, _default(name))}
+    for name, value in said.items():
+        if name in OTHERWISE:
             raise SwiftError(f"--{name} {value} has no effect here", fix=f"leave it out: {OTHERWISE[name]}")
+    if said:
+        values = as_installed(said, _known())
+        for name in sorted(values.keys() - _known()):
+            raise SwiftError(f"--{name}: the installed transformers does not have this option", fix="leave it out")
+
+
+def _known() -> set[str]:
+    from transformers import TrainingArguments
+
+    return {field.name for field in dataclasses.fields(TrainingArguments)}
 
 
 def check_names(config: SftConfig) -> None:
@@ -128,7 +160,7 @@ def training_arguments(config: SftConfig, run_folder: Path, chosen: dict[str, An
     """Build TrainingArguments; `chosen` holds what the run decided itself, such as bf16 and the learning rate.
 
     Raises:
-        SwiftError: the installed transformers lacks an option, or refuses a value.
+        SwiftError: the installed transformers refuses a value.
     """
     from transformers import TrainingArguments
 
@@ -137,12 +169,9 @@ def training_arguments(config: SftConfig, run_folder: Path, chosen: dict[str, An
     values |= {"output_dir": str(run_folder), "remove_unused_columns": False}
     values.setdefault("disable_tqdm", False)
     values |= _evaluation(config) | _reports(config, run_folder) | {"save_strategy": train.save_strategy}
-    known = {field.name for field in dataclasses.fields(TrainingArguments)}
+    known = _known()
     values = as_installed(values | {"warmup_ratio": train.warmup_ratio}, known)
-    for name in sorted(values.keys() - known):
-        if name in train.more:
-            raise SwiftError(f"--{name}: the installed transformers does not have this option", fix="leave it out")
-        del values[name]
+    values = {name: value for name, value in values.items() if name in known}
     try:
         arguments = TrainingArguments(**values)
     except (ValueError, TypeError, ImportError, RuntimeError) as error:

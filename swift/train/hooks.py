@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from swift.compat import evaluates_last_step
 from swift.train import distributed
 
 
@@ -83,12 +84,15 @@ class Progress(TrainerCallback):
 
 
 class LastStep(TrainerCallback):
-    """Saves the last step, whatever `--save_strategy` says."""
+    """Saves the last step, whatever `--save_strategy` says, and evaluates it where evaluation goes by steps."""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         """Ask for a checkpoint where this step is the last one."""
         if state.global_step >= state.max_steps or control.should_training_stop:
             control.should_save = True
+        by_steps = args.eval_strategy == "steps" and args.eval_delay <= state.global_step
+        if state.global_step >= state.max_steps and by_steps and not evaluates_last_step():
+            control.should_evaluate = True
         return control
 
 

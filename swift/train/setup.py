@@ -219,6 +219,9 @@ def _find_run_folder(
     else:
         if wanted and not config.train.resume_only_model:
             decisions.add("resume", "none", "flag", f"there is no whole checkpoint under {base}: starts anew")
+        if not config.output.add_version and any(base.glob("checkpoint-*")):
+            why = "--add_version false: checkpoints of an earlier run there are replaced where steps are the same"
+            decisions.add("output_dir", str(base), "flag", why)
         run_folder = new_run_folder(base, config.output.add_version)
     run_folder = run_folder.resolve()
     if data.dropped:

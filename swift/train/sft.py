@@ -108,5 +108,4 @@ def check_options(config: SftConfig) -> None:
     eval_strategy(config)
     output = output_dir(config)
     resume_point(train.resume_from_checkpoint, output)
-    if not config.output.dry_run:
-        check_writable(output)
+    check_writable(output)

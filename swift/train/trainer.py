@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_callback import ExportableState
 
+from swift.compat import restore_indexed_cpu
 from swift.data import Collator, RankBatches, StepPlan, UnitIndex
 from swift.errors import SwiftError
 from swift.hub.atomic import atomic_folder, remove_folder
@@ -66,6 +67,7 @@ class SwiftTrainer(Trainer):
             train_dataset=UnitIndex(plan.units),
             eval_dataset=UnitIndex(eval_units) if eval_units else None,
         )
+        restore_indexed_cpu()
         for callback in callbacks:
             self.add_callback(callback)
         self.plan, self.collator, self.eval_collator, self.eval_units = plan, collator, eval_collator, eval_units
@@ -225,6 +227,15 @@ class SwiftTrainer(Trainer):
         )
         for path in old[: max(len(old) + len(kept) - limit, 0)]:
             remove_folder(path)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load both; the learning rate is the schedule's own, also where the run was made longer."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        schedule = self.lr_scheduler
+        if checkpoint is not None and isinstance(schedule, torch.optim.lr_scheduler.LambdaLR):
+            groups = zip(schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True)
+            for group, base, share in groups:
+                group["lr"] = base * share(schedule.last_epoch)
 
     def save_last(self) -> Path:
         """The checkpoint of the last step, written where no strategy has written it."""

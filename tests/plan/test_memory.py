@@ -167,7 +167,11 @@ def test_the_model_is_left_as_it_was() -> None:
     assert not any(module._forward_hooks for module in model.modules())
 
 
-@pytest.mark.parametrize("kind", [Qwen3Config, GPTNeoXConfig, MixtralConfig])
+# Transformers 4.57 looks into its router's choice to pick the experts to run: tensors without contents have none.
+MIXTRAL = pytest.param(MixtralConfig, marks=pytest.mark.newest)
+
+
+@pytest.mark.parametrize("kind", [Qwen3Config, GPTNeoXConfig, MIXTRAL])
 def test_other_architectures_are_traced(kind: type) -> None:
     plain = planned(model_of("meta", kind=kind))
     saving = planned(model_of("meta", kind=kind), gradient_checkpointing=True)

@@ -284,6 +284,7 @@ def test_bad_models(train: Train, base: Path, tmp_path: Path) -> None:
         ({"target_regex": "("}, "target_regex"),
         ({"train_type": "freeze", "freeze_parameters_ratio": 1.0}, "nothing to train"),
         ({"train_type": "freeze", "freeze_parameters": ["nothing."]}, "names no parameter"),
+        ({"no_cuda": True}, "--use_cpu true"),
         ({"eval_strategy": "steps"}, "no rows to evaluate on"),
         ({"chat_template": str(tmp_path / "none.jinja")}, "none.jinja"),
     ):
