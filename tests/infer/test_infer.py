@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 
 import pytest
 
@@ -212,3 +213,12 @@ def test_a_users_engine(base, tmp_path, monkeypatch, capsys):
     words = ["--external_plugins", tmp_path / "shout.py", "--infer_backend", "shout"]
     assert swift("--model", base, *words) == 0
     assert capsys.readouterr().out == "HELLO\n"
+
+
+def test_an_engine_of_a_users_own(base, data, tmp_path, unloaded):
+    path = tmp_path / "result.jsonl"
+    plugin = Path(__file__).parents[2] / "examples" / "my_parts.py"
+    words = ["--external_plugins", plugin, "--infer_backend", "echo", "--model", base]
+    assert swift(*words, "--val_dataset", data, "--result_path", path) == 0
+    questions = ["what is the sky?", "hi", "the capital of France", "sky", "what is the sky?"]
+    assert [row["response"] for row in lines(path)] == questions

@@ -178,7 +178,7 @@ def test_dropped_tool_calls_are_an_error(template: Template) -> None:
     messages = [*say("a"), {"role": "assistant", "content": "", "tool_calls": [call]}]
     with pytest.raises(SwiftError, match="drops the tool calls") as caught:
         template.encode({"messages": messages})
-    assert "--agent_template" in str(caught.value)
+    assert "--chat_template FILE.jinja" in str(caught.value)
 
 
 def test_dropped_reasoning_is_counted(template: Template) -> None:
