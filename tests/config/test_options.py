@@ -48,6 +48,14 @@ def test_values(words: str, concern: str, name: str, value: Any) -> None:
     assert getattr(getattr(read(words), concern), name) == value
 
 
+def test_inference_has_a_context_and_nothing_to_truncate() -> None:
+    assert read_arguments(InferConfig, ["--max_length", "64"]).generate.max_length == 64
+    with pytest.raises(SwiftError, match="--truncation_strategy"):
+        read_arguments(InferConfig, ["--truncation_strategy", "left"])
+    template = read("--truncation_strategy left --max_length 9").template
+    assert (template.max_length, template.truncation_strategy) == (9, "left")
+
+
 def test_options_of_transformers_go_through() -> None:
     assert read("--neftune_noise_alpha 5 --adam_beta1 0.8").train.more == {
         "neftune_noise_alpha": 5.0,
