@@ -1,9 +1,11 @@
 """Parts of your own, one decorator each: `swift sft --external_plugins examples/my_parts.py ...`."""
 
 import torch
-from transformers import TrainerCallback
+from transformers import LlamaForCausalLM, TrainerCallback
 
 from swift.data import dataset
+from swift.engines import ChatMessage, Choice, Delta, Response, Usage, engine
+from swift.models import model_loader
 from swift.objectives import objective
 from swift.templates import chat_template
 from swift.train import callback, metric
@@ -63,3 +65,38 @@ class Announce(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         """Say that the run is over."""
         print(f"announce: {state.global_step} steps")
+
+
+@model_loader("EvenLlamaForCausalLM")
+class EvenLlamaForCausalLM(LlamaForCausalLM):
+    """Llama with attention scaled by 1 / d (Yang et al., 2022, definition 4.1), where config.json names this class."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        for layer in self.model.layers:
+            layer.self_attn.scaling = 1 / layer.self_attn.head_dim
+
+
+@engine("echo")
+class Echo:
+    """Answers with the question: `--infer_backend echo`."""
+
+    @classmethod
+    def from_source(cls, source, template, config, *, max_batch_size, max_length, decisions):
+        """Made by `swift infer`; a model would be loaded here from `source.path`."""
+        return cls()
+
+    def infer(self, requests, config=None, *, on_response=None):
+        """One response for each request, in their order."""
+        responses = []
+        for number, request in enumerate(requests):
+            text = request.messages[-1]["content"]
+            responses.append(Response([Choice(0, ChatMessage("assistant", text), "stop", [], text)], Usage(0, 0)))
+            if on_response is not None:
+                on_response(number, responses[-1])
+        return responses
+
+    def stream(self, request, config=None):
+        """The last piece carries the whole response."""
+        response = self.infer([request], config)[0]
+        yield Delta(response.choices[0].text, "stop", response)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from swift.config import InferConfig, MergeConfig, SftConfig
 from swift.config.build import read_arguments
+from swift.errors import SwiftError
 
 if TYPE_CHECKING:
     from swift.data import RowSet
@@ -90,10 +91,21 @@ def get_model_tokenizer(model: str, torch_dtype: Any = None, **options: Any) -> 
 
 
 def get_template(template: str | None, tokenizer: Any, default_system: str | None = None, **options: Any) -> Template:
-    """The model's own template; a name is only needed for models that have none."""
+    """The model's own template; a name is only needed for models that have none.
+
+    Raises:
+        SwiftError: an option is none of a template's, or the template cannot be had.
+    """
     from swift.config import Decisions, TemplateConfig
+    from swift.config.fields import options_in
     from swift.templates.choose import choose_template
 
+    there = options_in(TemplateConfig, "template")
+    if unknown := sorted(options.keys() - there.keys()):
+        raise SwiftError(
+            f"get_template takes no {', '.join(unknown)}",
+            fix=f"it takes {', '.join(there)}; lengths belong to training and to the engine",
+        )
     return choose_template(tokenizer, TemplateConfig(template=template, system=default_system, **options), Decisions())
 
 

@@ -2,7 +2,7 @@
 
 Each room has one decorator for what a user may add to it:
 
-- `swift.models.model_loader(name)`: a function that loads models of an architecture
+- `swift.models.model_loader(name)`: a class that loads models of an architecture
 - `swift.templates.chat_template(name)`: a chat template
 - `swift.data.dataset(name)`: a function that gives rows
 - `swift.tuners.tuner(name)`, `swift.tuners.optimizer(name)`

@@ -13,7 +13,10 @@ IGNORE = -100
 
 
 class Message(TypedDict, total=False):
-    """One turn. `role` is system, user, assistant or tool; `loss: false` takes an assistant turn out of the loss."""
+    """One turn. `role` is system, user, assistant or tool.
+
+    `loss: false` or `weight: 0` takes an assistant's turn out of the loss.
+    """
 
     role: str
     content: Any

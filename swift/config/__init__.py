@@ -12,7 +12,7 @@ from swift.config.decisions import Decisions
 from swift.config.generate import GenerateConfig
 from swift.config.model import ModelConfig
 from swift.config.output import OutputConfig
-from swift.config.template import TemplateConfig
+from swift.config.template import TemplateConfig, TrainTemplateConfig
 from swift.config.train import TrainConfig
 from swift.config.tuner import TunerConfig
 
@@ -28,5 +28,6 @@ __all__ = [
     "SftConfig",
     "TemplateConfig",
     "TrainConfig",
+    "TrainTemplateConfig",
     "TunerConfig",
 ]

@@ -10,7 +10,7 @@ from swift.config.fields import Option, option, options_in, per_class
 from swift.config.generate import GenerateConfig
 from swift.config.model import ModelConfig
 from swift.config.output import OutputConfig, PluginConfig
-from swift.config.template import TemplateConfig
+from swift.config.template import TemplateConfig, TrainTemplateConfig
 from swift.config.train import TrainConfig
 from swift.config.training_arguments import training_argument_options
 from swift.config.tuner import TunerConfig
@@ -83,7 +83,7 @@ class SftConfig(CommandConfig):
 
     command: ClassVar[str] = "sft"
     model: ModelConfig = field(default_factory=ModelConfig)
-    template: TemplateConfig = field(default_factory=TemplateConfig)
+    template: TrainTemplateConfig = field(default_factory=TrainTemplateConfig)
     data: DataConfig = field(default_factory=DataConfig)
     tuner: TunerConfig = field(default_factory=TunerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -13,7 +13,7 @@ class DataConfig:
     """Options of the data."""
 
     dataset: list[str] = option(
-        help="Data sets: self-cognition, files (jsonl, json, csv, parquet, txt), folders or hub ids; #N takes N rows.",
+        help="Data sets: self-cognition, files (jsonl, json, csv, tsv, parquet), folders or hub ids; #N takes N rows.",
         factory=list,
     )
     val_dataset: list[str] = option(help="Data sets for evaluation.", factory=list)

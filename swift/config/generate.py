@@ -11,6 +11,12 @@ from swift.config.fields import at_least, between, option
 class GenerateConfig:
     """Options of generation."""
 
+    max_length: int | None = option(
+        None,
+        "Longest prompt with its answer; unset means the model's context.",
+        unit="tokens",
+        check=at_least(1),
+    )
     max_new_tokens: int | None = option(
         None,
         "Longest answer; unset means what the model's context leaves, 2048 at most.",

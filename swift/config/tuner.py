@@ -18,7 +18,8 @@ class TunerConfig:
         aliases=("tuner_type", "sft_type"),
     )
     target_modules: list[str] = option(
-        help="Modules that get LoRA: names or all-linear.", factory=lambda: ["all-linear"]
+        help="Modules that get LoRA: names, all-linear (all but the output embedding), or both.",
+        factory=lambda: ["all-linear"],
     )
     target_regex: str | None = option(None, "Regular expression over module names, in place of --target_modules.")
     modules_to_save: list[str] = option(help="Modules trained in full and saved beside LoRA.", factory=list)

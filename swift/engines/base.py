@@ -195,7 +195,8 @@ engines: Registry[Any] = _Engines(
 def engine(name: str) -> Callable[[E], E]:
     """Decorator: register an engine class under the name that `--infer_backend` takes.
 
-    The command line makes one by `from_source(source, template, config, *, max_batch_size, max_length)`: what
-    `swift.models.source.find_source` found, not loaded yet, and the options of the model.
+    The command line makes one by `from_source(source, template, config, *, max_batch_size, max_length, decisions)`:
+    what `swift.models.source.find_source` found, not loaded yet, the options of the model, and the table that takes a
+    note of what was chosen.
     """
     return engines.register(name)

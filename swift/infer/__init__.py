@@ -1,1 +1,1 @@
-"""infer"""
+"""`swift infer`: a conversation on the terminal, or answers to the rows of a data set."""

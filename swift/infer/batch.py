@@ -134,7 +134,7 @@ def prepare(config: InferConfig, source: ModelSource, template: Template, reques
         answers=False,
     ).rows
     questions = [question_of(row, place) for row, place in rows]
-    context = config.template.max_length or source.limit
+    context = config.generate.max_length or source.limit
     prompts = encode_all(questions, template, context)
     for question, key in zip(questions, keys_of(prompts, source, request_config, config), strict=True):
         question.key = key
@@ -187,7 +187,7 @@ def keys_of(
     for folder in (source.path, *source.adapters):
         files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
         weights.append([str(folder), *((file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files)])
-    loading = [config.model.torch_dtype, config.model.model_kwargs, config.template.max_length]
+    loading = [config.model.torch_dtype, config.model.model_kwargs, config.generate.max_length]
     shared = json.dumps([parameters, weights, loading, config.batch.infer_backend], default=str)
     return [hashlib.sha256(f"{shared}{prompt}".encode()).hexdigest()[:16] for prompt in prompts]
 

@@ -41,7 +41,7 @@ def main(config: InferConfig) -> int:
         template,
         config.model,
         max_batch_size=config.batch.max_batch_size,
-        max_length=config.template.max_length,
+        max_length=config.generate.max_length,
         decisions=decisions,
     )
     print("\n".join(decisions.table()), file=sys.stderr)

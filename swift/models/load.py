@@ -231,7 +231,7 @@ def _readable_errors(folder: Path, device: torch.device) -> Iterator[None]:
         raise SwiftError(
             f"the weights do not fit into the memory of {device}.",
             where=str(folder),
-            fix="load it quantized (--quant_bits 4), over several devices (--device_map auto), or take a smaller one.",
+            fix="try --torch_dtype bfloat16, or several devices with --device_map auto, or a smaller model.",
         ) from error
     except (SafetensorError, pickle.UnpicklingError, EOFError) as error:
         raise SwiftError(

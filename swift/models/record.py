@@ -1,7 +1,7 @@
 """What a checkpoint says about itself: its run's options, its template, its base model.
 
 A checkpoint folder holds `config.yaml` (the run's options), `template.json` (system text, switches and fixed values of
-the template) and, for an adapter, `base.json` (the base model and a fingerprint of its shape).
+the template) and `base.json` (the base model's name and a fingerprint of its shape).
 """
 
 from __future__ import annotations

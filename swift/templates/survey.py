@@ -47,9 +47,9 @@ CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
 LEGEND = """\
 One sample: all turns train in one text. *n* samples: the template rewrites earlier turns, so each turn trains in the
 text it is served with. *reasoning dropped*: the template has no place for it (counted in the plan). *refused*: the
-template itself raises an error. *drops calls*: it writes no tool calls; choose a format with `--agent_template` or a
-template with `--chat_template`. The stop column is the text that ends a trained turn, and that of a tool call where it
-is another.
+template itself raises an error. *drops calls*: it writes no tool calls, and rows with some are refused; give a template
+that writes them with `--chat_template`. The stop column is the text that ends a trained turn, and that of a tool call
+where it is another.
 """
 
 

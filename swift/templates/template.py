@@ -233,10 +233,10 @@ class Template:
         assistant = [at for at, message in enumerate(conversation) if message["role"] == "assistant"]
         if not assistant:
             raise SwiftError("the row has no assistant turn: there is nothing to train on", where=where)
-        wanted = [at for at in assistant if given[at].get("loss") is not False]
+        wanted = [at for at in assistant if _is_trained(given[at])]
         if not wanted:
             raise SwiftError(
-                "every assistant turn of the row has loss: false: there is nothing to train on",
+                "every assistant turn of the row has loss: false or weight: 0: there is nothing to train on",
                 where=where,
                 fix="take the row out, or give one of its turns a loss",
             )
@@ -365,6 +365,11 @@ class Template:
         for stop in self.stop_texts:
             text = text.removesuffix(stop)
         return parse_text(text)
+
+
+def _is_trained(message: Message) -> bool:
+    """Whether an assistant's turn counts: a weight of 0 is no loss, in the sum and in the number of tokens."""
+    return message.get("loss") is not False and message.get("weight") != 0
 
 
 def lost(text: Traced, messages: Sequence[Any]) -> bool:

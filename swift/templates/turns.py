@@ -188,7 +188,7 @@ class Turns:
         except SwiftError as error:
             raise SwiftError(
                 "the row begins with an assistant turn, and the chat template has no prompt without messages",
-                fix="put a user's message before it, or train on plain text with --use_chat_template false",
+                fix="put a user's message before it, or take a template without that demand, such as --template plain",
             ) from error
 
     def _parting(self, prompt: Traced, text: Traced, index: int) -> tuple[int, int]:
@@ -273,7 +273,7 @@ class Turns:
         if message.get("tool_calls") and not (seen("name") or seen("arguments")):
             raise SwiftError(
                 f"the chat template drops the tool calls of message {index}",
-                fix="choose how tools are written with --agent_template, or a template with --chat_template FILE.jinja",
+                fix="give a template that writes tool calls with --chat_template FILE.jinja",
             )
         if (message.get("reasoning_content") or "").strip() and not seen("reasoning_content"):
             self.notes["reasoning dropped by the template"] += 1

@@ -12,6 +12,9 @@ from swift.tuners import tuner
 STATE_SPACE = ("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h")
 """Model types whose kernels read the weight of out_proj past the module, so PEFT refuses to adapt it."""
 
+ALL_LINEAR = "all-linear"
+"""Every linear module but the output embedding, as a name among `--target_modules`."""
+
 
 @tuner("lora")
 def lora(model: Any, config: TunerConfig) -> Any:
@@ -46,9 +49,8 @@ def lora_config(model: Any, config: TunerConfig) -> Any:
 
 
 def _targets(model: Any, config: TunerConfig) -> str | list[str]:
-    import torch
-
-    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    linear = _linear_names(model)
+    _check_names(model, config.modules_to_save, "modules_to_save", _parts_with_parameters(model))
     if config.target_regex:
         try:
             hits = [name for name in linear if re.fullmatch(config.target_regex, name)]
@@ -60,17 +62,36 @@ def _targets(model: Any, config: TunerConfig) -> str | list[str]:
             )
         everything = [name for name, _ in model.named_modules() if re.fullmatch(config.target_regex, name)]
         return config.target_regex if everything == hits else hits
-    if config.target_modules == ["all-linear"]:
-        if model.config.model_type not in STATE_SPACE:
-            return "all-linear"
-        head = model.get_output_embeddings()
-        names = {
-            n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head
-        }
-        return sorted(names - {"out_proj"})
+    named = [name for name in config.target_modules if name != ALL_LINEAR]
+    _check_names(model, named, "target_modules", [ALL_LINEAR, *sorted({name.rpartition(".")[2] for name in linear})])
+    if ALL_LINEAR not in config.target_modules:
+        return named
+    if not named and model.config.model_type not in STATE_SPACE:
+        return ALL_LINEAR
+    # PEFT knows all-linear by itself only, not as one of several names.
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    heads = {name for name, module in model.named_modules() if module is head}
+    barred = "out_proj" if model.config.model_type in STATE_SPACE else None
+    return [*(name for name in linear if name not in heads and name.rpartition(".")[2] != barred), *named]
+
+
+def _linear_names(model: Any) -> list[str]:
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    return [name for name, module in model.named_modules() if isinstance(module, (torch.nn.Linear, Conv1D))]
+
+
+def _parts_with_parameters(model: Any) -> list[str]:
+    """The last names of the modules that hold parameters themselves."""
+    holders = (
+        name for name, module in model.named_modules() if next(module.parameters(recurse=False), None) is not None
+    )
+    return sorted({name.rpartition(".")[2] for name in holders})
+
+
+def _check_names(model: Any, wanted: list[str], option: str, there: list[str]) -> None:
     modules = [name for name, _ in model.named_modules()]
-    for wanted in [*config.target_modules, *config.modules_to_save]:
-        if wanted != "all-linear" and not any(name == wanted or name.endswith(f".{wanted}") for name in modules):
-            last_names = sorted({name.rpartition(".")[2] for name in linear})
-            raise SwiftError(f"--target_modules {wanted}: no such module", fix=f"there are: {', '.join(last_names)}")
-    return config.target_modules
+    for name in wanted:
+        if not any(module == name or module.endswith(f".{name}") for module in modules):
+            raise SwiftError(f"--{option} {name}: no such module", fix=f"there are: {', '.join(there)}")

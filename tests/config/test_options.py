@@ -49,6 +49,14 @@ def test_values(words: str, concern: str, name: str, value: Any) -> None:
     assert getattr(getattr(read(words), concern), name) == value
 
 
+def test_inference_has_a_context_and_nothing_to_truncate() -> None:
+    assert read_arguments(InferConfig, ["--max_length", "64"]).generate.max_length == 64
+    with pytest.raises(SwiftError, match="--truncation_strategy"):
+        read_arguments(InferConfig, ["--truncation_strategy", "left"])
+    template = read("--truncation_strategy left --max_length 9").template
+    assert (template.max_length, template.truncation_strategy) == (9, "left")
+
+
 def test_options_of_transformers_go_through() -> None:
     assert read("--neftune_noise_alpha 5 --adam_beta1 0.8").train.more == {
         "neftune_noise_alpha": 5.0,
@@ -158,11 +166,12 @@ def test_every_option_of_the_facts_is_listed() -> None:
     if folder is None:
         pytest.skip("the facts about ms-swift's options are not here")
     facts = json.loads((folder / "facts" / "flags.json").read_text())
-    page = flags_page()
     assert {command: set(options) for command, options in facts.items()} == {
         command: set(options) for command, options in known_options().items()
     }
+    sections = {part.split("\n", 1)[0]: part for part in flags_page().split("## swift ")}
     for command, options in facts.items():
         if not command.startswith("trainer_config"):
-            missing = [name for name in options if f"`{name}`" not in page and f"`--{name}`" not in page]
+            section = sections[command]
+            missing = [name for name in options if f"`{name}`" not in section and f"`--{name}`" not in section]
             assert not missing, command

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import json
 import os
 import pickle
 
 import numpy as np
 import pytest
 
-from swift.data import Dropped, EncodedDataset, RowSet, by_reason, encode_rows, write_dropped
+from swift.config import DataConfig
+from swift.data import Dropped, EncodedDataset, RowSet, by_reason, encode_rows, load_rows, write_dropped
 from swift.data.truncation import shorten
 from swift.errors import SwiftError
 from swift.rows import IGNORE, EncodedRow, Source
+from swift.templates import load_template
+from tests.tiny import ask, make_tokenizer
 
 from .conftest import ByteTemplate
 
@@ -163,3 +167,19 @@ def test_dropped_rows_are_written(tmp_path):
         '{"source": "d:3", "reason": "Grund: ß"}',
         '{"source": null, "reason": "x"}',
     ]
+
+
+@pytest.mark.parametrize("mark", [{"loss": False}, {"loss": 0}, {"weight": 0}, {"loss_scale": 0.0}])
+def test_labels_leave_out_the_turns_that_a_file_marks(tmp_path, mark):
+    tokenizer = make_tokenizer()
+    template = load_template(tokenizer)
+    row = {"messages": [*ask("what is the sky?"), {"role": "assistant", "content": "blue", **mark}]}
+    row["messages"] += [*ask("and France?"), {"role": "assistant", "content": "Paris"}]
+    path = tmp_path / "marked.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    rows = load_rows([str(path)], DataConfig(), seed=0, shuffle=False)
+    dataset = encode_rows(rows, template, max_length=None, truncation_strategy="delete")
+    trained = dataset.labels[dataset.labels != IGNORE]
+    assert tokenizer.decode(trained) == "Paris<|im_end|>"
+    assert dataset.trained.tolist() == [len(trained)]
+    assert not dataset.weighted

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 
 import pytest
 
@@ -212,3 +213,23 @@ def test_a_users_engine(base, tmp_path, monkeypatch, capsys):
     words = ["--external_plugins", tmp_path / "shout.py", "--infer_backend", "shout"]
     assert swift("--model", base, *words) == 0
     assert capsys.readouterr().out == "HELLO\n"
+
+
+def test_an_engine_of_a_users_own(base, data, tmp_path, unloaded):
+    path = tmp_path / "result.jsonl"
+    plugin = Path(__file__).parents[2] / "examples" / "my_parts.py"
+    words = ["--external_plugins", plugin, "--infer_backend", "echo", "--model", base]
+    assert swift(*words, "--val_dataset", data, "--result_path", path) == 0
+    questions = ["what is the sky?", "hi", "the capital of France", "sky", "what is the sky?"]
+    assert [row["response"] for row in lines(path)] == questions
+
+
+def test_max_length_bounds_prompt_and_answer(base, data, tmp_path, capsys):
+    path = tmp_path / "result.jsonl"
+    words = ["--model", base, "--val_dataset", data, "--result_path", path, "--temperature", 0]
+    assert swift(*words, "--max_length", 8) == 2
+    assert "the context is 8" in capsys.readouterr().err
+    longest = len(load_template(make_tokenizer()).prompt(ask("hi", system="Be brief.")))
+    assert swift(*words, "--max_length", longest + 3) == 0
+    usages = [row["usage"] for row in lines(path)]
+    assert max(usage["prompt_tokens"] + usage["completion_tokens"] for usage in usages) == longest + 3

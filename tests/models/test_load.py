@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from swift.config import ModelConfig
 from swift.errors import SwiftError
 from swift.models import load_config, load_model, load_tokenizer
+from swift.models.skeleton import model_skeleton
+from swift.plugins import load_plugins
 
 ARCHITECTURES = [
     ("LlamaForCausalLM", {}),
@@ -224,3 +227,18 @@ def test_what_transformers_5_writes_is_read_alike(make_folder: Any, edit_json: A
 def test_config_means_what_the_file_says(make_folder: Any) -> None:
     folder = make_folder(rms_norm_eps=1e-5)
     assert load_config(folder).rms_norm_eps == json.loads((folder / "config.json").read_text())["rms_norm_eps"]
+
+
+def test_a_users_class_is_taken_where_config_names_it(make_folder: Any, edit_json: Any) -> None:
+    load_plugins([str(Path(__file__).parents[2] / "examples" / "my_parts.py")])
+    folder = make_folder()
+    plain = load_model(folder).model
+    edit_json(folder / "config.json", architectures=["EvenLlamaForCausalLM"])
+    loaded = load_model(folder)
+    assert type(loaded.model).__name__ == "EvenLlamaForCausalLM"
+    assert loaded.reasons["architecture"] == "EvenLlamaForCausalLM, from --external_plugins"
+    assert loaded.model.state_dict().keys() == plain.state_dict().keys()
+    skeleton = model_skeleton(folder, ModelConfig())
+    assert type(skeleton.model) is type(loaded.model)
+    ids = torch.arange(3, 20)[None]
+    assert not torch.allclose(loaded.model(ids).logits, plain(ids).logits)

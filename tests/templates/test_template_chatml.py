@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from swift.data.formats import to_row
 from swift.errors import SwiftError
 from swift.rows import IGNORE, Source
 from swift.templates import Template, coloured, load_template, trained_spans
@@ -79,6 +80,29 @@ def test_loss_false_and_weight(template: Template, tokenizer: Any) -> None:
     assert ((sample.weights > 0) == (sample.labels != IGNORE)).all()
 
 
+@pytest.mark.parametrize("weight", [0, 0.0])
+@pytest.mark.parametrize("turn", [1, 5])
+def test_weight_zero_is_loss_false(template: Template, weight: float, turn: int) -> None:
+    texts = ("a", "first", "b", "second", "c", "third")
+    unweighted, without = say(*texts), say(*texts)
+    unweighted[turn]["weight"] = weight
+    without[turn]["loss"] = False
+    (sample,) = template.encode({"messages": unweighted})  # type: ignore[typeddict-item]
+    (expected,) = template.encode({"messages": without})  # type: ignore[typeddict-item]
+    assert sample.input_ids.tolist() == expected.input_ids.tolist()
+    assert sample.labels.tolist() == expected.labels.tolist()
+    assert sample.trained == expected.trained
+    assert sample.weights is expected.weights is None
+
+
+def test_loss_scale_zero_of_a_file_is_loss_false(template: Template) -> None:
+    turns = [{"from": role, "value": text} for role, text in zip(("human", "gpt") * 2, "abcd", strict=True)]
+    (scaled,) = template.encode(to_row({"conversations": [turns[0], {**turns[1], "loss_scale": 0}, *turns[2:]]}))
+    (without,) = template.encode(to_row({"conversations": [turns[0], {**turns[1], "loss": False}, *turns[2:]]}))
+    assert scaled.labels.tolist() == without.labels.tolist()
+    assert scaled.weights is None
+
+
 def test_system_default(tokenizer: Any) -> None:
     template = load_template(tokenizer, system="Be brief.")
     (sample,) = template.encode({"messages": say("a", "b")})  # type: ignore[typeddict-item]
@@ -130,6 +154,7 @@ def test_control_text_is_plain_text(template: Template, tokenizer: Any) -> None:
         ([], "no messages"),
         ([{"role": "user", "content": "a"}], "no assistant turn"),
         ([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "loss": False}], "loss: false"),
+        ([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}], "weight: 0"),
         ([{"role": "human", "content": "a"}], "role 'human'"),
         ([{"role": "user", "content": 3}], "is a int"),
         ([{"role": "user", "content": "a"}, {"role": "assistant"}], "neither content nor tool_calls"),
@@ -153,7 +178,7 @@ def test_dropped_tool_calls_are_an_error(template: Template) -> None:
     messages = [*say("a"), {"role": "assistant", "content": "", "tool_calls": [call]}]
     with pytest.raises(SwiftError, match="drops the tool calls") as caught:
         template.encode({"messages": messages})
-    assert "--agent_template" in str(caught.value)
+    assert "--chat_template FILE.jinja" in str(caught.value)
 
 
 def test_dropped_reasoning_is_counted(template: Template) -> None:

@@ -91,23 +91,3 @@ def test_the_same_for_several_processes(
     theirs = load_file(whole.checkpoint / "model.safetensors")
     for name, weight in ours.items():
         torch.testing.assert_close(weight, theirs[name], rtol=1e-3, atol=1e-4)
-
-
-def test_turns_taken_out_of_the_loss_change_nothing(train: Train, rows: Path, tmp_path: Path) -> None:
-    """A turn with `loss: false` is read and not trained: its tokens do not count."""
-    plain = [json.loads(line)["messages"] for line in rows.read_text().splitlines()[:4]]
-    marked = [[*first, *second] for first, second in zip(plain[:2], plain[2:], strict=True)]
-    for messages in marked:
-        messages[1] = {**messages[1], "loss": False}
-    path = tmp_path / "marked.jsonl"
-    path.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in marked))
-    from swift.config import SftConfig
-    from swift.data import load_rows
-    from swift.templates import load_template
-
-    config = SftConfig.of(dataset=[str(path)]).data
-    template = load_template(make_tokenizer())
-    for row, _ in load_rows([str(path)], config, seed=0, shuffle=False).rows:
-        (sample,) = template.encode(row)
-        trained = make_tokenizer().decode([label for label in sample.labels.tolist() if label != -100])
-        assert trained == row["messages"][3]["content"] + "<|im_end|>"
