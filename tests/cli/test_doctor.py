@@ -68,11 +68,7 @@ def test_a_missing_requirement_exits_with_1(capsys: pytest.CaptureFixture[str], 
     peft = as_objects(text)["version", "peft"]
     assert status == 1
     assert (peft["status"], peft["detail"]) == ("broken", "missing")
-<<<<<<< HEAD
-    assert "'peft" in peft["fix"] and ">=" in peft["fix"]
-=======
     assert peft["fix"].startswith("pip install 'peft") and ">=" in peft["fix"]
->>>>>>> room/compat
 
 
 @pytest.mark.parametrize("error", [ImportError("libcudart.so: not found\nmore"), OSError("bad file"), SystemExit(3)])
