@@ -57,15 +57,12 @@ def build(cell: dict[str, Any]) -> Any:
     """The cell's model on the meta device, tuner attached."""
     import torch
     from peft import LoraConfig, get_peft_model
-    from transformers import LlamaConfig
+    from transformers import AutoModelForCausalLM, LlamaConfig
 
-    from swift.plan.memory import meta_model
-
-    model: Any = meta_model(
-        LlamaConfig(**MODELS[cell["model"]]), torch.float32 if cell["train"] == "full32" else torch.bfloat16
-    )
-    if cell["train"] == "lora":
-        with torch.device("meta"):
+    dtype = torch.float32 if cell["train"] == "full32" else torch.bfloat16
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(LlamaConfig(**MODELS[cell["model"]]), dtype=dtype)
+        if cell["train"] == "lora":
             config = LoraConfig(task_type="CAUSAL_LM", r=8, target_modules="all-linear", lora_dropout=0.05)
             model = get_peft_model(model, config)
     return model

@@ -1,4 +1,4 @@
-"""The one exception a user's mistake raises."""
+"""The one exception a user's mistake raises, and what others say in one line."""
 
 from __future__ import annotations
 
@@ -25,3 +25,8 @@ class SwiftError(Exception):
         if self.fix:
             lines.append(f"  fix: {self.fix}")
         return "\n".join(lines)
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line; its class where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -147,7 +147,7 @@ def _chunks(job: _Job, num_proc: int) -> Iterator[_Chunk]:
 def _in_workers(job: _Job, spans: list[tuple[int, int]], num_proc: int) -> Iterator[_Chunk]:
     if "fork" not in multiprocessing.get_all_start_methods():
         raise SwiftError(f"--dataset_num_proc {num_proc}: processes cannot be forked on this system", fix="use 1")
-    # Forked workers share the rows and the template, which cannot be pickled.
+    # Forked workers share the rows and the template; others would each want a pickled copy of all rows.
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(num_proc, context, initializer=_start_worker, initargs=(job,)) as pool:
         try:

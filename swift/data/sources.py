@@ -11,7 +11,7 @@ from swift.config.data import DataConfig
 from swift.data.drops import Dropped
 from swift.data.readers import READERS, Records, read_file, reader_of, without_nulls
 from swift.data.self_cognition import NAMES, read_self_cognition
-from swift.errors import SwiftError
+from swift.errors import SwiftError, first_line
 from swift.rows import Source
 
 NOT_DATA = {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "config.json"}
@@ -71,13 +71,13 @@ def read_records(
     elif path.is_file():
         yield from read_file(path, option)
     elif path.is_dir():
-        yield from _hub_folder(path, wanted) if wanted.subsets else _files(_data_files(path, option), option)
+        yield from _hub_folder(path, wanted, option) if wanted.subsets else _files(_data_files(path, option), option)
     elif has_magic(name):
         yield from _files(_matching(name, option), option)
     elif reader_of(path) or name.startswith(("/", "./", "../", "~")):
         raise SwiftError(f"--{option} {name}: no such file or folder")
     else:
-        yield from _from_hub(wanted, use_hf=use_hf, hub_token=hub_token)
+        yield from _from_hub(wanted, option, use_hf=use_hf, hub_token=hub_token)
 
 
 def _plugin(wanted: DatasetName, option: str) -> Records:
@@ -120,25 +120,28 @@ def _matching(pattern: str, option: str) -> list[Path]:
     return files
 
 
-def _from_hub(wanted: DatasetName, *, use_hf: bool | None, hub_token: str | None) -> Records:
+def _from_hub(wanted: DatasetName, option: str, *, use_hf: bool | None, hub_token: str | None) -> Records:
     from swift.hub import resolve_dataset
 
     found = resolve_dataset(wanted.name, use_hf=use_hf if wanted.use_hf is None else wanted.use_hf, token=hub_token)
-    yield from _hub_folder(Path(found.path), wanted)
+    yield from _hub_folder(Path(found.path), wanted, option)
 
 
-def _hub_folder(folder: Path, wanted: DatasetName) -> Records:
+def _hub_folder(folder: Path, wanted: DatasetName, option: str) -> Records:
     """A data set as hubs lay it out; `datasets` knows its configurations and splits."""
     from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
 
     for subset in wanted.subsets or (None,):
         label = f"{wanted.name}:{subset}" if subset else wanted.name
         try:
             splits = load_dataset(str(folder), subset)
-        except Exception as error:
-            raise SwiftError(f"--dataset {label} cannot be read: {type(error).__name__}: {error}") from error
+        except (DatasetsError, ValueError, LookupError, OSError, RuntimeError, ImportError) as error:
+            # Where a builder fails, datasets' own error only says that it did.
+            cause = error.__cause__ if isinstance(error, DatasetsError) and error.__cause__ else error
+            raise SwiftError(f"--{option} {label} cannot be read: {first_line(cause)}") from error
         split = "train" if "train" in splits else next(iter(splits))
         if split != "train" and len(splits) > 1:
-            raise SwiftError(f"--dataset {label} has no split train, but {', '.join(splits)}")
+            raise SwiftError(f"--{option} {label} has no split train, but {', '.join(splits)}")
         for number, value in enumerate(splits[split], 1):
             yield without_nulls(value), Source(f"{label}/{split}", number)

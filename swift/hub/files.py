@@ -1,9 +1,12 @@
-"""Which files of a model on a hub are worth downloading."""
+"""The files of a model: which are worth downloading, and what a folder without a model holds instead."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from fnmatch import fnmatch
+from pathlib import Path
+
+from swift.errors import SwiftError
 
 _NEVER = (
     "*.gguf",
@@ -49,6 +52,33 @@ def files_to_skip(names: Iterable[str], *, weights: bool = True) -> list[str]:
     if any(_is_model(name) for name in plain):
         variants += [name for name in left if _matches(name, _TORCH) or name == "pytorch_model.bin.index.json"]
     return skipped + sorted(set(variants))
+
+
+def check_model_folder(path: Path, name: str | None = None) -> None:
+    """Stop where a folder holds no model, and say what it holds.
+
+    Args:
+        path: the folder.
+        name: what the user called it, if that is not its path.
+
+    Raises:
+        SwiftError: it is a file, or has no config.json.
+    """
+    shown = name or str(path)
+    if path.is_file():
+        raise SwiftError(f"{shown} is a file, not a folder with a model.", where="--model", fix="pass its folder.")
+    if (path / "config.json").is_file():
+        return
+    inner = sorted(entry.parent.name for entry in path.glob("*/config.json"))
+    if (path / "adapter_config.json").is_file():
+        fix = "it holds an adapter: pass it with --adapters, and its base model with --model."
+    elif any(path.glob("*.gguf")) or "gguf" in shown.lower():
+        fix = "a GGUF model cannot be trained: take the model it was made from."
+    elif inner:
+        fix = f"pass a folder inside it: {', '.join(inner[:5])}."
+    else:
+        fix = "pass the folder that holds config.json and the weights."
+    raise SwiftError(f"{shown} holds no model: it has no config.json.", where="--model", fix=fix)
 
 
 def _is_model(name: str) -> bool:

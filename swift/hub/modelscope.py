@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from swift.errors import SwiftError
+from swift.errors import SwiftError, first_line
 from swift.hub.files import files_to_skip
 
 NAME = "ModelScope"
@@ -99,9 +99,9 @@ def _mistake(error: Exception, repo: str, kind: str) -> SwiftError | None:
             fix=f"check the network, pass a local folder, or {other}.",
         )
     if isinstance(error, (OSError, ValueError)) or type(error).__module__.startswith(_LIBRARIES):
-        line = (text.strip() or type(error).__name__).splitlines()[0]
         return SwiftError(
-            f"the {kind} {repo!r} cannot be downloaded from {NAME}, and the cache has no whole copy of it: {line}",
+            f"the {kind} {repo!r} cannot be downloaded from {NAME}, and the cache has no whole copy of it: "
+            f"{first_line(error)}",
             where=where,
             fix=f"check the network, pass a local folder, or {other}.",
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 from swift.errors import SwiftError
 from swift.hub import huggingface, modelscope
 from swift.hub.demo import demo_model
+from swift.hub.files import check_model_folder
 
 _PREFIX = re.compile(r"(hf|ms)::(.+)", re.IGNORECASE | re.DOTALL)
 _ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -57,10 +58,10 @@ def resolve(
     if name == "demo":
         return Resolved(demo_model(), "demo", "the bundled SmolLM2-135M-Instruct")
     if (local := _local(name, "model")) is not None:
-        _check_model_folder(local)
+        check_model_folder(local)
         return Resolved(local, "local", "a local folder")
     found = _fetch(name, "model", revision, use_hf, token, download_weights)
-    _check_model_folder(found.path, name)
+    check_model_folder(found.path, name)
     return found
 
 
@@ -133,18 +134,3 @@ def _fetch(
         raise SwiftError(f"{name!r} is not an id on a hub.", where=f"--{kind}", fix="an id looks like owner/name.")
     download = huggingface.download if hub == "hf" else modelscope.download
     return Resolved(download(name, kind=kind, revision=revision, token=token, weights=weights), hub, reason)
-
-
-def _check_model_folder(path: Path, name: str | None = None) -> None:
-    shown = name or str(path)
-    if path.is_file():
-        raise SwiftError(f"{shown} is a file, not a folder with a model.", where="--model", fix="pass its folder.")
-    if (path / "config.json").is_file():
-        return
-    if (path / "adapter_config.json").is_file():
-        fix = "it holds an adapter: pass it with --adapters, and its base model with --model."
-    elif any(path.glob("*.gguf")) or "gguf" in shown.lower():
-        fix = "a GGUF model cannot be trained: take the model it was made from."
-    else:
-        fix = "pass the folder that holds config.json and the weights."
-    raise SwiftError(f"{shown} holds no model: it has no config.json.", where="--model", fix=fix)

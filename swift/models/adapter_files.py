@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from swift.errors import SwiftError
+from swift.errors import SwiftError, first_line
 
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
@@ -50,7 +50,7 @@ def _check_header(weights: Path) -> None:
 def broken_weights(place: Path, error: Exception) -> SwiftError:
     """The error for weights that cannot be read."""
     return SwiftError(
-        f"the adapter's weights are broken: {(str(error).strip() or type(error).__name__).splitlines()[0]}",
+        f"the adapter's weights are broken: {first_line(error)}",
         where=str(place),
         fix="copy or download the adapter again, or take an earlier checkpoint",
     )

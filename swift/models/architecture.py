@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swift.compat import heal_config, read_json
-from swift.errors import SwiftError
+from swift.errors import SwiftError, first_line
+from swift.hub.files import check_model_folder
 from swift.models.registered import model_loaders
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def load_config(path: str | Path, *, trust_remote_code: bool = False) -> Pretrai
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (ValueError, KeyError, TypeError, OSError, ImportError, AttributeError) as error:
         raise SwiftError(
-            f"config.json cannot be read: {_first_line(error)}",
+            f"config.json cannot be read: {first_line(error)}",
             where=str(folder / "config.json"),
             fix="compare it with the model's page, or install a newer transformers.",
         ) from error
@@ -53,11 +54,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         SwiftError: it is not there, or is not a JSON object.
     """
+    check_model_folder(folder)
     file = folder / "config.json"
-    if not file.is_file():
-        raise SwiftError(
-            f"{folder} holds no model: it has no config.json.", where="--model", fix=_what_is_there(folder)
-        )
     try:
         raw = read_json(file)
     except ValueError as error:
@@ -65,17 +63,6 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise SwiftError("config.json is not a JSON object.", where=str(file))
     return raw
-
-
-def _what_is_there(folder: Path) -> str:
-    if (folder / "adapter_config.json").is_file():
-        return "it holds an adapter: pass it with --adapters, and its base model with --model."
-    if any(folder.glob("*.gguf")):
-        return "it holds a GGUF file, which cannot be trained: use the model in the Hugging Face layout."
-    inner = sorted(entry.parent.name for entry in folder.glob("*/config.json"))
-    if inner:
-        return f"point at a folder inside it: {', '.join(inner[:5])}."
-    return "point at the folder that holds config.json and the weights."
 
 
 def check_remote_code(folder: Path, raw: dict[str, Any], trust_remote_code: bool) -> None:
@@ -150,7 +137,3 @@ def concrete_class(loader: Any, config: PretrainedConfig) -> type | None:
         return None
     found = mapping[type(config)]
     return found[0] if isinstance(found, (tuple, list)) else found
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swift.compat import tokenizer_loader
-from swift.errors import SwiftError
+from swift.errors import SwiftError, first_line
 from swift.models.architecture import concrete_class, find_class, load_config, read_config
 from swift.models.attention import choose_attention
 from swift.models.devices import pick_device
@@ -167,7 +167,7 @@ def load_tokenizer(path: str | Path, trust_remote_code: bool = False) -> PreTrai
                 where=str(folder),
                 fix="read that code; if you trust it, add `--trust_remote_code true`.",
             ) from error
-        raise SwiftError(f"the tokenizer cannot be read: {_first_line(error)}", where=str(folder)) from error
+        raise SwiftError(f"the tokenizer cannot be read: {first_line(error)}", where=str(folder)) from error
 
 
 def _device(device_map: Any) -> tuple[torch.device, str]:
@@ -235,17 +235,13 @@ def _readable_errors(folder: Path, device: torch.device) -> Iterator[None]:
         ) from error
     except (SafetensorError, pickle.UnpicklingError, EOFError) as error:
         raise SwiftError(
-            f"the weights are broken: {_first_line(error)}", where=str(folder), fix="download the model again."
+            f"the weights are broken: {first_line(error)}", where=str(folder), fix="download the model again."
         ) from error
     except ImportError as error:
-        raise SwiftError(f"the model needs a package: {_first_line(error)}", where=str(folder)) from error
+        raise SwiftError(f"the model needs a package: {first_line(error)}", where=str(folder)) from error
     except (OSError, RuntimeError, ValueError) as error:
-        raise SwiftError(f"the model cannot be loaded: {_first_line(error)}", where=str(folder)) from error
+        raise SwiftError(f"the model cannot be loaded: {first_line(error)}", where=str(folder)) from error
 
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import nn
@@ -75,16 +74,8 @@ def trainable_of(model: nn.Module) -> list[Trainable]:
     return [(name, p.numel(), p.dtype) for name, p in model.named_parameters() if p.requires_grad]
 
 
-def meta_model(config: Any, dtype: torch.dtype) -> nn.Module:
-    """A causal language model of a transformers configuration, without memory for its weights."""
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, dtype=dtype)
-
-
 def plan_memory(
-    config_or_meta_model: Any,
+    model: nn.Module,
     *,
     dtype: torch.dtype,
     trainable: Iterable[Trainable] | None = None,
@@ -103,8 +94,8 @@ def plan_memory(
     """Plan the peak of a run of training steps on one device.
 
     Args:
-        config_or_meta_model: a transformers configuration, or a model (meta device is enough) with its tuner attached.
-        dtype: dtype of the weights that a configuration is given, and of autocast when it is a half-precision one.
+        model: the model (meta device is enough, as `swift.models.skeleton` builds it) with its tuner attached.
+        dtype: dtype that its weights are loaded with; autocast takes float16 where it is that.
         trainable: what is trained, by the model's own names, with its dtype; None means what requires gradients.
         micro_batch_tokens: tokens of the largest micro-batch with its padding, or the length of a pack.
         trained_positions: places of that micro-batch whose logits are computed.
@@ -121,9 +112,6 @@ def plan_memory(
     Raises:
         SwiftError: `trainable` names a parameter that the model does not have.
     """
-    model = config_or_meta_model
-    if not isinstance(model, nn.Module):
-        model = meta_model(model, dtype)
     chosen = trainable_of(model) if trainable is None else list(trainable)
     amp = (torch.float16 if dtype == torch.float16 else torch.bfloat16) if autocast else None
     masked = rows > 1 if masked is None else masked

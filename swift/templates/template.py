@@ -105,7 +105,7 @@ class Template:
         return template
 
     def __reduce__(self) -> Any:
-        # Compiled templates cannot travel to the worker processes of a data set; what makes them can.
+        # Compiled templates cannot be pickled; what makes them can.
         return Template.from_dict, (self.tokenizer, self.to_dict())
 
     # Rendering

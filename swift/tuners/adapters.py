@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from swift.errors import SwiftError
+from swift.errors import SwiftError, first_line
 from swift.models.adapter_files import broken_weights, check_adapter
 
 
@@ -24,7 +24,7 @@ def add_adapters(model: Any, folders: Sequence[Path], *, trainable: bool = False
             model.base_model.set_adapter([f"adapter{place}" if place else "default" for place in range(len(folders))])
         except (ValueError, TypeError, AttributeError) as error:
             raise SwiftError(
-                f"these adapters cannot act together: {_first_line(error)}",
+                f"these adapters cannot act together: {first_line(error)}",
                 where="--adapters",
                 fix="merge them one after the other: swift merge-lora --adapters A B",
             ) from error
@@ -75,12 +75,8 @@ def _misfit(model: Any, folder: Path, error: Exception) -> SwiftError:
         )
     if "not found in the base model" in text or "No modules were targeted" in text:
         return SwiftError(
-            f"the adapter was made for another architecture: {_first_line(error)[:300]}",
+            f"the adapter was made for another architecture: {first_line(error)[:300]}",
             where=str(folder),
             fix="give the base model that it was trained on as --model",
         )
-    return SwiftError(f"the adapter cannot be loaded: {_first_line(error)[:300]}", where=str(folder))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return SwiftError(f"the adapter cannot be loaded: {first_line(error)[:300]}", where=str(folder))

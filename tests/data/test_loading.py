@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 import re
-import sys
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 
@@ -217,9 +216,7 @@ def hub(monkeypatch, tmp_path):
         asked.append((id, use_hf, token))
         return SimpleNamespace(path=tmp_path / "repo", hub="hf", reason="test")
 
-    module = ModuleType("swift.hub")
-    module.resolve_dataset = resolve_dataset
-    monkeypatch.setitem(sys.modules, "swift.hub", module)
+    monkeypatch.setattr("swift.hub.resolve_dataset", resolve_dataset)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     return asked
 
@@ -243,6 +240,27 @@ def test_hub_subsets(hub, jsonl, tmp_path):
     assert queries(load("some/set:two/one")) == ["y0", "y1", "x0", "x1"]
     with pytest.raises(SwiftError, match="--dataset some/set:three cannot be read"):
         load("some/set:three")
+
+
+@pytest.mark.parametrize("option", ["dataset", "val_dataset"])
+def test_a_data_set_of_a_hub_that_cannot_be_read(hub, tmp_path, option):
+    repo = tmp_path / "repo"
+    repo.mkdir()
+    (repo / "train.jsonl").write_text('{"a": 1}\n{"a": \n')
+    with pytest.raises(SwiftError, match=f"--{option} some/set cannot be read: .*JSON"):
+        load_rows(["some/set"], DataConfig(), seed=0, shuffle=False, option=option)
+    (repo / "train.jsonl").unlink()
+    with pytest.raises(SwiftError, match=f"--{option} some/set cannot be read: "):
+        load_rows(["some/set"], DataConfig(), seed=0, shuffle=False, option=option)
+
+
+def test_a_bug_in_reading_a_hub_is_no_mistake_of_the_user(hub, monkeypatch):
+    def fail(*_):
+        raise AssertionError("a bug")
+
+    monkeypatch.setattr("datasets.load_dataset", fail)
+    with pytest.raises(AssertionError, match="a bug"):
+        load("some/set")
 
 
 @pytest.mark.parametrize("seed", [0, 1, None])

@@ -158,10 +158,17 @@ def test_a_local_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "hint"), [(None, "config.json"), ("adapter_config.json", "--adapters"), ("a.gguf", "GGUF")]
+    ("file", "hint"),
+    [
+        (None, "config.json"),
+        ("adapter_config.json", "--adapters"),
+        ("a.gguf", "GGUF"),
+        ("whole/config.json", "a folder inside it: whole"),
+    ],
 )
 def test_a_folder_without_a_model_is_named(tmp_path: Path, file: str | None, hint: str) -> None:
     if file:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).write_text("{}")
     with pytest.raises(SwiftError) as caught:
         resolve(str(tmp_path))
