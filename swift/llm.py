@@ -72,21 +72,14 @@ def get_model_tokenizer(model: str, torch_dtype: Any = None, **options: Any) -> 
     """
     from swift.config import Decisions, ModelConfig
     from swift.config.commands import InferConfig as AnyCommand
-    from swift.models.load import load_model
+    from swift.models.load import load_as
     from swift.models.source import find_source
 
     if torch_dtype is not None:
         options["torch_dtype"] = str(torch_dtype).removeprefix("torch.")
     config: ModelConfig = AnyCommand.of(model=model, **options).model
     source = find_source(config, Decisions())
-    loaded = load_model(
-        source.path,
-        dtype=config.torch_dtype or "auto",
-        attn_impl=config.attn_impl,
-        device_map=config.device_map,
-        trust_remote_code=config.trust_remote_code,
-        model_kwargs=config.model_kwargs,
-    )
+    loaded = load_as(config, source.path)
     return loaded.model, source.load_tokenizer(config.trust_remote_code)
 
 

@@ -382,16 +382,9 @@ def _unwrap(model: Any) -> Any:
 
 def load_source_model(source: ModelSource, config: ModelConfig, decisions: Decisions) -> Any:
     """The base model with its adapters on it."""
-    from swift.models.load import load_model
+    from swift.models.load import load_as
 
-    loaded = load_model(
-        source.path,
-        dtype=config.torch_dtype or "auto",
-        attn_impl=config.attn_impl,
-        device_map=config.device_map,
-        trust_remote_code=config.trust_remote_code,
-        model_kwargs=config.model_kwargs,
-    )
+    loaded = load_as(config, source.path)
     decisions.add("torch_dtype", dtype_name(loaded.dtype), "model", loaded.reasons["dtype"])
     decisions.add("attn_impl", loaded.attn, "machine", loaded.reasons["attention"])
     decisions.add("device", str(loaded.device), "machine", loaded.reasons["device"])

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from swift.config import ModelConfig
+
 __all__ = ["LoadedModel", "load_config", "load_model", "load_tokenizer"]
 
 
@@ -145,6 +147,19 @@ def load_model(
     return LoadedModel(model, model.dtype, in_use, model.device, reasons, choice.amp)
 
 
+def load_as(config: ModelConfig, folder: Path, *, for_training: bool = False) -> LoadedModel:
+    """Load the model in a folder as the options of the model's concern say."""
+    return load_model(
+        folder,
+        dtype=config.torch_dtype or "auto",
+        attn_impl=config.attn_impl,
+        device_map=config.device_map,
+        trust_remote_code=config.trust_remote_code,
+        for_training=for_training,
+        model_kwargs=config.model_kwargs,
+    )
+
+
 def load_tokenizer(path: str | Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer in the folder `path`, with its chat template.
 
@@ -239,7 +254,7 @@ def _readable_errors(folder: Path, device: torch.device) -> Iterator[None]:
         ) from error
     except ImportError as error:
         raise SwiftError(f"the model needs a package: {first_line(error)}", where=str(folder)) from error
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, TypeError) as error:
         raise SwiftError(f"the model cannot be loaded: {first_line(error)}", where=str(folder)) from error
 
 

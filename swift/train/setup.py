@@ -236,21 +236,12 @@ def load_and_tune(config: SftConfig, source: ModelSource, data: Prepared, resume
     Raises:
         SwiftError: the weights cannot be loaded, or samples that share a sequence would see each other.
     """
-    from swift.models.load import load_model
-
-    model = config.model
-    whole = config.tuner.train_type in WHOLE_WEIGHTS
-    loaded = load_model(
-        resume if resume is not None and whole else source.path,
-        dtype=model.torch_dtype or "auto",
-        attn_impl=model.attn_impl,
-        device_map=model.device_map,
-        trust_remote_code=model.trust_remote_code,
-        for_training=True,
-        model_kwargs=model.model_kwargs,
-    )
     import transformers
 
+    from swift.models.load import load_as
+
+    whole = config.tuner.train_type in WHOLE_WEIGHTS
+    loaded = load_as(config.model, resume if resume is not None and whole else source.path, for_training=True)
     transformers.set_seed(config.train.seed)
     if data.end_to_end:
         probe_packing(loaded.model, use_cache=False)
