@@ -66,3 +66,12 @@ def barrier() -> None:
 
     if world_size() > 1:
         dist.barrier()
+
+
+def stop() -> None:
+    """Wait for every process and leave the group: a process that ends inside it may abort the others' threads."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()

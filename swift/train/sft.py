@@ -36,7 +36,11 @@ class SftResult:
 
 def main(config: SftConfig) -> int:
     """`swift sft`."""
-    return sft(config).status
+    from swift.train import distributed
+
+    result = sft(config)
+    distributed.stop()
+    return result.status
 
 
 def sft(config: SftConfig | None = None, **options: Any) -> SftResult:
