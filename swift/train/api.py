@@ -10,6 +10,7 @@ from swift.data import Collator, EncodedDataset, StepPlan, check_packing, probe_
 from swift.objectives import objectives
 from swift.train import distributed, metrics
 from swift.train.hooks import LastStep, LogFile
+from swift.train.keep import prepared_model_keeper
 from swift.train.trainer import SwiftTrainer
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Seq2SeqTrainer(SwiftTrainer):
             eval_units=len(eval_dataset) if eval_dataset is not None else 0,
             objective=objectives.get(loss_type),
             metric=metrics.get(eval_metric) if eval_metric else None,
-            keep_model=keeper(template),
+            keep_model=prepared_model_keeper(template),
             make_optimizer=None,
             symlinks=False,
             save_total_limit=args.save_total_limit,
@@ -82,17 +83,3 @@ class Seq2SeqTrainer(SwiftTrainer):
 
 
 Trainer = Seq2SeqTrainer
-
-
-def keeper(template: Template) -> Any:
-    """Write model, tokenizer and template into a checkpoint by their own `save_pretrained`."""
-    import json
-
-    def keep(model: Any, folder: Path) -> None:
-        model.save_pretrained(str(folder))
-        if not hasattr(model, "peft_config"):
-            template.tokenizer.save_pretrained(str(folder))
-        text = json.dumps(template.to_dict(), indent=2, ensure_ascii=False)
-        (folder / "template.json").write_text(text + "\n", encoding="utf-8")
-
-    return keep

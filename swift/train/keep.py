@@ -22,12 +22,7 @@ def model_keeper(config: SftConfig, source: ModelSource, template: Template, dat
     base = str(source.path) if Path(source.base).is_dir() else source.base
 
     def keep(model: Any, folder: Path) -> None:
-        if hasattr(model, "peft_config"):
-            model.save_pretrained(str(folder))
-        else:
-            from swift.models.save import save_pretrained
-
-            save_pretrained(model, folder, base_dir=source.path, max_shard_size=config.train.max_shard_size)
+        write_weights(model, folder, source.path, template.tokenizer, config.train.max_shard_size)
         write_record(
             folder,
             config=config.flat(),
@@ -39,3 +34,35 @@ def model_keeper(config: SftConfig, source: ModelSource, template: Template, dat
         write_position(folder, fingerprint, data.plan)
 
     return keep
+
+
+def prepared_model_keeper(template: Template) -> KeepModel:
+    """The same for a model that a Python user prepared: its base is what it was loaded from."""
+
+    def keep(model: Any, folder: Path) -> None:
+        base = Path(model.config._name_or_path)
+        known = (base / "config.json").is_file()
+        write_weights(model, folder, base if known else None, template.tokenizer)
+        write_record(
+            folder,
+            config={},
+            template=template.to_dict(),
+            base_model=str(base),
+            base_config=model.config.to_dict(),
+            base_weights=fingerprint_of(base) if known else None,
+        )
+
+    return keep
+
+
+def write_weights(model: Any, folder: Path, base: Path | None, tokenizer: Any, max_shard_size: str = "5GB") -> None:
+    """An adapter by PEFT; a whole model portably, where the folder of its base is known."""
+    if hasattr(model, "peft_config"):
+        model.save_pretrained(str(folder))
+    elif base is not None:
+        from swift.models.save import save_pretrained
+
+        save_pretrained(model, folder, base_dir=base, max_shard_size=max_shard_size)
+    else:
+        model.save_pretrained(str(folder), max_shard_size=max_shard_size)
+        tokenizer.save_pretrained(str(folder))

@@ -10,6 +10,7 @@ import swift
 from swift import LoraConfig, Seq2SeqTrainer, Swift, Trainer, TrainingArguments
 from swift.data import encode_rows
 from swift.llm import TrainArguments, get_model_tokenizer, get_template, load_dataset, sft_main
+from swift.models.record import read_record
 from swift.train.plots import read_log
 
 
@@ -48,6 +49,27 @@ def test_prepare_encode_train_and_load(base: Path, rows: Path, tmp_path: Path) -
     loaded = Swift.from_pretrained(fresh, tmp_path / "run" / "checkpoint-6")
     ids = torch.arange(3, 30)[None]
     torch.testing.assert_close(loaded(ids).logits, tuned.eval()(ids).logits)
+
+
+def test_a_whole_model_is_saved_as_its_base(base: Path, rows: Path, tmp_path: Path) -> None:
+    model, tokenizer = get_model_tokenizer(str(base), torch_dtype=torch.float32)
+    template = get_template(None, tokenizer, default_system="Be brief.")
+    train_rows, _ = load_dataset([str(rows)], seed=1, num_proc=1)
+    samples = encode_rows(train_rows, template, max_length=256, truncation_strategy="delete")
+    args = TrainingArguments(str(tmp_path / "run"), max_steps=1, report_to="none", use_cpu=True)
+    trainer = Seq2SeqTrainer(model, args, train_dataset=samples, template=template)
+    trainer.train()
+    saved = tmp_path / "run" / "checkpoint-1"
+    assert (saved / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
+    # The class that only transformers 5 has, or another that both have.
+    assert "TokenizersBackend" not in (saved / "tokenizer_config.json").read_text()
+    record = read_record(saved)
+    assert record.base_model == str(base)
+    assert record.template is not None
+    assert record.template["system"] == "Be brief."
+    again, _ = get_model_tokenizer(str(saved), torch_dtype=torch.float32)
+    ids = torch.arange(3, 30)[None]
+    torch.testing.assert_close(again(ids).logits, model.eval()(ids).logits)
 
 
 def test_names_of_library_scripts(base: Path, rows: Path, tmp_path: Path) -> None:
