@@ -214,19 +214,30 @@ def eval_strategy(config: SftConfig) -> str:
 
 
 def _reports(config: SftConfig, run_folder: Path) -> dict[str, Any]:
-    """Where losses go; each service gets its options the way its own client reads them, from the environment."""
-    output = config.output
+    """Where losses go; TensorBoard's callback reads its folder from the environment."""
     targets = [] if config.train.report_to in (["none"], []) else config.train.report_to
-    logging_dir = output.logging_dir or str(run_folder / "runs")
-    settings = {
-        "TENSORBOARD_LOGGING_DIR": logging_dir,
-        "SWANLAB_API_KEY": output.swanlab_token,
-        "SWANLAB_PROJECT": output.swanlab_project,
-        "SWANLAB_WORKSPACE": output.swanlab_workspace,
-        "SWANLAB_MODE": output.swanlab_mode,
-    }
-    for variable, value in settings.items():
-        if value is not None and (variable.startswith("TENSORBOARD") or "swanlab" in targets):
-            os.environ[variable] = value
-    name = config.train.more.get("run_name") or (output.swanlab_exp_name if "swanlab" in targets else None)
-    return {"report_to": targets or "none", "logging_dir": logging_dir, "run_name": name or str(run_folder)}
+    logging_dir = config.output.logging_dir or str(run_folder / "runs")
+    os.environ["TENSORBOARD_LOGGING_DIR"] = logging_dir
+    name = config.train.more.get("run_name") or str(run_folder)
+    return {"report_to": targets or "none", "logging_dir": logging_dir, "run_name": name}
+
+
+def start_swanlab(config: SftConfig, run_folder: Path) -> None:
+    """Open SwanLab's run, which transformers' callback then takes.
+
+    Its own opening does not work with SwanLab 0.10: it expects None where no run is active, and the variable
+    SWANLAB_PROJECT, by which it would be told the project, now holds JSON.
+    """
+    import swanlab
+
+    output = config.output
+    if output.swanlab_token:
+        swanlab.login(output.swanlab_token)
+    # What stands in the environment counts where no option says otherwise.
+    mode = output.swanlab_mode if config.given("swanlab_mode") or "SWANLAB_MODE" not in os.environ else None
+    swanlab.init(
+        project=output.swanlab_project,
+        workspace=output.swanlab_workspace,
+        experiment_name=output.swanlab_exp_name or config.train.more.get("run_name") or str(run_folder),
+        mode=mode,
+    )

@@ -297,7 +297,7 @@ def make_trainer(
 
     from swift.objectives import objectives
     from swift.train import callbacks, metrics
-    from swift.train.arguments import training_arguments
+    from swift.train.arguments import start_swanlab, training_arguments
     from swift.train.hooks import LastStep, LogFile, Progress
     from swift.train.keep import model_keeper
     from swift.train.trainer import SwiftTrainer
@@ -322,6 +322,8 @@ def make_trainer(
         weights_loaded=config.tuner.train_type in WHOLE_WEIGHTS,
         callbacks=[LogFile(run_folder / "logging.jsonl"), Progress(), *extra, LastStep()],
     )
+    if "swanlab" in train.report_to and distributed.is_main():
+        start_swanlab(config, run_folder)
     for unwanted in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(unwanted)
     return trainer
