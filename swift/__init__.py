@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from swift.models.tokenizer import load_tokenizer
     from swift.templates import Template, load_template
     from swift.train.api import Seq2SeqTrainer, Trainer
-    from swift.train.sft import SftResult, sft
+    from swift.train.result import SftResult
+    from swift.train.sft import sft
     from swift.tuners.api import Swift
 
 _HOMES = {
@@ -46,7 +47,7 @@ _HOMES = {
     "RequestConfig": "swift.engines",
     "Seq2SeqTrainer": "swift.train.api",
     "SftConfig": "swift.config",
-    "SftResult": "swift.train.sft",
+    "SftResult": "swift.train.result",
     "Swift": "swift.tuners.api",
     "SwiftError": "swift.errors",
     "Template": "swift.templates",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from swift.data import RowSet
     from swift.engines import InferRequest, PtEngine, RequestConfig
     from swift.templates import Template
-    from swift.train.sft import SftResult
+    from swift.train.result import SftResult
 
 __all__ = [
     "ExportArguments",

@@ -98,7 +98,7 @@ def merge_lora(
         SwiftError: adapters and base do not fit, the folder is there already or cannot be written, or the merged
             model answers otherwise than the adapters do; then nothing is left behind.
     """
-    from swift.hub.atomic import atomic_folder
+    from swift.atomic import atomic_folder
     from swift.models.save import save_pretrained
 
     names = [adapters] if isinstance(adapters, str) else list(adapters)

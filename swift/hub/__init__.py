@@ -2,16 +2,7 @@
 
 from __future__ import annotations
 
-from swift.hub.atomic import atomic_folder, recover_folder
 from swift.hub.cache import cache_root
 from swift.hub.resolve import Resolved, choose_hub, resolve, resolve_dataset
 
-__all__ = [
-    "Resolved",
-    "atomic_folder",
-    "cache_root",
-    "choose_hub",
-    "recover_folder",
-    "resolve",
-    "resolve_dataset",
-]
+__all__ = ["Resolved", "cache_root", "choose_hub", "resolve", "resolve_dataset"]

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from swift.atomic import atomic_folder
 from swift.errors import SwiftError
-from swift.hub.atomic import atomic_folder
 from swift.hub.cache import cache_root
 
 if TYPE_CHECKING:

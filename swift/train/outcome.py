@@ -13,7 +13,7 @@ from swift.config import SftConfig
 from swift.errors import SwiftError
 from swift.train import distributed
 from swift.train.assemble import Prepared
-from swift.train.sft import SftResult
+from swift.train.result import SftResult
 
 if TYPE_CHECKING:
     from swift.plan.measure import MemoryMeter

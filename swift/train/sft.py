@@ -2,36 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from swift.config import Decisions, SftConfig
 from swift.errors import SwiftError
 from swift.plugins import load_plugins
-
-
-@dataclass
-class SftResult:
-    """What a run left.
-
-    Attributes:
-        run_folder: its folder; None after a dry run.
-        checkpoint: its last checkpoint.
-        steps: optimizer steps in all.
-        log: the logged steps, oldest first.
-        planned: planned peak memory in bytes.
-        measured: measured peak memory in bytes.
-        status: exit status: 0, or 130 and 143 after an interrupt.
-    """
-
-    run_folder: Path | None = None
-    checkpoint: Path | None = None
-    steps: int = 0
-    log: list[dict[str, float]] = field(default_factory=list)
-    planned: int | None = None
-    measured: int | None = None
-    status: int = 0
+from swift.train.result import SftResult
 
 
 def main(config: SftConfig) -> int:

@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_callback import ExportableState
 
+from swift.atomic import atomic_folder, remove_folder
 from swift.compat import restore_indexed_cpu
 from swift.data import Collator, RankBatches, StepPlan, UnitIndex
 from swift.errors import SwiftError
-from swift.hub.atomic import atomic_folder, remove_folder
 from swift.objectives.types import Objective
 from swift.train import Metric, distributed
 from swift.train.folders import STATE, link_checkpoint, step_of

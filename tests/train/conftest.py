@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from swift.train.sft import SftResult, sft
+from swift.train.result import SftResult
+from swift.train.sft import sft
 from tests.tiny import save_tiny
 
 

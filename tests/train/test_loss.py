@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from swift.train.sft import SftResult
+from swift.train.result import SftResult
 from tests.tiny import make_tokenizer
 from tests.train.conftest import losses
 

@@ -15,7 +15,8 @@ from swift.cli.main import main
 from swift.config import SftConfig
 from swift.config.build import read_arguments
 from swift.errors import SwiftError
-from swift.train.sft import SftResult, sft
+from swift.train.result import SftResult
+from swift.train.sft import sft
 from tests.tiny import make_tokenizer, save_adapter, save_tiny
 from tests.train.conftest import losses
 

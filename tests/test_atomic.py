@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from swift import atomic
+from swift.atomic import atomic_folder, recover_folder
 from swift.errors import SwiftError
-from swift.hub import atomic, atomic_folder, recover_folder
 
 
 def write(path: Path, text: str) -> None:
@@ -112,7 +113,7 @@ def test_a_kill_between_two_renames_is_undone(tmp_path: Path) -> None:
 LOOP = """
 import sys
 from pathlib import Path
-from swift.hub import atomic_folder
+from swift.atomic import atomic_folder
 number = 0
 print("ready", flush=True)
 while True:
