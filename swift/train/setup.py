@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from swift.config import Decisions, SftConfig
 from swift.config.build import write_config
+from swift.config.effect import typed
 from swift.data import probe_packing, write_dropped
 from swift.errors import SwiftError
 from swift.train import distributed
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 WHOLE_WEIGHTS = ("full", "freeze")
 """Tuners that train the model's own weights: their checkpoints are whole models."""
 
+ADAPTERS_OWN = ("target_modules", "target_regex", "modules_to_save", "lora_bias")
+"""Options of the shape of an adapter, which one that training goes on from has already."""
 
 SETTLED = (
     "learning_rate",
@@ -82,6 +85,9 @@ def open_for_training(config: SftConfig, decisions: Decisions) -> ModelSource:
             model.adapters = [str(checkpoint)]
         else:
             model.model = str(checkpoint)
+    for name in ADAPTERS_OWN if model.adapters else ():
+        if typed(config, name):
+            decisions.add(name, getattr(config.tuner, name), "flag", "has no effect: --adapters keep their modules")
     if len(model.adapters) > 1:
         raise SwiftError("--adapters: training goes on from one adapter", fix="merge the others first")
     return find_source(model, decisions)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from swift.config import Decisions, SftConfig
+from swift.config.effect import note_without_effect
 from swift.errors import SwiftError
 from swift.plugins import load_plugins
 
@@ -55,7 +56,7 @@ def sft(config: SftConfig | None = None, **options: Any) -> SftResult:
 
     config = config or SftConfig.of(**options)
     decisions = Decisions()
-    check_options(config)
+    check_options(config, decisions)
     rows, held = assemble.read_rows(config)
 
     quiet_libraries()
@@ -79,8 +80,8 @@ def sft(config: SftConfig | None = None, **options: Any) -> SftResult:
     return result
 
 
-def check_options(config: SftConfig) -> None:
-    """All that can be said without reading a row or a model.
+def check_options(config: SftConfig, decisions: Decisions) -> None:
+    """All that can be said without reading a row or a model; options without effect go into the run's table.
 
     Raises:
         SwiftError: an option is missing or does not fit.
@@ -106,6 +107,7 @@ def check_options(config: SftConfig) -> None:
         optimizers.check(train.optimizer)
     if train.eval_metric:
         metrics.check(train.eval_metric)
+    note_without_effect(config, decisions, () if tuners.is_builtin(config.tuner.train_type) else ("train_type",))
     check_more(train.more)
     check_names(config)
     check_packages(config)
