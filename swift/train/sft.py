@@ -70,9 +70,10 @@ def sft(config: SftConfig | None = None, **options: Any) -> SftResult:
         return SftResult(steps=plan.steps, planned=plan.memory.total)
 
     distributed.start(config.train.more.get("ddp_backend"))
-    run_folder, resume = setup.open_run_folder(config, source, data, decisions)
+    resume = setup.find_checkpoint(config, source, data, decisions)
     meter = MemoryMeter(plan.memory.device).start()
     loaded = setup.load_and_tune(config, source, data, resume)
+    run_folder = setup.open_run_folder(config, data, resume, decisions)
     trainer = setup.make_trainer(config, source, template, loaded, data, plan, run_folder)
     outcome.show_start(screen, run_folder)
     result = outcome.run(trainer, plan, run_folder, resume, meter)
@@ -89,7 +90,7 @@ def check_options(config: SftConfig, decisions: Decisions) -> None:
     from swift.objectives import objectives
     from swift.train import callbacks, metrics
     from swift.train.arguments import check_more, check_names, check_packages, eval_strategy
-    from swift.train.folders import check_writable, resume_point
+    from swift.train.folders import check_earlier, check_writable, resume_point
     from swift.train.setup import output_dir
     from swift.tuners import optimizers, tuners
 
@@ -114,4 +115,5 @@ def check_options(config: SftConfig, decisions: Decisions) -> None:
     eval_strategy(config)
     output = output_dir(config)
     resume_point(train.resume_from_checkpoint, output)
+    check_earlier(config, output)
     check_writable(output)
