@@ -58,6 +58,11 @@ class Registry(Generic[T]):
                 fix=f"{there}register your own with --external_plugins",
             )
 
+    def is_builtin(self, name: str) -> bool:
+        """Whether the part of that name is ours, not a user's own in its place."""
+        part = self._parts.get(name)
+        return name in self._builtin and (part is None or getattr(part, "__module__", None) == self._builtin[name])
+
     def __contains__(self, name: str) -> bool:
         return name in self._parts or name in self._builtin
 

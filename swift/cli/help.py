@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import shutil
 import textwrap
 from itertools import groupby
 
 from swift.config.build import describe
 from swift.config.commands import COMMANDS, CommandConfig, options_of
+from swift.config.effect import needed
 from swift.config.fields import Option
+from swift.errors import SwiftError
 
 EXAMPLES = {
     "sft": "swift sft --model demo --dataset self-cognition --model_name Robin --model_author 'the team'",
@@ -29,8 +32,12 @@ def overview() -> str:
 
 
 def command(config: type[CommandConfig], words: list[str]) -> str:
-    """What `swift COMMAND --help [WORD]` prints: options by concern; those of transformers by name only."""
-    options = [spec for spec in options_of(config).values() if not words or any(w in spec.name for w in words)]
+    """What `swift COMMAND --help [WORD]` prints: options by concern; those of transformers by name only.
+
+    Raises:
+        SwiftError: no option has to do with the words.
+    """
+    options = _asked(config, words) if words else [spec for spec in options_of(config).values() if not spec.refused]
     lines = [f"swift {config.command} --option value ...", "", (config.__doc__ or "").splitlines()[0], ""]
     for group, members in groupby(options, key=lambda spec: spec.group):
         if group == "transformers" and not words:
@@ -45,9 +52,29 @@ def command(config: type[CommandConfig], words: list[str]) -> str:
     return "\n".join([*lines, "", "Example:", f"  {EXAMPLES[config.command]}"])
 
 
+def _asked(config: type[CommandConfig], words: list[str]) -> list[Option]:
+    """The options with one of the words in their names, else those with one in their help."""
+    options = options_of(config).values()
+    words = [word.lstrip("-").replace("-", "_").lower() for word in words]
+    named = [spec for spec in options if any(word in name for word in words for name in (spec.name, *spec.aliases))]
+    found = named or [spec for spec in options if any(word in spec.help.lower() for word in words)]
+    if not found:
+        names = [name for spec in options for name in (spec.name, *spec.aliases)]
+        close = [name for word in words for name in difflib.get_close_matches(word, names, n=3)]
+        raise SwiftError(
+            f"no option of swift {config.command} has to do with {' or '.join(words)}",
+            fix=f"the closest: --{', --'.join(close)}" if close else f"swift {config.command} --help lists them all",
+        )
+    return found
+
+
 def _entry(spec: Option) -> str:
     aliases = "".join(f", --{alias}" for alias in spec.aliases)
     text = describe(spec) or "As in transformers' TrainingArguments."
+    if spec.refused:
+        text = f"Refused: {spec.refused}."
+    elif spec.needs:
+        text += f" Only with {needed(spec)}."
     return f"  --{spec.name}{aliases} {spec.metavar}\n{_wrapped(text, 8)}"
 
 

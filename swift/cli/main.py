@@ -53,8 +53,9 @@ def run(words: list[str]) -> int:
     name = words[0].replace("_", "-")
     if name not in COMMANDS:
         raise unknown_command(words[0])
-    if any(word in ("--help", "-h") for word in words[1:]):
-        print(pages.command(COMMANDS[name], [word for word in words[1:] if not word.startswith("-")]))
+    asked = next((place for place, word in enumerate(words) if word in ("--help", "-h")), None)
+    if asked is not None:
+        print(pages.command(COMMANDS[name], words[asked + 1 :]))
         return 0
     config = read_arguments(COMMANDS[name], words[1:])
     if name == "sft" and processes_wanted():

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from swift.config.commands import CommandConfig, concerns, options_of
 from swift.config.fields import Option, options_in, per_class, read_value
-from swift.errors import SwiftError
+from swift.errors import SwiftError, first_line
 
 C = TypeVar("C", bound=CommandConfig)
 Given = dict[str, tuple[Any, str]]
@@ -65,7 +65,7 @@ def read_words(config: type[C], argv: Sequence[str]) -> Given:
     if "config" in given:
         words = given["config"][0]
         if len(words) != 1:
-            raise SwiftError("--config takes one YAML file", where="command line")
+            raise SwiftError("--config takes one YAML file", where="command line", fix="write --config run.yaml")
         given["config"] = (words[0], "--config")
     return given
 
@@ -79,9 +79,17 @@ def read_file(path: str, config: type[C]) -> Given:
     except OSError as error:
         raise SwiftError(f"--config {path}: {error.strerror}", fix="give a YAML file that exists") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SwiftError(f"--config {path} is not YAML: {str(error).splitlines()[0]}", where=path) from None
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or first_line(error)
+        raise SwiftError(
+            f"--config {path} is not YAML: {problem}",
+            where=f"{path}:{mark.line + 1}" if mark else path,
+            fix="write a line `option: value` for each option; quote values that hold `: `, # or quotes",
+        ) from None
     if not isinstance(loaded, dict):
-        raise SwiftError(f"--config {path} must map option names to values", where=path)
+        raise SwiftError(
+            f"--config {path} must map option names to values", where=path, fix="write it like `model: demo`"
+        )
     names = _names(config)
     return {names.get(str(key).replace("-", "_"), str(key)): (value, path) for key, value in loaded.items()}
 
@@ -104,8 +112,15 @@ def build(config: type[C], values: Given) -> C:
                 raise problem
             print(f"warning: {problem.what}", file=sys.stderr)
             continue
-        placed[name] = read_value(specs[name], raw, place)
-        origins[name] = place
+        try:
+            value = read_value(specs[name], raw, place)
+        except SwiftError as error:
+            if not (lenient and specs[name].refused):
+                raise
+            print(f"warning: {error.what}", file=sys.stderr)
+            continue
+        if not specs[name].refused:
+            placed[name], origins[name] = value, place
     return _compose(config, placed, origins)
 
 

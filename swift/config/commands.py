@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
 
 from swift.config.data import DataConfig
-from swift.config.fields import Option, option, options_in, per_class
+from swift.config.fields import Option, at_least, named, option, options_in, per_class
 from swift.config.generate import GenerateConfig
 from swift.config.model import ModelConfig
 from swift.config.output import OutputConfig, PluginConfig
@@ -97,18 +97,28 @@ class BatchConfig:
 
     infer_backend: str = option("pt", "Engine: pt (also called transformers), or one from --external_plugins.")
     load_args: bool = option(True, "Take template, system text and switches from the adapter or checkpoint.")
-    val_dataset: list[str] = option(help="Rows to answer; unset means a conversation.", factory=list)
-    val_dataset_shuffle: bool = option(False, "Shuffle the rows.")
-    columns: dict[str, str] | None = option(None, 'Column names of the data to ours, as JSON: {"question": "query"}.')
-    model_name: list[str] = option(help="Fills {{NAME}} in self-cognition data.", factory=list)
-    model_author: list[str] = option(help="Fills {{AUTHOR}} likewise.", factory=list)
+    val_dataset: list[str] = option(help="Rows to answer; unset means a conversation.", factory=list, check=named)
+    val_dataset_shuffle: bool = option(False, "Shuffle the rows.", needs=("val_dataset",))
+    columns: dict[str, str] | None = option(
+        None, 'Column names of the data to ours, as JSON: {"question": "query"}.', needs=("val_dataset",)
+    )
+    model_name: list[str] = option(help="Fills {{NAME}} in self-cognition data.", factory=list, needs=("val_dataset",))
+    model_author: list[str] = option(help="Fills {{AUTHOR}} likewise.", factory=list, needs=("val_dataset",))
     result_path: str | None = option(
-        None, "JSONL file for the answers; unset means infer_result/ in the checkpoint's folder, or in this one."
+        None,
+        "JSONL file for the answers; unset means infer_result/ in the checkpoint's folder, or in this one.",
+        check=named,
+        needs=("val_dataset",),
     )
     max_batch_size: int = option(
-        8, "Rows answered at once.", why="ms-swift's 1 leaves most of the machine idle; answers are the same"
+        8,
+        "Rows answered at once.",
+        why="ms-swift's 1 leaves most of the machine idle; answers are the same",
+        check=at_least(1),
     )
-    write_batch_size: int = option(1000, "Rows between writes to --result_path.")
+    write_batch_size: int = option(
+        1000, "Rows between writes to --result_path.", needs=("val_dataset",), check=at_least(1)
+    )
 
 
 @dataclass
@@ -127,7 +137,7 @@ class InferConfig(CommandConfig):
 class MergeOutputConfig:
     """Options of the merged model's folder."""
 
-    output_dir: str | None = option(None, "Folder of the merged model; unset means ADAPTER-merged.")
+    output_dir: str | None = option(None, "Folder of the merged model; unset means ADAPTER-merged.", check=named)
     exist_ok: bool = option(False, "Replace a folder that is there.")
     max_shard_size: str = option("5GB", "Largest file of saved weights.")
     safe_serialization: bool = option(True, "Write safetensors.")

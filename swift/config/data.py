@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from swift.config.fields import at_least, between, option
+from swift.config.fields import at_least, between, named, option
 
 
 @dataclass
@@ -15,8 +15,9 @@ class DataConfig:
     dataset: list[str] = option(
         help="Data sets: self-cognition, files (jsonl, json, csv, tsv, parquet), folders or hub ids; #N takes N rows.",
         factory=list,
+        check=named,
     )
-    val_dataset: list[str] = option(help="Data sets for evaluation.", factory=list)
+    val_dataset: list[str] = option(help="Data sets for evaluation.", factory=list, check=named)
     split_dataset_ratio: float = option(
         0.0, "Share of --dataset kept for evaluation when there is no --val_dataset.", check=between(0, 0.999)
     )
@@ -27,7 +28,7 @@ class DataConfig:
         why="ms-swift drops them; a silent loss of data is found too late",
     )
     dataset_shuffle: bool = option(True, "Shuffle rows before #N takes its share and before the split.")
-    val_dataset_shuffle: bool = option(False, "The same for --val_dataset.")
+    val_dataset_shuffle: bool = option(False, "The same for --val_dataset.", needs=("val_dataset",))
     train_dataloader_shuffle: bool = option(True, "Shuffle samples in each epoch.")
     dataset_num_proc: int = option(1, "Processes that tokenise.", check=at_least(1))
     model_name: list[str] = option(
@@ -37,9 +38,9 @@ class DataConfig:
     model_author: list[str] = option(help="Fills {{AUTHOR}} likewise.", factory=list)
     packing: bool = option(False, "Put several samples into one sequence, without leaks between them.")
     packing_length: int | None = option(
-        None, "Length of a pack; unset means --max_length.", unit="tokens", check=at_least(1)
+        None, "Length of a pack; unset means --max_length.", unit="tokens", check=at_least(1), needs=("packing",)
     )
     packing_strategy: Literal["binpack", "sequential"] = option(
-        "binpack", "Fill packs best-fit, or in the order of the data."
+        "binpack", "Fill packs best-fit, or in the order of the data.", needs=("packing",)
     )
     padding_free: bool = option(False, "Lay the samples of a batch end to end instead of padding them.")

@@ -31,6 +31,7 @@ def option(
     why: str | None = None,
     check: Callable[[Any], str | None] | None = None,
     secret: bool = False,
+    needs: tuple[Any, ...] = (),
 ) -> Any:
     """Declare one option of a concern.
 
@@ -43,11 +44,20 @@ def option(
         why: why the default differs from ms-swift's.
         check: takes the value and returns what is wrong with it, or None.
         secret: keep the value out of files.
+        needs: the option that this one has no effect without, and the values it must have: `("train_type", "lora")`;
+            a name alone means that it must be set to something. `swift.config.effect` reads it.
     """
     metadata = {"help": help, "aliases": aliases, "unit": unit, "why": why, "check": check, "secret": secret}
+    metadata["needs"] = needs
     if factory is not None:
         return field(default_factory=factory, metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def named(value: Any) -> str | None:
+    """A check that a name, or each of several, is not empty: an empty path would mean the current directory."""
+    names = value if isinstance(value, list) else [value]
+    return None if all(str(name).strip() for name in names) else "must not be empty"
 
 
 def at_least(low: float) -> Callable[[Any], str | None]:
@@ -85,6 +95,9 @@ class Option:
     why: str | None = None
     check: Callable[[Any], str | None] | None = None
     secret: bool = False
+    needs: tuple[Any, ...] = ()
+    refused: str | None = None
+    """Why a run takes no value but the default."""
 
     @property
     def metavar(self) -> str:
@@ -125,6 +138,7 @@ def _option_of(declared: Field[Any], hint: Any, group: str) -> Option:
         why=meta["why"],
         check=meta["check"],
         secret=meta["secret"],
+        needs=meta["needs"],
     )
 
 
@@ -157,7 +171,12 @@ def read_value(spec: Option, given: Any, place: str) -> Any:
         raise SwiftError(f"--{spec.name} cannot be {value!r}", where=place, fix=f"choose one of: {spec.metavar}")
     wrong = spec.check(value) if spec.check and value is not None else None
     if wrong:
-        raise SwiftError(f"--{spec.name} is {value!r}; it {wrong}", where=place)
+        default = "" if spec.default in (None, [], {}) else f": the default is {spec.default}"
+        raise SwiftError(
+            f"--{spec.name} is {value!r}; it {wrong}", where=place, fix=f"give another value or leave it out{default}"
+        )
+    if spec.refused and value not in (None, spec.default):
+        raise SwiftError(f"--{spec.name} {value} has no effect here: {spec.refused}", where=place, fix="leave it out")
     return value
 
 

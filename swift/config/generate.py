@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from swift.config.fields import at_least, between, option
+from swift.config.fields import above, at_least, between, option
 
 
 @dataclass
@@ -29,7 +29,7 @@ class GenerateConfig:
     )
     top_k: int | None = option(None, "Sample among the k likeliest tokens.", check=at_least(0))
     top_p: float | None = option(None, "Sample among the tokens that make up this probability.", check=between(0, 1))
-    repetition_penalty: float | None = option(None, "Above 1 makes repeated tokens less likely.")
+    repetition_penalty: float | None = option(None, "Above 1 makes repeated tokens less likely.", check=above(0))
     num_beams: int = option(1, "Beams of beam search.", check=at_least(1))
     stop_words: list[str] = option(help="Texts that end an answer; they are not part of it.", factory=list)
     stream: bool | None = option(None, "Print tokens as they come; unset means: in a conversation, not in a batch.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from swift.config.fields import option
+from swift.config.fields import named, option
 
 
 @dataclass
@@ -13,10 +13,12 @@ class ModelConfig:
     """Options of the model."""
 
     model: str | None = option(
-        None, "Model: demo, a local folder, a Hugging Face or ModelScope id (HF:: and MS:: choose the hub)."
+        None,
+        "Model: demo, a local folder, a Hugging Face or ModelScope id (HF:: and MS:: choose the hub).",
+        check=named,
     )
     adapters: list[str] = option(
-        help="Adapter folders; the base model and the template are read from the adapter.", factory=list
+        help="Adapter folders; the base model and the template are read from the adapter.", factory=list, check=named
     )
     model_revision: str | None = option(None, "Branch, tag or commit of the model on its hub.")
     use_hf: bool | None = option(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from swift.config.build import known_options, shown
 from swift.config.commands import COMMANDS, CommandConfig, options_of
+from swift.config.effect import needed
 from swift.config.fields import Option
 
 
@@ -31,12 +32,18 @@ def flags_page() -> str:
 def _command(command: str, config: type[CommandConfig]) -> list[str]:
     lines = [f"## swift {command}", "", (config.__doc__ or "").splitlines()[0], ""]
     group = ""
-    for spec in options_of(config).values():
+    options = options_of(config)
+    for spec in options.values():
+        if spec.refused:
+            continue
         if spec.group != group:
             group = spec.group
             lines += ["", f"### {command}: {group}", "", "| option | default | meaning |", "| --- | --- | --- |"]
         lines.append(f"| `--{spec.name}` | {_cell(shown(spec.default))} | {_meaning(spec)} |")
-    taken = {name for spec in options_of(config).values() for name in (spec.name, *spec.aliases)}
+    refused = [f"`--{spec.name}` ({spec.refused})" for spec in options.values() if spec.refused]
+    if refused:
+        lines += ["", "Refused, since a run would ignore them: " + ", ".join(refused) + "."]
+    taken = {name for spec in options.values() for name in (spec.name, *spec.aliases)}
     missing = [name for name in known_options().get(command, {}) if name not in taken]
     if missing:
         lines += ["", "Not yet: " + ", ".join(f"`{name}`" for name in missing) + "."]
@@ -49,6 +56,8 @@ def _meaning(spec: Option) -> str:
         text += f" In {spec.unit}."
     if spec.choices:
         text += f" One of: {spec.metavar}."
+    if spec.needs:
+        text += f" Only with {needed(spec)}."
     if spec.aliases:
         text += " Also written " + ", ".join(f"`--{alias}`" for alias in spec.aliases) + "."
     if spec.why:

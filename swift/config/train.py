@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from swift.config.fields import above, at_least, between, option
+from swift.config.fields import above, at_least, between, named, option
 
 
 @dataclass
@@ -48,9 +48,11 @@ class TrainConfig:
     save_total_limit: int | None = option(None, "Checkpoints kept; older ones are removed.", check=at_least(1))
     save_only_model: bool = option(False, "Leave optimizer and random state out of checkpoints: smaller, no resume.")
     resume_from_checkpoint: str | None = option(
-        None, "Go on from this checkpoint; latest means the newest whole one under --output_dir."
+        None, "Go on from this checkpoint; latest means the newest whole one under --output_dir.", check=named
     )
-    resume_only_model: bool = option(False, "Take only the weights from --resume_from_checkpoint and start anew.")
+    resume_only_model: bool = option(
+        False, "Take only the weights from --resume_from_checkpoint and start anew.", needs=("resume_from_checkpoint",)
+    )
     seed: int = option(42, "Seed of everything random.", check=between(0, 2**32 - 1))
     data_seed: int | None = option(None, "Seed of the order of the data; unset means --seed.", check=at_least(0))
     report_to: list[str] = option(

@@ -16,6 +16,9 @@ from swift.config.fields import Option
 
 TABLE = Path(__file__).parent / "table" / "training_arguments.json"
 
+REFUSED = Path(__file__).parent / "table" / "refused_arguments.json"
+"""Options that a run would ignore -> what takes their place, or that it is not there yet."""
+
 OWNED = (
     "activation_checkpointing",
     "do_eval",
@@ -31,8 +34,9 @@ OWNED = (
 
 @cache
 def training_argument_options() -> dict[str, Option]:
-    """Options by name; values that nobody sets stay transformers' own."""
+    """Options by name, with the reason where one is refused; values that nobody sets stay transformers' own."""
     table = json.loads(TABLE.read_text(encoding="utf-8"))
+    refused = json.loads(REFUSED.read_text(encoding="utf-8"))
     return {
         name: Option(
             name=name,
@@ -43,6 +47,7 @@ def training_argument_options() -> dict[str, Option]:
             item=entry.get("item", "str"),
             optional=entry["default"] is None,
             text_or_dict=entry.get("text_or_dict", False),
+            refused=refused.get(name),
         )
         for name, entry in table.items()
         if name not in OWNED

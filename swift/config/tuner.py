@@ -7,6 +7,9 @@ from typing import Literal
 
 from swift.config.fields import at_least, between, option
 
+LORA, FREEZE = ("train_type", "lora"), ("train_type", "freeze")
+"""What options of one tuner need."""
+
 
 @dataclass
 class TunerConfig:
@@ -20,19 +23,28 @@ class TunerConfig:
     target_modules: list[str] = option(
         help="Modules that get LoRA: names, all-linear (all but the output embedding), or both.",
         factory=lambda: ["all-linear"],
+        needs=LORA,
     )
-    target_regex: str | None = option(None, "Regular expression over module names, in place of --target_modules.")
-    modules_to_save: list[str] = option(help="Modules trained in full and saved beside LoRA.", factory=list)
-    lora_rank: int = option(8, "Rank of LoRA.", check=at_least(1))
-    lora_alpha: int = option(32, "Scale of LoRA: its output is multiplied by alpha / rank.")
-    lora_dropout: float = option(0.05, "Dropout before LoRA.", check=between(0, 1))
-    lora_bias: Literal["none", "all", "lora_only"] = option("none", "Which biases are trained with LoRA.")
-    freeze_parameters: list[str] = option(help="freeze: prefixes of parameters left as they are.", factory=list)
-    freeze_parameters_regex: str | None = option(None, "freeze: regular expression of parameters left as they are.")
+    target_regex: str | None = option(
+        None, "Regular expression over module names, in place of --target_modules.", needs=LORA
+    )
+    modules_to_save: list[str] = option(help="Modules trained in full and saved beside LoRA.", factory=list, needs=LORA)
+    lora_rank: int = option(8, "Rank of LoRA.", check=at_least(1), needs=LORA)
+    lora_alpha: int = option(32, "Scale of LoRA: its output is multiplied by alpha / rank.", needs=LORA)
+    lora_dropout: float = option(0.05, "Dropout before LoRA.", check=between(0, 1), needs=LORA)
+    lora_bias: Literal["none", "all", "lora_only"] = option("none", "Which biases are trained with LoRA.", needs=LORA)
+    freeze_parameters: list[str] = option(
+        help="freeze: prefixes of parameters left as they are.", factory=list, needs=FREEZE
+    )
+    freeze_parameters_regex: str | None = option(
+        None, "freeze: regular expression of parameters left as they are.", needs=FREEZE
+    )
     freeze_parameters_ratio: float = option(
-        0.0, "freeze: share of parameters left as they are, from the input side.", check=between(0, 1)
+        0.0, "freeze: share of parameters left as they are, from the input side.", check=between(0, 1), needs=FREEZE
     )
-    trainable_parameters: list[str] = option(help="freeze: prefixes of parameters trained all the same.", factory=list)
+    trainable_parameters: list[str] = option(
+        help="freeze: prefixes of parameters trained all the same.", factory=list, needs=FREEZE
+    )
     trainable_parameters_regex: str | None = option(
-        None, "freeze: regular expression of parameters trained all the same."
+        None, "freeze: regular expression of parameters trained all the same.", needs=FREEZE
     )

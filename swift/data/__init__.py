@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from swift.data.loading import RowSet as RowSet
     from swift.data.loading import load_rows as load_rows
     from swift.data.loading import split_rows as split_rows
+    from swift.data.pack_safety import check_layers as check_layers
     from swift.data.pack_safety import check_packing as check_packing
     from swift.data.pack_safety import probe_packing as probe_packing
     from swift.data.packing import plan_packs as plan_packs
@@ -42,6 +43,7 @@ _HOMES = {
     "RowSet": "loading",
     "StepPlan": "steps",
     "UnitIndex": "steps",
+    "check_layers": "pack_safety",
     "check_packing": "pack_safety",
     "encode_rows": "encoding",
     "load_rows": "loading",

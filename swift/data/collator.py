@@ -48,6 +48,17 @@ class Collator:
         self.multiple = pad_to_multiple_of or 1
         self.flash_kwargs = flash_kwargs
 
+    def over(self, dataset: EncodedDataset) -> Collator:
+        """A collator that lays out the single samples of another set in the same way."""
+        return Collator(
+            dataset,
+            None,
+            pad_token_id=self.pad_token_id,
+            padding_free=self.flat,
+            pad_to_multiple_of=self.multiple,
+            flash_kwargs=self.flash_kwargs,
+        )
+
     def __call__(self, unit_indices: Sequence[int]) -> dict[str, torch.Tensor]:
         """The batch of these units; no unit gives a stand-in without loss.
 

@@ -48,6 +48,21 @@ def check_packing(config: Any) -> None:
             )
 
 
+def check_layers(model: torch.nn.Module) -> None:
+    """Refuse a model whose parameters are those of a state-space or recurrent layer, whatever its configuration says.
+
+    Args:
+        model: the model; it may be on the meta device.
+
+    Raises:
+        SwiftError: it has such a parameter.
+    """
+    for name, _ in model.named_parameters():
+        if name.rpartition(".")[2] in _table()["parameters"]:
+            kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+            raise SwiftError(f"--packing: {kind} has {name}, a layer which carries one sample into the next", fix=FIX)
+
+
 def _parts(config: Any) -> Iterator[Any]:
     """The configuration, and that of the language model inside a multimodal one."""
     yield config

@@ -119,8 +119,6 @@ def prepare(config: InferConfig, source: ModelSource, template: Template, reques
     """
     from swift.data import load_rows
 
-    if config.batch.write_batch_size < 1 or config.batch.max_batch_size < 1:
-        raise SwiftError("--write_batch_size and --max_batch_size must be at least 1")
     rows = load_rows(
         config.batch.val_dataset,
         DataConfig(

@@ -7,6 +7,7 @@ import sys
 from swift.compat import quiet_libraries
 from swift.config.commands import InferConfig
 from swift.config.decisions import Decisions
+from swift.config.effect import note_without_effect
 from swift.config.generate import GenerateConfig
 from swift.engines import RequestConfig, engines
 from swift.models.source import find_source
@@ -25,6 +26,7 @@ def main(config: InferConfig) -> int:
     engine_class = engines.get(config.batch.infer_backend)
     quiet_libraries()
     decisions = Decisions()
+    note_without_effect(config, decisions)
     source = find_source(config.model, decisions)
     tokenizer = source.load_tokenizer(config.model.trust_remote_code)
     recorded = source.recorded_template if config.batch.load_args else None

@@ -62,7 +62,7 @@ class Seq2SeqTrainer(SwiftTrainer):
         )
         args.remove_unused_columns = False
         if padding_free:
-            check_packing(model.config.to_dict())
+            check_packing(model.config)
             probe_packing(model, use_cache=False)
         super().__init__(
             model,

@@ -31,51 +31,6 @@ SAME = (
 )
 """Options that go over by their own names."""
 
-OTHERWISE = {
-    "average_tokens_across_devices": "the loss is always one over the whole global batch",
-    "ignore_data_skip": "a resumed run always goes on where the data stood",
-    "train_sampling_strategy": "the order of samples is --train_dataloader_shuffle's",
-    "auto_find_batch_size": "choose --per_device_train_batch_size by the planned memory of --dry_run true",
-    "label_names": "labels come from the template",
-    "prediction_loss_only": "evaluation gives the loss and --eval_metric",
-    "include_for_metrics": "evaluation gives the loss and --eval_metric",
-    "batch_eval_metrics": "evaluation never keeps logits, so there is nothing to batch",
-    "eval_do_concat_batches": "evaluation never keeps logits, so there is nothing to join",
-    "eval_use_gather_object": "evaluation sums over processes by itself",
-    "eval_accumulation_steps": "evaluation never keeps logits on the device",
-    "length_column_name": "lengths come from the tokenised samples",
-    "bf16_full_eval": "evaluation computes as training does",
-    "fp16_full_eval": "evaluation computes as training does",
-    "logging_nan_inf_filter": "losses are logged as they are",
-    "accelerator_config": "batches are laid out by the run itself",
-    "deepspeed": "DeepSpeed is not there yet",
-    "fsdp": "FSDP is not there yet",
-    "fsdp_config": "FSDP is not there yet",
-    "fsdp_transformer_layer_cls_to_wrap": "FSDP is not there yet",
-    "fsdp_min_num_params": "FSDP is not there yet",
-    "group_by_length": "the order of samples is --train_dataloader_shuffle's",
-    "adafactor": "use --optim adafactor",
-    "no_cuda": "use --use_cpu true",
-    "use_mps_device": "the device is found without it",
-    "overwrite_output_dir": "a run without --resume_from_checkpoint begins anew",
-    "per_gpu_train_batch_size": "use --per_device_train_batch_size",
-    "per_gpu_eval_batch_size": "use --per_device_eval_batch_size",
-    "push_to_hub_model_id": "use --hub_model_id",
-    "push_to_hub_organization": "use --hub_model_id",
-    "push_to_hub_token": "use --hub_token",
-    "fp16_backend": "autocast is PyTorch's own",
-    "half_precision_backend": "autocast is PyTorch's own",
-    "torchdynamo": "use --torch_compile_backend",
-    "save_safetensors": "checkpoints hold safetensors",
-    "include_inputs_for_metrics": "evaluation gives the loss and --eval_metric",
-    "include_tokens_per_second": "tokens per second are always logged",
-    "past_index": "evaluation keeps no past states",
-    "use_legacy_prediction_loop": "there is one way to evaluate",
-    "jit_mode_eval": "there is one way to evaluate",
-}
-"""transformers' options that have no meaning here, and what takes their place."""
-
-
 PACKAGES = {"wandb": "wandb", "swanlab": "swanlab", "trackio": "trackio", "tensorboard": "tensorboard"}
 """Where losses may go -> the package that it needs."""
 
@@ -99,15 +54,12 @@ def check_packages(config: SftConfig) -> None:
 
 
 def check_more(more: dict[str, Any]) -> None:
-    """Stop at an option of TrainingArguments that this run would ignore, before anything is loaded.
+    """Stop at an option of TrainingArguments that the installed transformers lacks, before anything is loaded.
 
     Raises:
-        SwiftError: it names the option and what takes its place, or the installed transformers lacks it.
+        SwiftError: it names the option.
     """
     said = {name: value for name, value in more.items() if value not in (None, _default(name))}
-    for name, value in said.items():
-        if name in OTHERWISE:
-            raise SwiftError(f"--{name} {value} has no effect here", fix=f"leave it out: {OTHERWISE[name]}")
     if said:
         values = as_installed(said, _known())
         for name in sorted(values.keys() - _known()):

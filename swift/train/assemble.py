@@ -23,6 +23,7 @@ from swift.data import (
     split_rows,
 )
 from swift.errors import SwiftError
+from swift.models import load_config
 from swift.rows import IGNORE
 from swift.train import distributed
 
@@ -219,7 +220,7 @@ def prepare(
         decisions.add("max_length", longest, "model", "the longest sequence the model was made for")
     end_to_end = data.packing or data.padding_free
     if end_to_end:
-        check_packing(source.config)
+        check_packing(load_config(source.path, trust_remote_code=config.model.trust_remote_code))
     train = pack(config, encode(config, rows, template, longest), longest, decisions)
     evaluation = Samples(encode(config, held, template, longest), None) if held else None
     plan = step_plan(config, train.count, distributed.world_size(), decisions)

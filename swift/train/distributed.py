@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import TypeVar
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+from swift.errors import SwiftError
 
 T = TypeVar("T")
 
@@ -45,6 +48,24 @@ def broadcast(value: T) -> T:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def from_main(function: Callable[[], T]) -> T:
+    """Call a function in process 0 alone and give every process what it returned, or the mistake that it raised.
+
+    Raises:
+        SwiftError: the function raised it.
+    """
+    found: T | SwiftError | None = None
+    if is_main():
+        try:
+            found = function()
+        except SwiftError as error:
+            found = error
+    found = broadcast(found)
+    if isinstance(found, SwiftError):
+        raise found
+    return cast(T, found)
 
 
 def any_process(flag: bool) -> bool:

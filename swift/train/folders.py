@@ -7,8 +7,12 @@ import os
 import re
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from swift.errors import SwiftError
+
+if TYPE_CHECKING:
+    from swift.config import SftConfig
 
 VERSION = re.compile(r"v(\d+)-")
 STATE = "trainer_state.json"
@@ -95,8 +99,32 @@ def resume_point(wanted: str | None, output_dir: Path) -> Path | None:
         return latest_checkpoint(output_dir.resolve())
     checkpoint = Path(wanted)
     if not checkpoint.is_dir():
-        raise SwiftError(f"--resume_from_checkpoint {wanted}: no such folder")
+        newest = latest_checkpoint(output_dir.resolve())
+        raise SwiftError(
+            f"--resume_from_checkpoint {wanted}: no such folder",
+            fix=f"the newest is {newest}" if newest else f"there is no whole checkpoint under {output_dir} either",
+        )
     return checkpoint.resolve()
+
+
+def check_earlier(config: SftConfig, output_dir: Path) -> None:
+    """Stop where a new run would replace checkpoints of an earlier one.
+
+    Raises:
+        SwiftError: they lie straight in the run's folder, and nobody said that they may go.
+    """
+    output, train = config.output, config.train
+    if output.add_version or output.overwrite_output_dir or output.dry_run:
+        return
+    earlier = sorted(output_dir.glob("checkpoint-*"), key=step_of)
+    resume = None if train.resume_only_model else resume_point(train.resume_from_checkpoint, output_dir)
+    goes_on = resume is not None and (not config.given("output_dir") or output_dir.resolve() in resume.parents)
+    if earlier and not goes_on:
+        raise SwiftError(
+            f"--add_version false: {output_dir} holds checkpoints of an earlier run, up to {earlier[-1].name}",
+            fix="--resume_from_checkpoint latest goes on with it, --overwrite_output_dir true lets equal steps be "
+            "replaced; or name another --output_dir",
+        )
 
 
 def link_checkpoint(run_folder: Path, name: str, checkpoint: Path) -> None:

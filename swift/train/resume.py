@@ -18,12 +18,12 @@ POSITION = "data.json"
 
 FREE = frozenset(
     """
-    output_dir add_version create_checkpoint_symlink resume_from_checkpoint save_steps save_strategy save_total_limit
-    save_only_model eval_steps eval_strategy eval_metric logging_steps logging_first_step logging_dir report_to run_name
-    dry_run format dataset_num_proc hub_token swanlab_token swanlab_project swanlab_workspace swanlab_exp_name
-    swanlab_mode push_to_hub hub_model_id
-    ignore_args_error max_shard_size val_dataset val_dataset_shuffle per_device_eval_batch_size
-    disable_tqdm use_hf dataset model external_plugins
+    output_dir add_version overwrite_output_dir create_checkpoint_symlink resume_from_checkpoint save_steps
+    save_strategy save_total_limit save_only_model eval_steps eval_strategy eval_metric logging_steps
+    logging_first_step logging_dir report_to run_name dry_run format dataset_num_proc hub_token swanlab_token
+    swanlab_project swanlab_workspace swanlab_exp_name swanlab_mode push_to_hub hub_model_id ignore_args_error
+    max_shard_size val_dataset val_dataset_shuffle per_device_eval_batch_size disable_tqdm use_hf dataset model
+    external_plugins
     """.split()  # noqa: SIM905
 )
 """Options that may differ without changing a step; the data itself is compared by its tokens."""

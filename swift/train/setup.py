@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from swift.config import Decisions, SftConfig
 from swift.config.build import write_config
-from swift.data import probe_packing, write_dropped
+from swift.config.effect import typed
+from swift.data import check_layers, probe_packing, write_dropped
 from swift.errors import SwiftError
 from swift.train import distributed
 from swift.train.assemble import Prepared
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
 WHOLE_WEIGHTS = ("full", "freeze")
 """Tuners that train the model's own weights: their checkpoints are whole models."""
 
+NOT_REPEATED = ("resume_from_checkpoint", "resume_only_model", "overwrite_output_dir")
+"""Options that config.yaml leaves out: a run that repeats this one is a new one."""
+
+ADAPTERS_OWN = ("target_modules", "target_regex", "modules_to_save", "lora_bias")
+"""Options of the shape of an adapter, which one that training goes on from has already."""
 
 SETTLED = (
     "learning_rate",
@@ -82,6 +88,9 @@ def open_for_training(config: SftConfig, decisions: Decisions) -> ModelSource:
             model.adapters = [str(checkpoint)]
         else:
             model.model = str(checkpoint)
+    for name in ADAPTERS_OWN if model.adapters else ():
+        if typed(config, name):
+            decisions.add(name, getattr(config.tuner, name), "flag", "has no effect: --adapters keep their modules")
     if len(model.adapters) > 1:
         raise SwiftError("--adapters: training goes on from one adapter", fix="merge the others first")
     return find_source(model, decisions)
@@ -119,6 +128,8 @@ def plan_run(config: SftConfig, source: ModelSource, data: Prepared, decisions: 
     decisions.add("torch_dtype", str(skeleton.dtype).removeprefix("torch."), "model", reason)
     decisions.add("attn_impl", skeleton.attn, "machine", skeleton.reasons["attention"])
     decisions.add("device", str(skeleton.device), "machine", skeleton.reasons["device"])
+    if data.end_to_end:
+        check_layers(skeleton.model)
     model = tune(config, skeleton.model, source)
     trained = [(name, p.numel(), p.dtype) for name, p in model.named_parameters() if p.requires_grad]
     largest = data.largest_micro_batch(rounding(skeleton.device))
@@ -182,52 +193,52 @@ def learning_rate(config: SftConfig, decisions: Decisions) -> float:
     return decisions.add("learning_rate", 1e-5 if whole else 1e-4, "default", f"the usual one for {kind}")
 
 
-def open_run_folder(
-    config: SftConfig, source: ModelSource, data: Prepared, decisions: Decisions
-) -> tuple[Path, Path | None]:
-    """Make the run's folder, or go on in the one of the checkpoint; every process gets the same answer.
+def find_checkpoint(config: SftConfig, source: ModelSource, data: Prepared, decisions: Decisions) -> Path | None:
+    """The checkpoint that the run goes on from, if any; every process gets the same answer.
 
     Raises:
-        SwiftError: the folder cannot be written, or the checkpoint was made with other data.
+        SwiftError: the checkpoint was made with other data, options or another model.
     """
-    found: tuple[Path, Path | None] | SwiftError | None = None
-    if distributed.is_main():
-        try:
-            found = _find_run_folder(config, source, data, decisions)
-        except SwiftError as error:
-            found = error
-    found = distributed.broadcast(found)
-    if isinstance(found, SwiftError):
-        raise found
-    assert found is not None
-    return found
+    return distributed.from_main(lambda: _find_checkpoint(config, source, data, decisions))
 
 
-def _find_run_folder(
-    config: SftConfig, source: ModelSource, data: Prepared, decisions: Decisions
-) -> tuple[Path, Path | None]:
+def _find_checkpoint(config: SftConfig, source: ModelSource, data: Prepared, decisions: Decisions) -> Path | None:
     from swift.train.resume import check_same_run
 
+    if config.train.resume_only_model:
+        return None
     base, wanted = output_dir(config), config.train.resume_from_checkpoint
-    resume = None if config.train.resume_only_model else resume_point(wanted, base)
+    resume = resume_point(wanted, base)
     if resume is not None:
         check_same_run(config, resume, data, source, decisions)
         decisions.add("resume", str(resume), "flag", "goes on from its step, in the same run folder")
-        run_folder = resume.parent
-        if config.given("output_dir") and base.resolve() not in (run_folder, *run_folder.parents):
-            run_folder = new_run_folder(base, config.output.add_version)
-    else:
-        if wanted and not config.train.resume_only_model:
-            decisions.add("resume", "none", "flag", f"there is no whole checkpoint under {base}: starts anew")
+    elif wanted:
+        decisions.add("resume", "none", "flag", f"there is no whole checkpoint under {base}: starts anew")
+    return resume
+
+
+def open_run_folder(config: SftConfig, data: Prepared, resume: Path | None, decisions: Decisions) -> Path:
+    """Make the run's folder, or go on in the one of the checkpoint; every process gets the same answer.
+
+    Raises:
+        SwiftError: the folder cannot be written.
+    """
+    return distributed.from_main(lambda: _open_run_folder(config, data, resume, decisions))
+
+
+def _open_run_folder(config: SftConfig, data: Prepared, resume: Path | None, decisions: Decisions) -> Path:
+    base = output_dir(config)
+    if resume is None or (config.given("output_dir") and base.resolve() not in resume.parents):
         if not config.output.add_version and any(base.glob("checkpoint-*")):
-            why = "--add_version false: checkpoints of an earlier run there are replaced where steps are the same"
+            why = "--overwrite_output_dir true: checkpoints of an earlier run are replaced where steps are the same"
             decisions.add("output_dir", str(base), "flag", why)
-        run_folder = new_run_folder(base, config.output.add_version)
-    run_folder = run_folder.resolve()
+        run_folder = new_run_folder(base, config.output.add_version).resolve()
+    else:
+        run_folder = resume.parent.resolve()
     if data.dropped:
         write_dropped(data.dropped, run_folder / "dropped.jsonl")
-    write_config(config, run_folder / "config.yaml", leave_out=("resume_from_checkpoint", "resume_only_model"))
-    return run_folder, resume
+    write_config(config, run_folder / "config.yaml", leave_out=NOT_REPEATED)
+    return run_folder
 
 
 def load_and_tune(config: SftConfig, source: ModelSource, data: Prepared, resume: Path | None) -> LoadedModel:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from swift.config import Decisions, SftConfig
+from swift.config.effect import note_without_effect
 from swift.errors import SwiftError
 from swift.plugins import load_plugins
 from swift.train.result import SftResult
@@ -31,7 +32,7 @@ def sft(config: SftConfig | None = None, **options: Any) -> SftResult:
 
     config = config or SftConfig.of(**options)
     decisions = Decisions()
-    check_options(config)
+    check_options(config, decisions)
     rows, held = assemble.read_rows(config)
 
     quiet_libraries()
@@ -45,9 +46,10 @@ def sft(config: SftConfig | None = None, **options: Any) -> SftResult:
         return SftResult(steps=plan.steps, planned=plan.memory.total)
 
     distributed.start(config.train.more.get("ddp_backend"))
-    run_folder, resume = setup.open_run_folder(config, source, data, decisions)
+    resume = setup.find_checkpoint(config, source, data, decisions)
     meter = MemoryMeter(plan.memory.device).start()
     loaded = setup.load_and_tune(config, source, data, resume)
+    run_folder = setup.open_run_folder(config, data, resume, decisions)
     trainer = setup.make_trainer(config, source, template, loaded, data, plan, run_folder)
     outcome.show_start(screen, run_folder)
     result = outcome.run(trainer, plan, run_folder, resume, meter)
@@ -55,8 +57,8 @@ def sft(config: SftConfig | None = None, **options: Any) -> SftResult:
     return result
 
 
-def check_options(config: SftConfig) -> None:
-    """All that can be said without reading a row or a model.
+def check_options(config: SftConfig, decisions: Decisions) -> None:
+    """All that can be said without reading a row or a model; options without effect go into the run's table.
 
     Raises:
         SwiftError: an option is missing or does not fit.
@@ -64,7 +66,7 @@ def check_options(config: SftConfig) -> None:
     from swift.objectives import objectives
     from swift.train import callbacks, metrics
     from swift.train.arguments import check_more, check_names, check_packages, eval_strategy
-    from swift.train.folders import check_writable, resume_point
+    from swift.train.folders import check_earlier, check_writable, resume_point
     from swift.train.setup import output_dir
     from swift.tuners import optimizers, tuners
 
@@ -82,10 +84,12 @@ def check_options(config: SftConfig) -> None:
         optimizers.check(train.optimizer)
     if train.eval_metric:
         metrics.check(train.eval_metric)
+    note_without_effect(config, decisions, () if tuners.is_builtin(config.tuner.train_type) else ("train_type",))
     check_more(train.more)
     check_names(config)
     check_packages(config)
     eval_strategy(config)
     output = output_dir(config)
     resume_point(train.resume_from_checkpoint, output)
+    check_earlier(config, output)
     check_writable(output)

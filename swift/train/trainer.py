@@ -15,7 +15,7 @@ from transformers.trainer_callback import ExportableState
 
 from swift.atomic import atomic_folder, remove_folder
 from swift.compat import restore_indexed_cpu
-from swift.data import Collator, RankBatches, StepPlan, UnitIndex
+from swift.data import Collator, EncodedDataset, RankBatches, StepPlan, UnitIndex
 from swift.errors import SwiftError
 from swift.objectives.types import Objective
 from swift.train import Metric, distributed
@@ -130,12 +130,20 @@ class SwiftTrainer(Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Loss per trained token over the whole evaluation set, and the metric's sums over the same number."""
-        if self.eval_collator is None:
-            return {}
+        """Loss per trained token over the whole evaluation set, and the metric's sums over the same number.
+
+        Args:
+            eval_dataset: samples in place of the run's own evaluation set.
+            ignore_keys: nothing here: only the loss and the metric are computed.
+            metric_key_prefix: stands before each name in the result.
+
+        Raises:
+            SwiftError: there are no samples, or they are not tokenised.
+        """
+        collator, units = self._evaluated(eval_dataset)
         started = time.perf_counter()
         plan = StepPlan(
-            self.eval_units,
+            units,
             batch_size=self.args.per_device_eval_batch_size,
             accumulation=1,
             world_size=self.args.world_size,
@@ -145,7 +153,7 @@ class SwiftTrainer(Trainer):
         model: Any = self._wrap_model(cast(Any, self.model), training=False)
         model.eval()
         sums: dict[str, float] = {"loss": 0.0, "tokens": 0.0}
-        for batch in self._loader(plan, self.eval_collator, self.args.process_index):
+        for batch in self._loader(plan, collator, self.args.process_index):
             batch = self._prepare_inputs(batch)
             with self.compute_loss_context_manager(), self.accelerator.autocast():
                 outputs, logits, labels = token_logps(model, batch, select=self.select)
@@ -160,6 +168,19 @@ class SwiftTrainer(Trainer):
         self.log(dict(result))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, result)
         return result
+
+    def _evaluated(self, dataset: Any) -> tuple[Collator, int]:
+        """The collator and the number of units to evaluate on."""
+        if dataset is not None and dataset is not self.eval_dataset:
+            if not isinstance(dataset, EncodedDataset):
+                raise SwiftError(
+                    f"evaluate takes tokenised samples, not {type(dataset).__name__}",
+                    fix="make them with swift.data.encode_rows",
+                )
+            return self.collator.over(dataset), len(dataset)
+        if self.eval_collator is None:
+            raise SwiftError("there are no samples to evaluate on", fix="pass eval_dataset")
+        return self.eval_collator, self.eval_units
 
     def _sum_over_processes(self, sums: dict[str, float]) -> dict[str, float]:
         values = torch.tensor(list(sums.values()), dtype=torch.float64, device=self.args.device)

@@ -25,12 +25,24 @@ def test_each_command_has_a_page_by_concern(command: str, capsys: pytest.Capture
     assert main([command, "--help"]) == 0
     page = capsys.readouterr().out
     assert "Example:" in page
-    assert main([command, "--help", "format"]) == 0
+
+
+def test_help_on_a_word_that_is_nowhere_names_the_closest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sft", "--help", "zzz"]) == 2
+    assert "no option of swift sft has to do with zzz" in capsys.readouterr().err
+    assert main(["sft", "--help", "lora_rnak"]) == 2
+    assert "the closest: --lora_rank" in capsys.readouterr().err
+    assert main(["sft", "--model", "demo", "--help"]) == 0
+    assert "--lora_rank" in capsys.readouterr().out
 
 
 def test_help_on_a_word_shows_options_of_transformers_too(capsys: pytest.CaptureFixture[str]) -> None:
     main(["sft", "--help", "neftune"])
     assert "--neftune_noise_alpha FLOAT" in capsys.readouterr().out
+    main(["sft", "--help", "fsdp"])
+    assert "Refused: FSDP is not there yet." in capsys.readouterr().out
+    main(["sft", "--help"])
+    assert "--fsdp" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from swift.compat import transformers_major
-from swift.config import InferConfig, SftConfig
+from swift.config import Decisions, InferConfig, SftConfig
 from swift.config.build import known_options, read_arguments, write_config
 from swift.config.commands import COMMANDS, options_of
+from swift.config.effect import note_without_effect
+from swift.config.fields import read_value
 from swift.config.reference import flags_page
-from swift.config.training_arguments import TABLE, read_installed
+from swift.config.training_arguments import REFUSED, TABLE, read_installed
 from swift.errors import SwiftError
 from tests.shared import shared_dir
 
@@ -87,12 +91,15 @@ def test_options_of_transformers_go_through() -> None:
         ("--save_steps 0", "must be more than 0"),
         ("--logging_steps -1", "must be more than 0"),
         ("--seed -1", "must lie between 0 and 4294967295"),
+        ("--lora_rank 0", "fix: give another value or leave it out: the default is 8"),
+        ("--deepspeed zero2", "--deepspeed zero2 has no effect here: DeepSpeed is not there yet"),
+        ("--dataset a ''", "must not be empty"),
+        ("--adapters ''", "must not be empty"),
     ],
 )
 def test_bad_words(words: str, said: str) -> None:
     with pytest.raises(SwiftError) as caught:
-        read(words)
-    import re
+        read_arguments(SftConfig, shlex.split(words) if "''" in words else words.split())
 
     assert re.search(said.replace("|", r"\|"), str(caught.value)), caught.value
 
@@ -100,6 +107,57 @@ def test_bad_words(words: str, said: str) -> None:
 def test_unknown_options_may_be_let_pass(capsys: pytest.CaptureFixture[str]) -> None:
     assert read("--nonsense 1 --ignore_args_error true").plugins.ignore_args_error
     assert "unknown option --nonsense" in capsys.readouterr().err
+
+
+def test_what_a_run_would_ignore_is_refused_unless_it_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert read("--deepspeed none --group_by_length false").train.more == {}
+    assert read("--fsdp full_shard --ignore_args_error true").train.more == {}
+    assert "warning: --fsdp full_shard has no effect here" in capsys.readouterr().err
+    page = flags_page()
+    assert "`--deepspeed` (DeepSpeed is not there yet)" in page and "| `--deepspeed`" not in page
+    known = json.loads(TABLE.read_text())
+    assert json.loads(REFUSED.read_text()).keys() <= known.keys()
+
+
+def test_options_without_effect_are_noted(tmp_path: Path) -> None:
+    def noted(config: SftConfig, own: tuple[str, ...] = ()) -> list[str]:
+        decisions = Decisions()
+        note_without_effect(config, decisions, own)
+        return [" ".join(line.split()) for line in decisions.table()]
+
+    config = read("--train_type full --lora_rank 8 --packing_length 9 --swanlab_token t --add_version false")
+    assert noted(config) == [
+        "packing_length 9 flag has no effect without --packing",
+        "lora_rank 8 flag has no effect without --train_type lora",
+        "swanlab_token (secret) flag has no effect without --report_to swanlab",
+    ]
+    assert noted(read("--train_type mine --lora_rank 8"), ("train_type",)) == []
+    assert noted(read("--overwrite_output_dir true")) == [
+        "overwrite_output_dir true flag has no effect without --add_version false"
+    ]
+    write_config(read("--lora_rank 4"), tmp_path / "config.yaml")
+    assert noted(read(f"--config {tmp_path / 'config.yaml'} --train_type full")) == [
+        "lora_rank 4 file has no effect without --train_type lora"
+    ]
+
+
+def test_what_an_option_needs_is_there() -> None:
+    for config in COMMANDS.values():
+        options = options_of(config)
+        for spec in options.values():
+            if spec.needs:
+                other, *values = spec.needs
+                for value in values:
+                    read = read_value(options[other], value, "")
+                    assert read == ([value] if options[other].kind == "list" else value)
+
+
+def test_a_broken_file_names_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("model: demo\nsystem: a: b\n")
+    with pytest.raises(SwiftError, match="not YAML: mapping values") as caught:
+        read(f"--config {file}")
+    assert f"{file}:2" in str(caught.value) and caught.value.fix
 
 
 def test_flags_go_over_the_file(tmp_path: Path) -> None:

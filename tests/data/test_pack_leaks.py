@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import BloomConfig, BloomForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from swift.data import Collator, EncodedDataset, check_packing, probe_packing
+from swift.data import Collator, EncodedDataset, check_layers, check_packing, probe_packing
 from swift.errors import SwiftError
 from swift.rows import IGNORE, EncodedRow
 
@@ -124,7 +124,18 @@ def test_models_that_carry_a_state_are_refused_by_name(config):
         check_packing(config)
 
 
+def test_a_state_is_seen_in_the_parameters_of_a_model_that_no_table_knows():
+    class Unknown(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.A_log = torch.nn.Parameter(torch.zeros(2, device="meta"))
+
+    with pytest.raises(SwiftError, match="Unknown has A_log"):
+        check_layers(Unknown())
+
+
 def test_attention_models_are_accepted():
+    check_layers(tiny_model("llama", "eager"))
     check_packing(LlamaConfig(**SIZES))
     check_packing(SimpleNamespace(model_type="granitemoehybrid", layer_types=["attention", "attention"]))
     check_packing(SimpleNamespace(model_type="gemma3", layer_types=["sliding_attention", "full_attention"]))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 import swift
 from swift import LoraConfig, Seq2SeqTrainer, Swift, Trainer, TrainingArguments
 from swift.data import encode_rows
+from swift.errors import SwiftError
 from swift.llm import TrainArguments, get_model_tokenizer, get_template, load_dataset, sft_main
 from swift.models.record import read_record
 from swift.train.plots import read_log
@@ -45,6 +47,10 @@ def test_prepare_encode_train_and_load(base: Path, rows: Path, tmp_path: Path) -
     assert len(logged) == 6
     assert logged[-1] < logged[0]
     assert any("eval_token_acc" in entry for entry in log)
+    kept, others = trainer.evaluate(), trainer.evaluate(samples(train_rows), metric_key_prefix="train")
+    assert trainer.evaluate(samples(held))["eval_loss"] == kept["eval_loss"] != others["train_loss"]
+    with pytest.raises(SwiftError, match="tokenised samples, not RowSet"):
+        trainer.evaluate(held)
     fresh, _ = get_model_tokenizer(str(base), torch_dtype=torch.float32)
     loaded = Swift.from_pretrained(fresh, tmp_path / "run" / "checkpoint-6")
     ids = torch.arange(3, 30)[None]

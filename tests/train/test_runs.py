@@ -126,6 +126,51 @@ def test_lora_goes_into_a_model_with_a_state(train: Train, tmp_path: Path) -> No
         train(model=str(tmp_path / "mamba"), max_steps=1, target_modules=["out_proj"])
 
 
+@pytest.mark.parametrize("kind", ["mamba", "bloom"])
+def test_packing_where_samples_would_meet_is_refused_and_leaves_no_folder(
+    train: Train, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM, BloomConfig, MambaConfig
+
+    tokenizer = make_tokenizer()
+    sizes = {"vocab_size": len(tokenizer), "hidden_size": 32, "eos_token_id": 2}
+    configs = {
+        "mamba": lambda: MambaConfig(num_hidden_layers=2, state_size=4, **sizes),
+        "bloom": lambda: BloomConfig(n_layer=2, n_head=4, **sizes),
+    }
+    model = AutoModelForCausalLM.from_config(configs[kind]())
+    model.save_pretrained(tmp_path / kind)
+    tokenizer.save_pretrained(tmp_path / kind)
+    if kind == "mamba":
+        monkeypatch.setattr("swift.models.load.load_as", lambda *_, **__: pytest.fail("the weights were loaded"))
+    said = {"mamba": "layers, which carry one sample into the next", "bloom": "sees the one before it"}[kind]
+    with pytest.raises(SwiftError, match=said):
+        train(model=str(tmp_path / kind), packing=True, max_length=128)
+    assert not list((tmp_path / "output").rglob("*"))
+
+
+def test_a_run_in_the_folder_of_an_earlier_one(train: Train, tmp_path: Path) -> None:
+    straight = {"add_version": False, "save_steps": 1}
+    train(max_steps=2, **straight)
+    with pytest.raises(SwiftError, match="holds checkpoints of an earlier run, up to checkpoint-2") as caught:
+        train(max_steps=3, **straight)
+    assert "--overwrite_output_dir true" in str(caught.value)
+    assert train(max_steps=3, resume_from_checkpoint="latest", **straight).steps == 3
+    result = train(max_steps=1, overwrite_output_dir=True, **straight)
+    assert result.run_folder is not None
+    assert sorted(path.name for path in result.run_folder.glob("checkpoint-*")) == [
+        f"checkpoint-{n}" for n in (1, 2, 3)
+    ]
+    assert "overwrite_output_dir" not in (result.run_folder / "config.yaml").read_text()
+
+
+def test_options_of_another_tuner_are_noted(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    train(train_type="full", lora_rank=4, dry_run=True, format="json")
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    (note,) = [line for line in lines if line.get("name") == "lora_rank"]
+    assert note["value"] == 4 and note["reason"] == "has no effect without --train_type lora"
+
+
 def test_folders_links_and_limit(train: Train, tmp_path: Path) -> None:
     result = train(max_steps=5, save_steps=1, save_total_limit=2, add_version=False, create_checkpoint_symlink=True)
     assert result.run_folder == tmp_path / "output"
