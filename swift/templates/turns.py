@@ -33,6 +33,7 @@ THINKING = ("enable_thinking", "thinking")
 
 DEFAULT_CLOSE = "\n</think>\n\n"
 TAG = re.compile(r"<[^<>]*>")
+EMPTY_BLOCK = re.compile(r"\s*<([^<>/]+)>\s*</\1>\s*")
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,26 @@ class Turn:
     def wanted(self) -> str:
         """The prompt and the answer."""
         return str.__getitem__(self.text, slice(0, self.span.stop))
+
+    def within(self, text: Traced) -> Span | None:
+        """Where a text holds the prompt, and behind it this answer; None where it does not.
+
+        An empty reasoning block that a template writes into the last turn only may be lacking: the server parses the
+        same message out of the answer without it, and renders it so from then on.
+        """
+        start, stop = self.span.start, self.span.stop
+        if text.startswith(self.wanted):
+            return self.span
+        if not text.startswith(self.wanted[:start]):
+            return None
+        block = EMPTY_BLOCK.match(self.wanted, start)
+        if block is None or self.text.origins[start : block.end()].strip(LITERAL):
+            return None
+        end = start + stop - block.end()
+        same = str.__getitem__(text, slice(start, end)) == self.wanted[block.end() :]
+        if not same or text.origins[start:end] != self.text.origins[block.end() : stop]:
+            return None
+        return Span(start, end, self.span.message)
 
 
 @dataclass(frozen=True)
@@ -136,9 +157,9 @@ class Turns:
         while left:
             last = turns[left[-1]]
             text = full if not samples and full.startswith(last.wanted) else last.text
-            shared = [index for index in left if text.startswith(turns[index].wanted)]
+            shared = {index: span for index in left if (span := turns[index].within(text)) is not None}
             left = [index for index in left if index not in shared]
-            samples.append(Sample(text, [turns[index].span for index in shared]))
+            samples.append(Sample(text, list(shared.values())))
         if len(samples) > 1:
             self.notes["rows split into one sample per turn, because the template rewrites earlier turns"] += 1
         return samples[::-1]
