@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from swift.errors import SwiftError
-from swift.rows import IGNORE, EncodedRow, Message, Row, Source
+from swift.rows import IGNORE, EncodedRow, Message, Rendered, Row, Source, TurnStart
 from swift.templates import messages as checks
 from swift.templates.closing import REASONING, TOOL, USER
 from swift.templates.environment import ChatTemplate
@@ -187,18 +187,19 @@ class Template:
         """The text of the model's own chat template."""
         return self.plain(self._conversation(messages, None), tools, prompt=add_generation_prompt)
 
-    def prompt_text(self, messages: Any, tools: Any = None) -> str:
-        """The text a server sends for the next assistant turn."""
-        return self.render(messages, tools, add_generation_prompt=True)
+    def prompt_text(self, messages: Any, tools: Any = None, **switches: Any) -> str:
+        """The text a server sends for the next assistant turn; `switches` are variables of this request alone."""
+        conversation = self._parse_tags(self._conversation(messages, None), tools)
+        return self.plain(conversation, tools, prompt=True, **switches)
 
-    def prompt(self, messages: Any, tools: Any = None) -> list[int]:
-        """The token ids a server sends for the next assistant turn."""
-        conversation = self._conversation(messages, None)
+    def prompt(self, messages: Any, tools: Any = None, **switches: Any) -> list[int]:
+        """The token ids a server sends for the next assistant turn; `switches` as in `prompt_text`."""
+        conversation = self._parse_tags(self._conversation(messages, None), tools)
         if self._encoder.pattern.search(repr((messages, tools))):
-            traced = self.traced(conversation, tools, prompt=True)
+            traced = self.traced(conversation, tools, prompt=True, **switches)
             text, origins = str.__getitem__(traced, slice(None)), traced.origins
         else:
-            text = self.plain(conversation, tools, prompt=True)
+            text = self.plain(conversation, tools, prompt=True, **switches)
             origins = LITERAL * len(text)
         found = self._encoder.control_text(text, origins) if self._as_text() else ()
         return list(self._encoder.encode(text, found).ids)
@@ -273,36 +274,38 @@ class Template:
         tokens = self._encoder.encode(text, found, edges)
         merged = self._encoder.unstable(tokens, text, found, [span.start for span in sample.spans])
         if not merged:
-            return [self._label(tokens, sample.spans, weights, source)]
+            return [self._label(text, tokens, sample.spans, weights, source)]
         rows = []
         together = [span for span in sample.spans if span.start not in merged]
         if together:
-            rows.append((together[-1].message, self._label(tokens, together, weights, source)))
+            rows.append((together[-1].message, self._label(text, tokens, together, weights, source)))
         for span in sample.spans:
             if span.start in merged:
                 end = len(text) if span is sample.spans[-1] else span.stop
                 places = (span.start,) if self._encoder.fast else (span.start, span.stop)
                 inside = [place for place in found if place[0] < end]
                 alone = self._encoder.encode(text[:end], inside, places)
-                rows.append((span.message, self._label(alone, [span], weights, source)))
+                rows.append((span.message, self._label(text[:end], alone, [span], weights, source)))
         if len(rows) > 1:
             self.notes["rows split, because the first token of a turn would merge with its prompt"] += 1
         return [row for _, row in sorted(rows, key=lambda pair: pair[0])]
 
     def _label(
-        self, tokens: Tokens, spans: Sequence[Span], weights: dict[int, float], source: Source | None
+        self, text: str, tokens: Tokens, spans: Sequence[Span], weights: dict[int, float], source: Source | None
     ) -> EncodedRow:
         ids = np.asarray(tokens.ids, dtype=np.int32)
         labels = np.full(len(ids), IGNORE, dtype=np.int32)
         weight = np.zeros(len(ids), dtype=np.float32) if weights else None
+        turns = []
         for span in spans:
             inside = slice(
                 int(np.searchsorted(tokens.stops, span.start, "right")), int(np.searchsorted(tokens.starts, span.stop))
             )
+            turns.append(TurnStart(span.message, inside.start, span.thinking))
             labels[inside] = ids[inside]
             if weight is not None:
                 weight[inside] = weights.get(span.message, 1.0)
-        encoded = EncodedRow(ids, labels, source, weight)
+        encoded = EncodedRow(ids, labels, source, weight, Rendered(text, tokens.stops, tuple(turns)))
         if not encoded.trained:
             raise SwiftError("no token of the row carries loss")
         return encoded

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -38,11 +38,15 @@ EMPTY_BLOCK = re.compile(r"\s*<([^<>/]+)>\s*</\1>\s*")
 
 @dataclass(frozen=True)
 class Span:
-    """The characters `[start, stop)` that the assistant's turn at index `message` has to generate."""
+    """The characters `[start, stop)` that the assistant's turn at index `message` has to generate.
+
+    `thinking` is the value of the reasoning switch that its prompt is made with; None where that is left alone.
+    """
 
     start: int
     stop: int
     message: int
+    thinking: bool | None = None
 
 
 @dataclass
@@ -83,7 +87,7 @@ class Turn:
         same = str.__getitem__(text, slice(start, end)) == self.wanted[block.end() :]
         if not same or text.origins[start:end] != self.text.origins[block.end() : stop]:
             return None
-        return Span(start, end, self.span.message)
+        return replace(self.span, stop=end)
 
 
 @dataclass(frozen=True)
@@ -182,16 +186,18 @@ class Turns:
         history, both = messages[:index], messages[: index + 1]
         thinks = bool((message.get("reasoning_content") or "").strip())
         switched = {} if thinks and self.options.thinking_off else dict.fromkeys(THINKING, thinks)
-        held: tuple[Traced, int] | None = None
+        held: tuple[Traced, int, bool | None] | None = None
+        thinking: bool | None = None
         for switches in ({}, switched):
+            thinking = switches.get(THINKING[0])
             prompt = self.renderer.plain(history, tools, prompt=True, **switches)
             known = None if switches else rendered
             text = self.renderer.traced(both, tools, **switches) if known is None else known
             if text.startswith(prompt):
-                held = held or (text, len(prompt))
+                held = held or (text, len(prompt), thinking)
                 # A template may show reasoning only with its switch on, as the server then has it.
                 if not thinks or origin_of(index, "reasoning_content") in text.origins:
-                    return self._finish(text, len(prompt), message, index)
+                    return self._finish(text, len(prompt), thinking, message, index)
         if held:
             return self._finish(*held, message, index)
         served = self.renderer.traced(history, tools, prompt=True, **switched)
@@ -201,7 +207,7 @@ class Turns:
             bare = {key: value for key, value in message.items() if key not in ("reasoning_content", "thinking")}
             self.notes["reasoning left out: the prompt says not to think"] += 1
             return self.turn([*history, bare], tools, index)
-        return self._finish(joined, len(prompt), message, index)
+        return self._finish(joined, len(prompt), thinking, message, index)
 
     def _check_opening(self) -> None:
         try:
@@ -264,7 +270,7 @@ class Turns:
         tags = len(TAG.findall(opened))
         return tags == 1 or (not tags and self.reasoning_close is not None and opened != self.options.response_prefix)
 
-    def _finish(self, text: Traced, start: int, message: Any, index: int) -> Turn:
+    def _finish(self, text: Traced, start: int, thinking: bool | None, message: Any, index: int) -> Turn:
         calls = bool(message.get("tool_calls"))
         endings = [self.tool_ending, self.text_ending] if calls else [self.text_ending]
         after = max(last_of(text, index), start)
@@ -273,11 +279,11 @@ class Turns:
             # A stop that lies behind the opening of another turn belongs to that turn.
             another = after > start and bool(self.opening) and self.opening in text[after : max(at, after)]
             if at >= 0 and not another:
-                turn = Turn(text, Span(start, at + len(ending.stop), index))
+                turn = Turn(text, Span(start, at + len(ending.stop), index, thinking))
                 break
             if ending.append:
                 closed = text[: max(after, len(str.rstrip(text)))] + ending.append
-                turn = Turn(closed, Span(start, len(closed), index))
+                turn = Turn(closed, Span(start, len(closed), index, thinking))
                 break
         else:
             raise SwiftError(
