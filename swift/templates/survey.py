@@ -5,20 +5,16 @@ Every `.jinja` file meets a handful of conversations, on a byte-level vocabulary
 
 from __future__ import annotations
 
-import re
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from swift.errors import SwiftError
+from swift.templates.closing import MARK
 from swift.templates.conversations import CONVERSATIONS, conversation_row
 from swift.templates.template import Template
 
-CONTROL = re.compile(
-    r"<\|[^<>|\s{}']{1,40}\|>|<｜[^<>｜\s]{1,40}｜>|</?s>|\[/?INST\]|<\|/?[A-Za-z_]+>|<[a-z_]+\|>"
-    r"|<(?:start|end)_of_[a-z]+>|<seed:[a-z_]+>|<sep>|\]~!?b[\]\[]|\[e~\["
-)
 EOS = ("<|im_end|>", "<|eot_id|>", "<|END_OF_TURN_TOKEN|>", "<｜end▁of▁sentence｜>")
 LEGEND = """\
 One sample: all turns train in one text. *n* samples: the template rewrites earlier turns, so each turn trains in the
@@ -42,7 +38,7 @@ def byte_tokenizer(source: str) -> Any:
         tokenizer_object=backend,
         bos_token="<s>",
         eos_token=next((token for token in EOS if token in source), "</s>"),
-        additional_special_tokens=sorted(set(CONTROL.findall(source))),
+        additional_special_tokens=sorted(set(MARK.findall(source))),
         chat_template=source,
     )
 

@@ -261,7 +261,7 @@ class Template:
         return samples
 
     def _tokenise(self, sample: Sample, weights: dict[int, float], source: Source | None) -> list[EncodedRow]:
-        """A sample's ids; a turn whose first token would merge with its prompt becomes a sample of its own.
+        """A sample's ids; a turn whose ends would merge with what stands around it becomes a sample of its own.
 
         There the text before the turn is tokenised alone, as a server does before it generates. As history of later
         turns the same text is tokenised in one piece, as a server does as well.
@@ -272,7 +272,8 @@ class Template:
         found = found if self._as_text() else []
         edges = [] if self._encoder.fast else [at for span in sample.spans for at in (span.start, span.stop)]
         tokens = self._encoder.encode(text, found, edges)
-        merged = self._encoder.unstable(tokens, text, found, [span.start for span in sample.spans])
+        open_ended = {span.start for span in sample.spans if tokens.crosses(span.stop)}
+        merged = open_ended.union(self._encoder.unstable(tokens, text, found, [span.start for span in sample.spans]))
         if not merged:
             return [self._label(text, tokens, sample.spans, weights, source)]
         rows = []
@@ -282,12 +283,13 @@ class Template:
         for span in sample.spans:
             if span.start in merged:
                 end = len(text) if span is sample.spans[-1] else span.stop
-                places = (span.start,) if self._encoder.fast else (span.start, span.stop)
+                cut_behind = span.start in open_ended or not self._encoder.fast
+                places = (span.start, span.stop) if cut_behind else (span.start,)
                 inside = [place for place in found if place[0] < end]
                 alone = self._encoder.encode(text[:end], inside, places)
                 rows.append((span.message, self._label(text[:end], alone, [span], weights, source)))
         if len(rows) > 1:
-            self.notes["rows split, because the first token of a turn would merge with its prompt"] += 1
+            self.notes["rows split, because a token of a turn would merge with what stands around it"] += 1
         return [row for _, row in sorted(rows, key=lambda pair: pair[0])]
 
     def _label(
