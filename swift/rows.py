@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 IGNORE = -100
 """The label of a token that carries no loss."""
 
+THINKING = ("enable_thinking", "thinking")
+"""The switches by which servers turn reasoning on and off."""
+
 
 class Message(TypedDict, total=False):
     """One turn. `role` is system, user, assistant or tool.
@@ -68,6 +71,11 @@ class TurnStart:
     message: int
     token: int
     thinking: bool | None = None
+
+    @property
+    def switches(self) -> dict[str, Any]:
+        """Variables of the template that the prompt is made with."""
+        return {} if self.thinking is None else dict.fromkeys(THINKING, self.thinking)
 
 
 @dataclass(frozen=True)

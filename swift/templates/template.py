@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from swift.errors import SwiftError
-from swift.rows import IGNORE, EncodedRow, Message, Rendered, Row, Source, TurnStart
+from swift.rows import IGNORE, THINKING, EncodedRow, Message, Rendered, Row, Source, TurnStart
 from swift.templates import messages as checks
 from swift.templates.closing import REASONING, TOOL, USER
 from swift.templates.environment import ChatTemplate
@@ -18,7 +18,7 @@ from swift.templates.parsing import parse_text
 from swift.templates.provenance import LITERAL, Traced, origin_of
 from swift.templates.skeleton import Skeletons, placed, runs_of
 from swift.templates.tokens import Encoder, Tokens
-from swift.templates.turns import THINKING, Sample, ServingOptions, Span, Turns
+from swift.templates.turns import Sample, ServingOptions, Span, Turns
 
 CONTROL_CHOICES = ("text", "token", "error")
 
@@ -179,9 +179,13 @@ class Template:
 
     def _conversation(self, messages: Any, where: str | None) -> list[dict[str, Any]]:
         checks.check(messages, where)
-        if self.system is not None and messages[0]["role"] not in ("system", "developer"):
-            messages = [{"role": "system", "content": self.system}, *messages]
-        return checks.served(messages)
+        return checks.served(self.conversation(messages))
+
+    def conversation(self, messages: Any) -> list[Any]:
+        """The messages of a row, behind the template's system text where they bring none."""
+        if self.system is None or messages[0]["role"] in ("system", "developer"):
+            return list(messages)
+        return [{"role": "system", "content": self.system}, *messages]
 
     def render(self, messages: Any, tools: Any = None, *, add_generation_prompt: bool = False) -> str:
         """The text of the model's own chat template."""
@@ -330,7 +334,7 @@ class Template:
         reads, keeps = self._reasoning(bool(tools))
         if reads or not keeps:
             conversation = [checks.split_reasoning(message, opened=not keeps) for message in conversation]
-        if "<tool_call>" in self._encoder.control and self._turns.takes_calls:
+        if any("<tool_call>" in checks.text_of(message) for message in conversation) and self._turns.takes_calls:
             conversation = [checks.split_calls(message) for message in conversation]
         return conversation
 
@@ -359,11 +363,19 @@ class Template:
     @property
     def stop_token_ids(self) -> list[int]:
         """What ends a generated turn: what the template closes turns with, and the tokenizer's end of sequence."""
-        ids = [self.tokenizer.convert_tokens_to_ids(text.strip() or text) for text in self.stop_texts]
-        ids = [token for token in ids if token is not None and token != self.tokenizer.unk_token_id]
+        ids = [token for token in map(self._token_of, self.stop_texts) if token is not None]
         if self.tokenizer.eos_token_id is not None:
             ids.append(self.tokenizer.eos_token_id)
         return list(dict.fromkeys(ids))
+
+    @property
+    def stop_strings(self) -> list[str]:
+        """The ends of turns that are no single token, so that a server has to watch the text for them."""
+        return [text for text in self.stop_texts if self._token_of(text) is None]
+
+    def _token_of(self, text: str) -> int | None:
+        token = self.tokenizer.convert_tokens_to_ids(text.strip() or text)
+        return None if token == self.tokenizer.unk_token_id else token
 
     def parse(self, text: str) -> Message:
         """The message that a generated text stands for: reasoning, content and tool calls."""

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from swift.errors import SwiftError
+from swift.rows import THINKING
 from swift.templates.closing import (
     Ending,
     Renderer,
@@ -27,9 +28,6 @@ from swift.templates.closing import (
 )
 from swift.templates.messages import text_of
 from swift.templates.provenance import LITERAL, Traced, origin_of, origins_of
-
-THINKING = ("enable_thinking", "thinking")
-"""The switches by which servers turn reasoning on and off."""
 
 DEFAULT_CLOSE = "\n</think>\n\n"
 TAG = re.compile(r"<[^<>]*>")
