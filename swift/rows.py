@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
@@ -10,6 +10,9 @@ if TYPE_CHECKING:
 
 IGNORE = -100
 """The label of a token that carries no loss."""
+
+THINKING = ("enable_thinking", "thinking")
+"""The switches by which servers turn reasoning on and off."""
 
 
 class Message(TypedDict, total=False):
@@ -55,6 +58,41 @@ class Source:
         return f"{self.name}:{self.line}"
 
 
+@dataclass(frozen=True)
+class TurnStart:
+    """Where an assistant's turn begins to be generated: what stands before it is the prompt that a server sends.
+
+    Attributes:
+        message: its index in the conversation, which begins with a system text where `--system` put one there.
+        token: the place of its first token.
+        thinking: the value of the template's reasoning switch that the prompt is made with; None leaves it alone.
+    """
+
+    message: int
+    token: int
+    thinking: bool | None = None
+
+    @property
+    def switches(self) -> dict[str, Any]:
+        """Variables of the template that the prompt is made with."""
+        return {} if self.thinking is None else dict.fromkeys(THINKING, self.thinking)
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """The text of a sample, and where its tokens and turns lie in it.
+
+    Attributes:
+        text: what the template rendered.
+        stops: int64[n], the place behind the last character of each token.
+        turns: the turns that the sample is made for.
+    """
+
+    text: str
+    stops: np.ndarray
+    turns: tuple[TurnStart, ...]
+
+
 @dataclass
 class EncodedRow:
     """One training sample, unpadded.
@@ -64,12 +102,14 @@ class EncodedRow:
         labels: int32[n], `IGNORE` where there is no loss; `labels[i]` is the token at place i (not shifted).
         weights: float32[n], only where a loss scale asks for it.
         source: where the row came from.
+        rendered: its text; None for a sample that was cut or stored.
     """
 
     input_ids: np.ndarray
     labels: np.ndarray
     source: Source | None = None
     weights: np.ndarray | None = None
+    rendered: Rendered | None = field(default=None, repr=False, compare=False)
 
     @property
     def length(self) -> int:

@@ -23,7 +23,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train": {"hub", "models", "templates", "data", "tuners", "objectives", "engines", "plan"},
     "infer": {"hub", "models", "templates", "data", "tuners", "engines"},
     "export": {"hub", "models", "templates", "data", "tuners", "engines"},
-    "cli": {"hub", "models", "plan", "train", "infer", "export"},
+    "show": {"models", "templates", "data", "plan"},
+    "cli": {"hub", "models", "plan", "train", "infer", "export", "show"},
 }
 """hub finds folders; data reads from hubs and engines resolve names, so they may use it."""
 

@@ -17,6 +17,7 @@ RUNS = {
     "sft": "swift.train.sft:main",
     "infer": "swift.infer.run:main",
     "merge-lora": "swift.export.merge:main",
+    "template": "swift.show.template:main",
     "doctor": "swift.cli.doctor:main",
 }
 """Sub-command -> the function that takes its configuration and returns an exit status."""

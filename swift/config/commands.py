@@ -154,6 +154,32 @@ class MergeConfig(CommandConfig):
 
 
 @dataclass
+class RowsConfig:
+    """Which rows are shown, and how."""
+
+    row: list[str] = option(
+        help="Rows to show, named as --dataset names them; unset means built-in conversations.", factory=list
+    )
+    columns: dict[str, str] | None = option(None, 'Column names of the data to ours, as JSON: {"question": "query"}.')
+    model_name: list[str] = option(help="Fills {{NAME}} in self-cognition data.", factory=list)
+    model_author: list[str] = option(help="Fills {{AUTHOR}} likewise.", factory=list)
+    format: Literal["text", "json", "html"] = option(
+        "text", "For a terminal, one JSON object a sample, or a page of HTML; all on standard output."
+    )
+
+
+@dataclass
+class ShowConfig(CommandConfig):
+    """Render, tokens and loss mask of rows, without the model's weights."""
+
+    command: ClassVar[str] = "template"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    template: TrainTemplateConfig = field(default_factory=TrainTemplateConfig)
+    rows: RowsConfig = field(default_factory=RowsConfig)
+    plugins: PluginConfig = field(default_factory=PluginConfig)
+
+
+@dataclass
 class ReportConfig:
     """Options of what is printed."""
 
@@ -168,4 +194,6 @@ class DoctorConfig(CommandConfig):
     report: ReportConfig = field(default_factory=ReportConfig)
 
 
-COMMANDS: dict[str, type[CommandConfig]] = {c.command: c for c in (SftConfig, InferConfig, MergeConfig, DoctorConfig)}
+COMMANDS: dict[str, type[CommandConfig]] = {
+    c.command: c for c in (SftConfig, InferConfig, MergeConfig, ShowConfig, DoctorConfig)
+}

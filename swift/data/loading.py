@@ -69,7 +69,7 @@ def load_rows(
                 continue
             seen.update(record[0])
             try:
-                rows.append((_checked(record[0], config, answers), record[1]))
+                rows.append((checked_row(record[0], config, answers), record[1]))
             except BadRow as error:
                 bad.append(Dropped(record[1], str(error)))
         if rows and wanted.rows is not None:
@@ -88,7 +88,8 @@ def load_rows(
     return whole
 
 
-def _checked(record: Mapping[str, Any], config: DataConfig, answers: bool) -> Row:
+def checked_row(record: Mapping[str, Any], config: DataConfig, answers: bool) -> Row:
+    """A record as a row; raises `BadRow` with what is wrong with it."""
     row = to_row(record, config.columns, answers=answers)
     check_row(row, answers=answers)
     return row

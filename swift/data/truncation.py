@@ -40,4 +40,5 @@ def _cut(sample: EncodedRow, start: int, stop: int) -> EncodedRow:
         input_ids=sample.input_ids[start:stop],
         labels=sample.labels[start:stop],
         weights=None if sample.weights is None else sample.weights[start:stop],
+        rendered=None,
     )

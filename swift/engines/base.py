@@ -16,13 +16,17 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass
 class InferRequest:
-    """One conversation to answer; its last turn is the user's or a tool's."""
+    """One conversation to answer; its last turn is the user's or a tool's.
+
+    `chat_template_kwargs` are variables for the template in this request alone, such as its thinking switch.
+    """
 
     messages: list[Message]
     tools: list[dict[str, Any]] | None = None
     images: list[Any] = field(default_factory=list)
     videos: list[Any] = field(default_factory=list)
     audios: list[Any] = field(default_factory=list)
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
 
     @property
     def has_media(self) -> bool:

@@ -26,7 +26,7 @@ def encode_prompt(template: Template, request: InferRequest, context: int | None
             "the conversation ends with the assistant's turn: there is nothing to answer",
             fix="end it with a turn of the user or a tool",
         )
-    prompt = template.prompt(request.messages, request.tools)
+    prompt = template.prompt(request.messages, request.tools, **request.chat_template_kwargs)
     if not prompt:
         raise SwiftError("the prompt has no tokens", fix="give it some text")
     if context is not None and len(prompt) >= context:

@@ -202,7 +202,7 @@ class PtEngine:
         Raises:
             SwiftError: a prompt is longer than the context, holds media, or cannot be rendered.
         """
-        config = config or RequestConfig()
+        config = self._with_stops(config)
         jobs = self._jobs(requests, config)
         choices: dict[tuple[int, int], Choice] = {}
         prompts = {job.request: len(job.prompt) for job in jobs}
@@ -229,7 +229,7 @@ class PtEngine:
         Raises:
             SwiftError: as `infer`; or more than one answer is asked for.
         """
-        config = config or RequestConfig()
+        config = self._with_stops(config)
         if config.n > 1:
             raise SwiftError(f"n is {config.n}; one answer can be streamed", fix="call infer")
         job = self._jobs([request], config)[0]
@@ -353,6 +353,12 @@ class PtEngine:
         choice = self._choice(job, rows[0], config)
         response = Response([choice], Usage(len(job.prompt), len(choice.token_ids)))
         yield Delta(text.finish(), choice.finish_reason, response)
+
+    def _with_stops(self, config: RequestConfig | None) -> RequestConfig:
+        """The parameters with the template's ends of turns that are text to this tokenizer."""
+        config = config or RequestConfig()
+        stops = self.template.stop_strings
+        return config.with_values(stop=[*config.stop, *stops]) if stops else config
 
     def _find_stop_ids(self) -> set[int]:
         """What ends an answer: the template's end of turn, and what model and tokenizer call their end."""

@@ -29,6 +29,13 @@ TOOL = {
 CALL = {"id": "call12345", "type": "function", "function": {"name": "probe_tool", "arguments": {"key": "probe"}}}
 
 
+MARK = re.compile(
+    r"<\|[^<>|\s{}']{1,40}\|>|<｜[^<>｜\s]{1,40}｜>|</?s>|\[/?INST\]|<\|/?[A-Za-z_]+>|<[a-z_]+\|>"
+    r"|<(?:start|end)_of_[a-z]+>|<seed:[a-z_]+>|<sep>|\]~!?b[\]\[]|\[e~\["
+)
+"""What control tokens look like: for a tokenizer that does not know those of its template."""
+
+
 class Renderer(Protocol):
     """What spans need of a template."""
 
@@ -151,7 +158,8 @@ def opener(renderer: Renderer, messages: list[Any], tools: Any, control: re.Patt
     """The control token that opens an assistant's turn, or an empty string."""
     whole = renderer.plain(messages, tools, prompt=True)
     before = renderer.plain(messages, tools, prompt=False)
-    found = control.search(whole[len(shared_start(whole, before)) :])
+    opened = whole[len(shared_start(whole, before)) :]
+    found = control.search(opened) or MARK.search(opened)
     return found[0] if found else ""
 
 
@@ -164,6 +172,8 @@ def find_ending(
     gap = str.__getitem__(long, slice(max(last_of(long[:edge], 1), 0), edge))
     shared = len(shared_start(tail, gap))
     in_tail, in_gap = list(control.finditer(tail)), list(control.finditer(gap))
+    if not in_tail and not in_gap:
+        in_tail, in_gap = list(MARK.finditer(tail)), list(MARK.finditer(gap))
     if closes:
         common = [m for m in in_gap if m.end() <= shared]
         if common:

@@ -167,12 +167,17 @@ def split_reasoning(message: dict[str, Any], *, opened: bool) -> dict[str, Any]:
 
 
 def split_calls(message: dict[str, Any]) -> dict[str, Any]:
-    """Move `<tool_call>` blocks with JSON inside, in an assistant's text, into `tool_calls`."""
+    """Move `<tool_call>` blocks with JSON inside, at the end of an assistant's text, into `tool_calls`.
+
+    Blocks with text behind them, and such as are no calls, stay text: a message has its calls behind its content.
+    """
     content = message.get("content")
     if message.get("role") != "assistant" or message.get("tool_calls") or not isinstance(content, str):
         return message
     parsed = parse_calls(content)
-    return {**message, **parsed} if parsed.get("tool_calls") else message
+    if not parsed.get("tool_calls") or content.partition("<tool_call>")[0].rstrip() != parsed["content"].rstrip():
+        return message
+    return {**message, **parsed, "content": parsed["content"].rstrip()}
 
 
 def shape_of(messages: Sequence[dict[str, Any]]) -> tuple[Any, ...]:

@@ -6,7 +6,7 @@ import re
 from bisect import bisect_right
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from swift.templates.provenance import LITERAL, Traced
@@ -18,9 +18,9 @@ LIMIT = 512
 
 @dataclass(frozen=True)
 class Known:
-    """Spans as (run, place in it) pairs, and the notes that come with the shape."""
+    """Ends of spans as (run, place in it) pairs, each with a span like it, and the notes of the shape."""
 
-    spans: tuple[tuple[tuple[int, int], tuple[int, int], int], ...]
+    spans: tuple[tuple[tuple[int, int], tuple[int, int], Span], ...]
     notes: Counter[str]
 
 
@@ -32,7 +32,7 @@ def runs_of(text: Traced) -> list[tuple[int, int]]:
 def placed(known: Known, runs: Sequence[tuple[int, int]]) -> list[Span]:
     """The spans of a known shape in another conversation."""
     ends = [*(start for start, _ in runs), runs[-1][1]]
-    return [Span(ends[a] + x, ends[b] + y, message) for (a, x), (b, y), message in known.spans]
+    return [replace(span, start=ends[a] + x, stop=ends[b] + y) for (a, x), (b, y), span in known.spans]
 
 
 class Skeletons:
@@ -77,7 +77,7 @@ class Skeletons:
             start, stop = place(span.start), place(span.stop)
             if start is None or stop is None:
                 return
-            found.append((start, stop, span.message))
+            found.append((start, stop, span))
         self._known[self._key(shape, text, runs)] = Known(tuple(found), notes)
         if len(self._known) > LIMIT:
             self._known.popitem(last=False)

@@ -5,45 +5,17 @@ Every `.jinja` file meets a handful of conversations, on a byte-level vocabulary
 
 from __future__ import annotations
 
-import re
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from swift.errors import SwiftError
-from swift.templates.closing import TOOL
+from swift.templates.closing import MARK
+from swift.templates.conversations import CONVERSATIONS, conversation_row
 from swift.templates.template import Template
 
-CONTROL = re.compile(
-    r"<\|[^<>|\s{}']{1,40}\|>|<｜[^<>｜\s]{1,40}｜>|</?s>|\[/?INST\]|<\|/?[A-Za-z_]+>|<[a-z_]+\|>"
-    r"|<(?:start|end)_of_[a-z]+>|<seed:[a-z_]+>|<sep>|\]~!?b[\]\[]|\[e~\["
-)
 EOS = ("<|im_end|>", "<|eot_id|>", "<|END_OF_TURN_TOKEN|>", "<｜end▁of▁sentence｜>")
-CALL = {"id": "abcdef123", "type": "function", "function": {"name": "probe_tool", "arguments": {"key": "Paris"}}}
-
-
-def _turns(*texts: str) -> list[dict[str, Any]]:
-    return [{"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(texts)]
-
-
-CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
-    "one turn": _turns("What is 2+2?", "It is 4."),
-    "three turns": _turns("Hi", "Hello!", "How are you?", "Fine.", "And now?", "Good."),
-    "system": [{"role": "system", "content": "Be brief."}, *_turns("Hi", "Hello!", "More", "Again!")],
-    "reasoning": [
-        {"role": "user", "content": "2+2?"},
-        {"role": "assistant", "reasoning_content": "Adding two.", "content": "Four."},
-        {"role": "user", "content": "3+3?"},
-        {"role": "assistant", "reasoning_content": "Adding three.", "content": "Six."},
-    ],
-    "tools": [
-        {"role": "user", "content": "Weather in Paris?"},
-        {"role": "assistant", "content": "", "tool_calls": [CALL]},
-        {"role": "tool", "name": "probe_tool", "tool_call_id": "abcdef123", "content": '{"temp": 20}'},
-        {"role": "assistant", "content": "It is 20 degrees."},
-    ],
-}
 LEGEND = """\
 One sample: all turns train in one text. *n* samples: the template rewrites earlier turns, so each turn trains in the
 text it is served with. *reasoning dropped*: the template has no place for it (counted in the plan). *refused*: the
@@ -66,17 +38,16 @@ def byte_tokenizer(source: str) -> Any:
         tokenizer_object=backend,
         bos_token="<s>",
         eos_token=next((token for token in EOS if token in source), "</s>"),
-        additional_special_tokens=sorted(set(CONTROL.findall(source))),
+        additional_special_tokens=sorted(set(MARK.findall(source))),
         chat_template=source,
     )
 
 
 def outcome(template: Template, name: str) -> str:
     """What becomes of one conversation."""
-    row: Any = {"messages": CONVERSATIONS[name], "tools": [TOOL] if name == "tools" else None}
     template.notes.clear()
     try:
-        samples = template.encode(row)
+        samples = template.encode(conversation_row(name))
     except SwiftError as error:
         return "drops calls" if "drops the tool calls" in error.what else "refused"
     said = "one sample" if len(samples) == 1 else f"{len(samples)} samples"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from swift.errors import SwiftError
-from swift.rows import IGNORE, EncodedRow, Message, Row, Source
+from swift.rows import IGNORE, THINKING, EncodedRow, Message, Rendered, Row, Source, TurnStart
 from swift.templates import messages as checks
 from swift.templates.closing import REASONING, TOOL, USER
 from swift.templates.environment import ChatTemplate
@@ -18,7 +18,7 @@ from swift.templates.parsing import parse_text
 from swift.templates.provenance import LITERAL, Traced, origin_of
 from swift.templates.skeleton import Skeletons, placed, runs_of
 from swift.templates.tokens import Encoder, Tokens
-from swift.templates.turns import THINKING, Sample, ServingOptions, Span, Turns
+from swift.templates.turns import Sample, ServingOptions, Span, Turns
 
 CONTROL_CHOICES = ("text", "token", "error")
 
@@ -179,26 +179,31 @@ class Template:
 
     def _conversation(self, messages: Any, where: str | None) -> list[dict[str, Any]]:
         checks.check(messages, where)
-        if self.system is not None and messages[0]["role"] not in ("system", "developer"):
-            messages = [{"role": "system", "content": self.system}, *messages]
-        return checks.served(messages)
+        return checks.served(self.conversation(messages))
+
+    def conversation(self, messages: Any) -> list[Any]:
+        """The messages of a row, behind the template's system text where they bring none."""
+        if self.system is None or messages[0]["role"] in ("system", "developer"):
+            return list(messages)
+        return [{"role": "system", "content": self.system}, *messages]
 
     def render(self, messages: Any, tools: Any = None, *, add_generation_prompt: bool = False) -> str:
         """The text of the model's own chat template."""
         return self.plain(self._conversation(messages, None), tools, prompt=add_generation_prompt)
 
-    def prompt_text(self, messages: Any, tools: Any = None) -> str:
-        """The text a server sends for the next assistant turn."""
-        return self.render(messages, tools, add_generation_prompt=True)
+    def prompt_text(self, messages: Any, tools: Any = None, **switches: Any) -> str:
+        """The text a server sends for the next assistant turn; `switches` are variables of this request alone."""
+        conversation = self._parse_tags(self._conversation(messages, None), tools)
+        return self.plain(conversation, tools, prompt=True, **switches)
 
-    def prompt(self, messages: Any, tools: Any = None) -> list[int]:
-        """The token ids a server sends for the next assistant turn."""
-        conversation = self._conversation(messages, None)
+    def prompt(self, messages: Any, tools: Any = None, **switches: Any) -> list[int]:
+        """The token ids a server sends for the next assistant turn; `switches` as in `prompt_text`."""
+        conversation = self._parse_tags(self._conversation(messages, None), tools)
         if self._encoder.pattern.search(repr((messages, tools))):
-            traced = self.traced(conversation, tools, prompt=True)
+            traced = self.traced(conversation, tools, prompt=True, **switches)
             text, origins = str.__getitem__(traced, slice(None)), traced.origins
         else:
-            text = self.plain(conversation, tools, prompt=True)
+            text = self.plain(conversation, tools, prompt=True, **switches)
             origins = LITERAL * len(text)
         found = self._encoder.control_text(text, origins) if self._as_text() else ()
         return list(self._encoder.encode(text, found).ids)
@@ -260,7 +265,7 @@ class Template:
         return samples
 
     def _tokenise(self, sample: Sample, weights: dict[int, float], source: Source | None) -> list[EncodedRow]:
-        """A sample's ids; a turn whose first token would merge with its prompt becomes a sample of its own.
+        """A sample's ids; a turn whose ends would merge with what stands around it becomes a sample of its own.
 
         There the text before the turn is tokenised alone, as a server does before it generates. As history of later
         turns the same text is tokenised in one piece, as a server does as well.
@@ -271,38 +276,42 @@ class Template:
         found = found if self._as_text() else []
         edges = [] if self._encoder.fast else [at for span in sample.spans for at in (span.start, span.stop)]
         tokens = self._encoder.encode(text, found, edges)
-        merged = self._encoder.unstable(tokens, text, found, [span.start for span in sample.spans])
+        open_ended = {span.start for span in sample.spans if tokens.crosses(span.stop)}
+        merged = open_ended.union(self._encoder.unstable(tokens, text, found, [span.start for span in sample.spans]))
         if not merged:
-            return [self._label(tokens, sample.spans, weights, source)]
+            return [self._label(text, tokens, sample.spans, weights, source)]
         rows = []
         together = [span for span in sample.spans if span.start not in merged]
         if together:
-            rows.append((together[-1].message, self._label(tokens, together, weights, source)))
+            rows.append((together[-1].message, self._label(text, tokens, together, weights, source)))
         for span in sample.spans:
             if span.start in merged:
                 end = len(text) if span is sample.spans[-1] else span.stop
-                places = (span.start,) if self._encoder.fast else (span.start, span.stop)
+                cut_behind = span.start in open_ended or not self._encoder.fast
+                places = (span.start, span.stop) if cut_behind else (span.start,)
                 inside = [place for place in found if place[0] < end]
                 alone = self._encoder.encode(text[:end], inside, places)
-                rows.append((span.message, self._label(alone, [span], weights, source)))
+                rows.append((span.message, self._label(text[:end], alone, [span], weights, source)))
         if len(rows) > 1:
-            self.notes["rows split, because the first token of a turn would merge with its prompt"] += 1
+            self.notes["rows split, because a token of a turn would merge with what stands around it"] += 1
         return [row for _, row in sorted(rows, key=lambda pair: pair[0])]
 
     def _label(
-        self, tokens: Tokens, spans: Sequence[Span], weights: dict[int, float], source: Source | None
+        self, text: str, tokens: Tokens, spans: Sequence[Span], weights: dict[int, float], source: Source | None
     ) -> EncodedRow:
         ids = np.asarray(tokens.ids, dtype=np.int32)
         labels = np.full(len(ids), IGNORE, dtype=np.int32)
         weight = np.zeros(len(ids), dtype=np.float32) if weights else None
+        turns = []
         for span in spans:
             inside = slice(
                 int(np.searchsorted(tokens.stops, span.start, "right")), int(np.searchsorted(tokens.starts, span.stop))
             )
+            turns.append(TurnStart(span.message, inside.start, span.thinking))
             labels[inside] = ids[inside]
             if weight is not None:
                 weight[inside] = weights.get(span.message, 1.0)
-        encoded = EncodedRow(ids, labels, source, weight)
+        encoded = EncodedRow(ids, labels, source, weight, Rendered(text, tokens.stops, tuple(turns)))
         if not encoded.trained:
             raise SwiftError("no token of the row carries loss")
         return encoded
@@ -325,7 +334,7 @@ class Template:
         reads, keeps = self._reasoning(bool(tools))
         if reads or not keeps:
             conversation = [checks.split_reasoning(message, opened=not keeps) for message in conversation]
-        if "<tool_call>" in self._encoder.control and self._turns.takes_calls:
+        if any("<tool_call>" in checks.text_of(message) for message in conversation) and self._turns.takes_calls:
             conversation = [checks.split_calls(message) for message in conversation]
         return conversation
 
@@ -354,11 +363,19 @@ class Template:
     @property
     def stop_token_ids(self) -> list[int]:
         """What ends a generated turn: what the template closes turns with, and the tokenizer's end of sequence."""
-        ids = [self.tokenizer.convert_tokens_to_ids(text.strip() or text) for text in self.stop_texts]
-        ids = [token for token in ids if token is not None and token != self.tokenizer.unk_token_id]
+        ids = [token for token in map(self._token_of, self.stop_texts) if token is not None]
         if self.tokenizer.eos_token_id is not None:
             ids.append(self.tokenizer.eos_token_id)
         return list(dict.fromkeys(ids))
+
+    @property
+    def stop_strings(self) -> list[str]:
+        """The ends of turns that are no single token, so that a server has to watch the text for them."""
+        return [text for text in self.stop_texts if self._token_of(text) is None]
+
+    def _token_of(self, text: str) -> int | None:
+        token = self.tokenizer.convert_tokens_to_ids(text.strip() or text)
+        return None if token == self.tokenizer.unk_token_id else token
 
     def parse(self, text: str) -> Message:
         """The message that a generated text stands for: reasoning, content and tool calls."""

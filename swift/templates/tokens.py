@@ -25,6 +25,11 @@ class Tokens:
     starts: np.ndarray
     stops: np.ndarray
 
+    def crosses(self, place: int) -> bool:
+        """Whether a token stands for characters on both sides of a place in the text."""
+        after = int(np.searchsorted(self.stops, place, "right"))
+        return after < len(self.starts) and bool(self.starts[after] < place)
+
     def extend(self, other: Tokens, shift: int) -> None:
         """Append tokens of a later part of the text."""
         self.ids += other.ids
@@ -135,9 +140,9 @@ class Encoder:
         """Whether the ids before the cut are what the text before it gives alone, from the last control token on."""
         if cut in (0, len(text)):
             return True
-        after = int(np.searchsorted(tokens.stops, cut, "right"))
-        if after < len(tokens.starts) and tokens.starts[after] < cut:
+        if tokens.crosses(cut):
             return False
+        after = int(np.searchsorted(tokens.stops, cut, "right"))
         begin = 0
         for match in self.pattern.finditer(text, max(0, cut - 200), cut):
             begin = match.start()

@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from swift.errors import SwiftError
+from swift.rows import THINKING
 from swift.templates.closing import (
     Ending,
     Renderer,
@@ -28,20 +29,22 @@ from swift.templates.closing import (
 from swift.templates.messages import text_of
 from swift.templates.provenance import LITERAL, Traced, origin_of, origins_of
 
-THINKING = ("enable_thinking", "thinking")
-"""The switches by which servers turn reasoning on and off."""
-
 DEFAULT_CLOSE = "\n</think>\n\n"
 TAG = re.compile(r"<[^<>]*>")
+EMPTY_BLOCK = re.compile(r"\s*<([^<>/]+)>\s*</\1>\s*")
 
 
 @dataclass(frozen=True)
 class Span:
-    """The characters `[start, stop)` that the assistant's turn at index `message` has to generate."""
+    """The characters `[start, stop)` that the assistant's turn at index `message` has to generate.
+
+    `thinking` is the value of the reasoning switch that its prompt is made with; None where that is left alone.
+    """
 
     start: int
     stop: int
     message: int
+    thinking: bool | None = None
 
 
 @dataclass
@@ -63,6 +66,26 @@ class Turn:
     def wanted(self) -> str:
         """The prompt and the answer."""
         return str.__getitem__(self.text, slice(0, self.span.stop))
+
+    def within(self, text: Traced) -> Span | None:
+        """Where a text holds the prompt, and behind it this answer; None where it does not.
+
+        An empty reasoning block that a template writes into the last turn only may be lacking: the server parses the
+        same message out of the answer without it, and renders it so from then on.
+        """
+        start, stop = self.span.start, self.span.stop
+        if text.startswith(self.wanted):
+            return self.span
+        if not text.startswith(self.wanted[:start]):
+            return None
+        block = EMPTY_BLOCK.match(self.wanted, start)
+        if block is None or self.text.origins[start : block.end()].strip(LITERAL):
+            return None
+        end = start + stop - block.end()
+        same = str.__getitem__(text, slice(start, end)) == self.wanted[block.end() :]
+        if not same or text.origins[start:end] != self.text.origins[block.end() : stop]:
+            return None
+        return replace(self.span, stop=end)
 
 
 @dataclass(frozen=True)
@@ -136,9 +159,9 @@ class Turns:
         while left:
             last = turns[left[-1]]
             text = full if not samples and full.startswith(last.wanted) else last.text
-            shared = [index for index in left if text.startswith(turns[index].wanted)]
+            shared = {index: span for index in left if (span := turns[index].within(text)) is not None}
             left = [index for index in left if index not in shared]
-            samples.append(Sample(text, [turns[index].span for index in shared]))
+            samples.append(Sample(text, list(shared.values())))
         if len(samples) > 1:
             self.notes["rows split into one sample per turn, because the template rewrites earlier turns"] += 1
         return samples[::-1]
@@ -161,16 +184,18 @@ class Turns:
         history, both = messages[:index], messages[: index + 1]
         thinks = bool((message.get("reasoning_content") or "").strip())
         switched = {} if thinks and self.options.thinking_off else dict.fromkeys(THINKING, thinks)
-        held: tuple[Traced, int] | None = None
+        held: tuple[Traced, int, bool | None] | None = None
+        thinking: bool | None = None
         for switches in ({}, switched):
+            thinking = switches.get(THINKING[0])
             prompt = self.renderer.plain(history, tools, prompt=True, **switches)
             known = None if switches else rendered
             text = self.renderer.traced(both, tools, **switches) if known is None else known
             if text.startswith(prompt):
-                held = held or (text, len(prompt))
+                held = held or (text, len(prompt), thinking)
                 # A template may show reasoning only with its switch on, as the server then has it.
                 if not thinks or origin_of(index, "reasoning_content") in text.origins:
-                    return self._finish(text, len(prompt), message, index)
+                    return self._finish(text, len(prompt), thinking, message, index)
         if held:
             return self._finish(*held, message, index)
         served = self.renderer.traced(history, tools, prompt=True, **switched)
@@ -180,7 +205,7 @@ class Turns:
             bare = {key: value for key, value in message.items() if key not in ("reasoning_content", "thinking")}
             self.notes["reasoning left out: the prompt says not to think"] += 1
             return self.turn([*history, bare], tools, index)
-        return self._finish(joined, len(prompt), message, index)
+        return self._finish(joined, len(prompt), thinking, message, index)
 
     def _check_opening(self) -> None:
         try:
@@ -243,7 +268,7 @@ class Turns:
         tags = len(TAG.findall(opened))
         return tags == 1 or (not tags and self.reasoning_close is not None and opened != self.options.response_prefix)
 
-    def _finish(self, text: Traced, start: int, message: Any, index: int) -> Turn:
+    def _finish(self, text: Traced, start: int, thinking: bool | None, message: Any, index: int) -> Turn:
         calls = bool(message.get("tool_calls"))
         endings = [self.tool_ending, self.text_ending] if calls else [self.text_ending]
         after = max(last_of(text, index), start)
@@ -252,11 +277,11 @@ class Turns:
             # A stop that lies behind the opening of another turn belongs to that turn.
             another = after > start and bool(self.opening) and self.opening in text[after : max(at, after)]
             if at >= 0 and not another:
-                turn = Turn(text, Span(start, at + len(ending.stop), index))
+                turn = Turn(text, Span(start, at + len(ending.stop), index, thinking))
                 break
             if ending.append:
                 closed = text[: max(after, len(str.rstrip(text)))] + ending.append
-                turn = Turn(closed, Span(start, len(closed), index))
+                turn = Turn(closed, Span(start, len(closed), index, thinking))
                 break
         else:
             raise SwiftError(

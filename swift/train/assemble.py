@@ -35,6 +35,18 @@ ROWS_IN_A_STEP = 16
 PACK_AT_LEAST = 4096
 
 
+def check_prompts(template: Template, rows: RowSet, held: RowSet | None, decisions: Decisions) -> None:
+    """Stop where serving would send other prompts than training puts before its answers.
+
+    Raises:
+        SwiftError: it names the row and the turn and shows both texts.
+    """
+    from swift.engines.parity import check_parity
+
+    checked = check_parity(template, rows.rows + (held.rows if held else []))
+    decisions.add("parity", str(checked), "data", "served prompt and trained prefix are the same, id for id")
+
+
 @dataclass
 class Samples:
     """A tokenised set and its units: packs where packing is on, else single samples."""

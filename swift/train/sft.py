@@ -39,6 +39,7 @@ def sft(config: SftConfig | None = None, **options: Any) -> SftResult:
     source = setup.open_for_training(config, decisions)
     template = setup.template_of(config, source, decisions)
     data = assemble.prepare(config, source, template, rows, held, decisions)
+    assemble.check_prompts(template, rows, held, decisions)
     plan = setup.plan_run(config, source, data, decisions)
     screen = outcome.screen(plan, data, template.tokenizer)
     if config.output.dry_run:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from swift.templates.closing import MARK
 from tests.shared import shared_dir
 
 SHARED = shared_dir()
 TEMPLATES = sorted((SHARED / "chat_templates").glob("*.jinja")) if SHARED else []
 MASKS = sorted((SHARED / "chat_templates" / "masks").glob("*_training.jinja")) if SHARED else []
-CONTROL = re.compile(
-    r"<\|[^<>|\s{}']{1,40}\|>|<｜[^<>｜\s]{1,40}｜>|</?s>|\[/?INST\]|<\|/?[A-Za-z_]+>|<[a-z_]+\|>"
-    r"|<(?:start|end)_of_[a-z]+>|<seed:[a-z_]+>|<sep>|\]~!?b[\]\[]|\[e~\["
-)
 
 TOOLS: list[dict[str, Any]] = [
     {
@@ -76,7 +72,7 @@ def gguf_tokenizer(name: str) -> Any:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(SHARED / "vocab", gguf_file=f"ggml-vocab-{name}.gguf")
-    control = {token for path in TEMPLATES + MASKS for token in CONTROL.findall(path.read_text(encoding="utf-8"))}
+    control = {token for path in TEMPLATES + MASKS for token in MARK.findall(path.read_text(encoding="utf-8"))}
     tokenizer.add_special_tokens({"additional_special_tokens": sorted(control | {"<s>", "</s>", *EOS})})
     return tokenizer
 
