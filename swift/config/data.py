@@ -30,6 +30,15 @@ class DataConfig:
     dataset_shuffle: bool = option(True, "Shuffle rows before #N takes its share and before the split.")
     val_dataset_shuffle: bool = option(False, "The same for --val_dataset.", needs=("val_dataset",))
     train_dataloader_shuffle: bool = option(True, "Shuffle samples in each epoch.")
+    interleave_prob: list[float] = option(
+        help="Draw from the data sets of --dataset by these weights, one each; unset lays them one after another.",
+        factory=list,
+    )
+    stopping_strategy: Literal["first_exhausted", "all_exhausted"] = option(
+        "first_exhausted",
+        "Drawing by weight ends when one data set has given all its rows, or when each has.",
+        needs=("interleave_prob",),
+    )
     dataset_num_proc: int = option(1, "Processes that tokenise.", check=at_least(1))
     model_name: list[str] = option(
         help="Fills {{NAME}} in self-cognition data: one name, or an English one and a Chinese one.",

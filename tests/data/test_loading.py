@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from swift.config.data import DataConfig
-from swift.data import RowSet, datasets, load_rows, self_cognition, split_rows
+from swift.data import Dropped, RowSet, datasets, iter_rows, load_rows, self_cognition, split_rows
 from swift.data.sources import DatasetName, parse_name
 from swift.errors import SwiftError
 
@@ -280,3 +280,46 @@ def test_a_split_of_nothing_and_of_everything(jsonl):
     assert len(split_rows(loaded, 0.001, 1)[1]) == 1
     with pytest.raises(SwiftError, match="leaves no row"):
         split_rows(RowSet(loaded.rows[:1]), 0.5, 1)
+
+
+def test_rows_can_be_had_one_by_one(jsonl):
+    a = jsonl([*rows_of(2, "a"), {"query": 1}], "a.jsonl")
+    b = jsonl(rows_of(3, "b"), "b.jsonl")
+    items = list(iter_rows([f"{a}#5", f"{b}#2"], DataConfig()))
+    bad = [item for item in items if isinstance(item, Dropped)]
+    assert [str(item.source) for item in bad] == [f"{a}:3"]
+    assert [item for item in items if item not in bad] == load(f"{a}#5", f"{b}#2", strict=False).rows
+    assert isinstance(next(iter_rows([str(a), "no.jsonl"], DataConfig())), tuple)
+
+
+@pytest.mark.parametrize("stopping", ["first_exhausted", "all_exhausted"])
+@pytest.mark.parametrize("seed", [0, 7])
+def test_data_sets_are_interleaved_as_datasets_does(jsonl, stopping, seed):
+    from datasets import Dataset, interleave_datasets
+
+    sizes, weights = {"a": 5, "b": 9, "c": 40}, [0.2, 0.3, 0.5]
+    files = [jsonl(rows_of(size, name), f"{name}.jsonl") for name, size in sizes.items()]
+    sets = [Dataset.from_list(rows_of(size, name)) for name, size in sizes.items()]
+    expected = interleave_datasets(sets, probabilities=weights, seed=seed, stopping_strategy=stopping)["query"]
+    options = {"interleave_prob": [2.0, 3.0, 5.0], "stopping_strategy": stopping}
+    assert queries(load(*files, seed=seed, **options)) == list(expected)
+    streamed = iter_rows([str(file) for file in files], DataConfig(**options), seed=seed)
+    assert queries(RowSet(list(streamed))) == list(expected)
+    mixed = load(*files, seed=seed, shuffle=True, **options)
+    assert len(mixed) == len(expected)
+    assert mixed == load(*files, seed=seed, shuffle=True, **options)
+
+
+@pytest.mark.parametrize(
+    ("weights", "what"), [([1.0], "1 weights for 2 data sets"), ([0.0, 0.0], "not all 0"), ([-1.0, 2.0], "0 or more")]
+)
+def test_weights_that_cannot_be_used(jsonl, weights, what):
+    with pytest.raises(SwiftError, match=f"--interleave_prob.*{what}"):
+        load("no/a.jsonl", "no/b.jsonl", interleave_prob=weights)
+
+
+def test_bad_rows_of_a_mixture_are_all_told(jsonl):
+    a, b = jsonl([*rows_of(2), "{"], "a.jsonl"), jsonl([*rows_of(3), '{"query": 1}'], "b.jsonl")
+    with pytest.raises(SwiftError, match="2 of 7 rows cannot be used"):
+        load(a, b, interleave_prob=[0.5, 0.5])
+    assert len(load(a, b, interleave_prob=[0.5, 0.5], strict=False).dropped) == 2
