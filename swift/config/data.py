@@ -22,6 +22,9 @@ class DataConfig:
         0.0, "Share of --dataset kept for evaluation when there is no --val_dataset.", check=between(0, 0.999)
     )
     columns: dict[str, str] | None = option(None, 'Column names of the data to ours, as JSON: {"question": "query"}.')
+    disable_auto_column_mapping: bool = option(
+        False, "Know each column by our own name alone, not by the others it often goes by."
+    )
     strict: bool = option(
         True,
         "Stop when a row cannot be used; false drops such rows, counts them and writes them to dropped.jsonl.",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from swift.errors import SwiftError
 from swift.rows import Source
@@ -81,3 +82,9 @@ def write_dropped(dropped: Iterable[Dropped], path: str | Path) -> None:
         for row in dropped:
             source = None if row.source is None else str(row.source)
             file.write(json.dumps({"source": source, "reason": row.reason}, ensure_ascii=False) + "\n")
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, in the words of JSON."""
+    names = {type(None): "null", bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list"}
+    return names.get(type(value), "an object" if isinstance(value, Mapping) else type(value).__name__)

@@ -81,7 +81,7 @@ class RowReader:
 
 def checked_row(record: Mapping[str, Any], config: DataConfig, answers: bool) -> Row:
     """A record as a row; raises `BadRow` with what is wrong with it."""
-    row = to_row(record, config.columns, answers=answers)
+    row = to_row(record, config.columns, answers=answers, auto=not config.disable_auto_column_mapping)
     check_row(row, answers=answers)
     return row
 

@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from swift.data.drops import Dropped
-from swift.data.formats import kind_of
+from swift.data.drops import Dropped, kind_of
 from swift.errors import SwiftError
 from swift.rows import Source
 
