@@ -13,13 +13,16 @@ class DataConfig:
     """Options of the data."""
 
     dataset: list[str] = option(
-        help="Data sets: self-cognition, files (jsonl, json, csv, tsv, parquet), folders or hub ids; #N takes N rows.",
+        help="Data sets: self-cognition, files, folders, patterns or hub ids; :subset, @split and #N rows may follow.",
         factory=list,
         check=named,
     )
     val_dataset: list[str] = option(help="Data sets for evaluation.", factory=list, check=named)
     split_dataset_ratio: float = option(
         0.0, "Share of --dataset kept for evaluation when there is no --val_dataset.", check=between(0, 0.999)
+    )
+    custom_dataset_info: list[str] = option(
+        help="Tables of your own data sets (JSON), which --dataset then takes by name.", factory=list
     )
     columns: dict[str, str] | None = option(None, 'Column names of the data to ours, as JSON: {"question": "query"}.')
     disable_auto_column_mapping: bool = option(

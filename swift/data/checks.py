@@ -34,20 +34,24 @@ def check_row(row: Row, *, answers: bool = True) -> None:
 def _check_turns(turns: Sequence[Message], what: str, answers: bool) -> None:
     if not turns:
         raise BadRow(f"there is no {what}")
-    before = ""
+    before, answered = "", False
     for number, turn in enumerate(turns, 1):
         role = turn["role"]
         # Nearly every turn is a role and a text that any encoding can hold.
         if not (len(turn) == 2 and type(text := turn.get("content")) is str and text.isascii()):
             _check_content(turn, f"{what} {number} ({role})")
-        if role == "system" and before:
-            raise BadRow(f"{what} {number} is a system turn; it can only be the first")
-        if role == "user" and before == "user":
-            raise BadRow(f"{what} {number} is a second user turn in a row, without an answer between")
-        if role == "tool" and before not in ("assistant", "tool"):
+        if role == "assistant":
+            answered = True
+        elif role == "user":
+            if before == "user":
+                raise BadRow(f"{what} {number} is a second user turn in a row, without an answer between")
+        elif role == "system":
+            if before:
+                raise BadRow(f"{what} {number} is a system turn; it can only be the first")
+        elif before not in ("assistant", "tool"):
             raise BadRow(f"{what} {number} is a tool's result without an assistant's turn before it")
         before = role
-    if answers and not any(turn["role"] == "assistant" for turn in turns):
+    if answers and not answered:
         raise BadRow(f"no {what} is an assistant's turn")
 
 

@@ -23,6 +23,9 @@ FORMS = (
 NEGATIVE = re.compile(r"(?:hard_)?negative_?\d+")
 """Columns that hold one negative each."""
 
+SPEECH = ("query", "input", "response", "reasoning_content", "system", "history")
+"""Columns that make up a question and its answer."""
+
 KEPT = ("tools", "images", "videos", "audios", "objects", "margin", "label", "channel")
 """Columns that stay what they are beside a conversation."""
 
@@ -136,7 +139,7 @@ def _form(names: Mapping[str, str], answers: bool) -> tuple[tuple[str, ...], Bui
     """The first form whose columns are there: what it reads, and what builds a row of it."""
     there = names.keys()
     asked = "query" in there
-    speech = ("messages", "system") if "messages" in there else ("query", "input", "response", "system", "history")
+    speech = ("messages", "system") if "messages" in there else SPEECH
     if {"chosen", "rejected"} <= there:
         return ("messages", "query", "input", "system", "history", "chosen", "rejected"), pair
     if asked and {"completions", "label"} <= there:

@@ -102,7 +102,10 @@ def _answer(read: dict[str, Any]) -> list[Message]:
     response = read.get("response", read.get("solution"))
     if response is None:
         return []
-    return to_messages(response) if isinstance(response, list) else [turn_of("assistant", response)]
+    turns = to_messages(response) if isinstance(response, list) else [turn_of("assistant", response)]
+    if read.get("reasoning_content") and turns:
+        turns[-1] = {**turns[-1], "reasoning_content": read["reasoning_content"]}
+    return turns
 
 
 def _history(pairs: Any) -> list[Message]:

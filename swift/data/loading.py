@@ -12,7 +12,7 @@ import numpy as np
 from swift.config.data import DataConfig
 from swift.data.checks import check_row
 from swift.data.drops import BadRow, Dropped, stop_at
-from swift.data.formats import to_row
+from swift.data.formats import RowMapper
 from swift.data.mixing import check_weights, interleave
 from swift.data.sources import DatasetName, parse_name, read_records
 from swift.data.steps import seeded
@@ -60,6 +60,7 @@ class RowReader:
         self.config, self.use_hf, self.hub_token = config, use_hf, hub_token
         self.option, self.answers = option, answers
         self.columns: set[str] = set()
+        self._mapper = mapper_of(config, answers)
 
     def rows(self, wanted: DatasetName) -> Iterator[Placed | Dropped]:
         """Every row of a data set in its order; `#N` counts not here.
@@ -72,18 +73,28 @@ class RowReader:
             if isinstance(record, Dropped):
                 yield record
                 continue
-            self.columns.update(record[0])
+            value, source = record
+            if not self.columns.issuperset(value):
+                self.columns.update(value)
             try:
-                yield checked_row(record[0], self.config, self.answers), record[1]
+                row = self._mapper(value)
+                check_row(row, answers=self.answers)
             except BadRow as error:
-                yield Dropped(record[1], str(error))
+                yield Dropped(source, str(error))
+            else:
+                yield row, source
 
 
 def checked_row(record: Mapping[str, Any], config: DataConfig, answers: bool) -> Row:
     """A record as a row; raises `BadRow` with what is wrong with it."""
-    row = to_row(record, config.columns, answers=answers, auto=not config.disable_auto_column_mapping)
+    row = mapper_of(config, answers)(record)
     check_row(row, answers=answers)
     return row
+
+
+def mapper_of(config: DataConfig, answers: bool) -> RowMapper:
+    """What maps records as these options say."""
+    return RowMapper(config.columns, answers=answers, auto=not config.disable_auto_column_mapping)
 
 
 def iter_rows(
