@@ -129,7 +129,7 @@ def _entry(value: Any, where: str, folder: Path) -> KnownDataset:
     for name, part in given.items():
         given[name] = _value(name, part, where)
     entry = KnownDataset(**given)
-    if not entry.names and not entry.path:
+    if not (entry.ms_id or entry.hf_id or entry.path):
         raise SwiftError("a data set needs ms_id, hf_id, or a name with a path", where=where)
     if entry.path and not entry.name:
         given["name"] = entry.path

@@ -74,27 +74,45 @@ def _zstd(path: Path) -> Any:
         import zstandard
     except ImportError:
         raise SwiftError(f"{path} needs the package zstandard", fix="pip install zstandard") from None
-    return io.BufferedReader(
-        _Zstd(zstandard.ZstdDecompressor().stream_reader(path.open("rb"), read_across_frames=True))
-    )
+    return io.BufferedReader(_Zstd(path.open("rb"), zstandard))
 
 
 class _Zstd(io.RawIOBase):
-    """A stream of zstandard whose errors are those of a file."""
+    """The frames of a file one after another; the library's own reader takes a file cut short for a whole one."""
 
-    def __init__(self, stream: Any) -> None:
-        self.stream = stream
+    def __init__(self, file: IO[bytes], zstandard: Any) -> None:
+        self.file, self.zstandard = file, zstandard
+        self.frame: Any = None
+        self.packed = self.ready = b""
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        import zstandard
+        while not self.ready:
+            self.packed = self.packed or self.file.read(io.DEFAULT_BUFFER_SIZE)
+            if not self.packed:
+                if self.frame is not None:
+                    raise EOFError("zstandard data ends within a frame")
+                return 0
+            self._unpack()
+        count = min(len(buffer), len(self.ready))
+        buffer[:count], self.ready = self.ready[:count], self.ready[count:]
+        return count
 
+    def _unpack(self) -> None:
+        self.frame = self.frame or self.zstandard.ZstdDecompressor().decompressobj()
         try:
-            return int(self.stream.readinto(buffer))
-        except zstandard.ZstdError as error:
-            raise OSError(f"not whole zstandard data: {error}") from error
+            self.ready = self.frame.decompress(self.packed)
+        except self.zstandard.ZstdError as error:
+            raise OSError(f"broken zstandard data: {error}") from error
+        self.packed = self.frame.unused_data
+        if self.frame.eof:
+            self.frame = None
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
 
 
 PACKED: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zst": _zstd}
@@ -131,7 +149,7 @@ def _json_line(line: bytes, source: Source) -> Record | Dropped:
         # What json.loads does beside this takes as long as a short row itself.
         value, end = SCAN(text, 0 if text[0] == "{" else len(text) - len(text.lstrip(" \t")))
         if end != len(text):
-            raise json.JSONDecodeError("Extra data", text, end)
+            raise json.JSONDecodeError("Extra data", text, _skip_space(text, end))
     except UnicodeDecodeError as error:
         return Dropped(source, f"not UTF-8: byte {error.start + 1} of the line is 0x{line[error.start]:02x}")
     except StopIteration as error:

@@ -31,6 +31,7 @@ def load(*names, seed=1, shuffle=False, **options) -> RowSet:
         ("a/b:x/y#500", DatasetName("a/b", ("x", "y"), 500)),
         ("HF::a/b:x", DatasetName("a/b", ("x",), use_hf=True)),
         ("ms::a/b#5", DatasetName("a/b", rows=5, use_hf=False)),
+        ("a/b:x@dev+test#5", DatasetName("a/b", ("x",), 5, splits=("dev", "test"))),
         ("data/*.jsonl#5", DatasetName("data/*.jsonl", rows=5)),
     ],
 )
@@ -323,3 +324,41 @@ def test_bad_rows_of_a_mixture_are_all_told(jsonl):
     with pytest.raises(SwiftError, match="2 of 7 rows cannot be used"):
         load(a, b, interleave_prob=[0.5, 0.5])
     assert len(load(a, b, interleave_prob=[0.5, 0.5], strict=False).dropped) == 2
+
+
+def test_folders_that_save_to_disk_wrote(tmp_path):
+    from datasets import Dataset, DatasetDict
+
+    train, test = Dataset.from_list(rows_of(3, "t")), Dataset.from_list(rows_of(2, "e"))
+    train.save_to_disk(tmp_path / "one", num_shards=2)
+    DatasetDict({"train": train, "test": test}).save_to_disk(tmp_path / "two")
+    DatasetDict({"a": train, "b": test}).save_to_disk(tmp_path / "three")
+    assert queries(load(tmp_path / "one")) == ["t0", "t1", "t2"]
+    assert queries(load(tmp_path / "two")) == ["t0", "t1", "t2"]
+    assert queries(load(f"{tmp_path}/two@test#1")) == ["e0"]
+    assert queries(load(f"{tmp_path}/three@b+a")) == ["e0", "e1", "t0", "t1", "t2"]
+    with pytest.raises(SwiftError, match=r"two has no split dev\n.*it has train, test"):
+        load(f"{tmp_path}/two@dev")
+    with pytest.raises(SwiftError, match="three has no split train, but a, b"):
+        load(tmp_path / "three")
+    with pytest.raises(SwiftError, match="one@train: this folder holds one data set without splits"):
+        load(f"{tmp_path}/one@train")
+
+
+def test_splits_of_a_folder_of_files(jsonl, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    jsonl(rows_of(2, "t"), "set/train.jsonl")
+    jsonl(rows_of(1, "e"), "set/test.jsonl")
+    jsonl(["about this"], "set/LICENSE.txt")
+    assert queries(load(tmp_path / "set")) == ["e0", "t0", "t1"]
+    assert queries(load(f"{tmp_path}/set@train")) == ["t0", "t1"]
+    assert str(load(f"{tmp_path}/set@test").rows[0][1]).endswith("set/test:1")
+    with pytest.raises(SwiftError, match=r"set/train\.jsonl@train: this data set has no splits"):
+        load(f"{tmp_path}/set/train.jsonl@train")
+    with pytest.raises(SwiftError, match="no split follows @"):
+        load("a/b@")
+
+
+def test_the_channel_of_a_row_is_kept(jsonl):
+    path = jsonl([{**row, "channel": "math"} for row in rows_of(2)])
+    assert [row["channel"] for row, _ in load(path).rows] == ["math", "math"]
