@@ -3,7 +3,7 @@
 For each architecture a tiny random model is saved, loaded as `swift sft` loads it, given LoRA on all linear modules,
 trained for one step, and asked to generate. Proved is what ran: the loss is finite and every adapter got a gradient.
 Each runs in a process of its own, with limits of time and memory. `swift models` reads the result from
-`swift/models/table/sweep.json`; run it again for another version of transformers.
+`swift/models/table/sweep.json`, with the architectures that transformers has at all.
 """
 
 from __future__ import annotations
@@ -93,6 +93,11 @@ SIZES: dict[str, Any] = {
 EXACT = Path(__file__).parent / "architectures.json"
 """Sizes by model type, where the general ones do not fit together."""
 
+TABLES = Path(__file__).parents[1] / "swift" / "models" / "table"
+
+BEYOND_TEXT = ("IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM", "VISUAL_QUESTION_ANSWERING", "SPEECH_SEQ_2_SEQ")
+"""Parts of the names of transformers' lists of models that take more than text."""
+
 MEMORY, SECONDS = 8 << 30, 150
 
 
@@ -112,7 +117,7 @@ def _sizes(default: Any, exact: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(size, dict):
             sizes[name] = size
     for name in there:
-        inner = getattr(default, name, None)
+        inner = vars(default).get(name)
         if hasattr(inner, "to_dict"):
             sizes[name] = _sizes(inner, exact.get(name, {}))
     if "kv_lora_rank" in sizes and "head_dim" in sizes and "head_dim" not in exact:
@@ -191,6 +196,32 @@ def run(model_type: str) -> dict[str, Any]:
     return dict(answer)
 
 
+def known_architectures() -> dict[str, list[str]]:
+    """Architectures of the table of models that transformers has itself: for text, and for more than text."""
+    from transformers.models.auto import modeling_auto
+
+    names: dict[bool, set[str]] = {False: set(), True: set()}
+    for mapping, classes in vars(modeling_auto).items():
+        if mapping.startswith("MODEL_") and mapping.endswith("_MAPPING_NAMES") and hasattr(classes, "values"):
+            several = any(word in mapping for word in BEYOND_TEXT)
+            for entry in classes.values():
+                names[several].update([entry] if isinstance(entry, str) else entry)
+    table = json.loads((TABLES / "models.json").read_text(encoding="utf-8"))
+    wanted = {(name, group["multimodal"]) for group in table for name in group["architectures"]}
+    return {
+        "text": sorted(name for name, several in wanted if not several and name in names[False] | names[True]),
+        "multimodal": sorted(name for name, several in wanted if several and name in names[True]),
+    }
+
+
+def write(path: Path, version: str, found: dict[str, Any]) -> None:
+    """Write what was found: a line for each architecture that ran."""
+    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(result)}" for name, result in sorted(found.items()))
+    known = ",\n".join(f"  {json.dumps(kind)}: {json.dumps(names)}" for kind, names in known_architectures().items())
+    text = f'{{\n "transformers": "{version}",\n "known": {{\n{known}\n }},\n "results": {{\n{lines}\n }}\n}}\n'
+    path.write_text(text, encoding="utf-8")
+
+
 def main() -> None:
     """Run the sweep and write its result after each architecture."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -217,8 +248,7 @@ def main() -> None:
     for number, model_type in enumerate(wanted, 1):
         result = {"architecture": NAMES[model_type], **run(model_type)}
         found[model_type] = result
-        text = json.dumps({"transformers": transformers.__version__, "results": dict(sorted(found.items()))}, indent=1)
-        options.out.write_text(text + "\n", encoding="utf-8")
+        write(options.out, transformers.__version__, found)
         print(f"{number}/{len(wanted)} {model_type}: {result.get('error', 'proved')}", flush=True)
 
 
