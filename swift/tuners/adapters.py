@@ -54,7 +54,7 @@ def _add(model: Any, folder: Path, name: str, trainable: bool) -> Any:
     # PEFT warns and goes on with random weights in place of those that the file lacks.
     missing = [str(warning.message) for warning in caught if "missing adapter keys" in str(warning.message)]
     for warning in caught:
-        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno, "peft")
     if missing:
         raise SwiftError(
             f"the adapter's file lacks weights that this base model wants: {missing[0].split(': ', 1)[-1][:200]}",
