@@ -70,7 +70,10 @@ def _options() -> list[str]:
         if value is None:
             continue
         if variable != "MASTER_ADDR" and not value.isdigit():
-            raise SwiftError(f"{variable}={value} in the environment is not a whole number")
+            raise SwiftError(
+                f"{variable}={value} in the environment is not a whole number",
+                fix=f"export {variable}=2, or unset it",
+            )
         options.append(f"{flag}={value}")
     if os.environ.keys().isdisjoint({"MASTER_PORT", "MASTER_ADDR"}) and os.environ.get("NNODES", "1") == "1":
         options.append("--standalone")

@@ -71,7 +71,7 @@ def load_rows(
             try:
                 rows.append((checked_row(record[0], config, answers), record[1]))
             except BadRow as error:
-                bad.append(Dropped(record[1], str(error)))
+                bad.append(Dropped(record[1], str(error), record[0]))
         if rows and wanted.rows is not None:
             rows = [rows[index] for index in _draw(len(rows), wanted.rows, seeded(seed, number), shuffle)]
         whole.rows += rows
@@ -82,7 +82,11 @@ def load_rows(
         stop_at(bad, total, fix="mend these rows; --strict false drops them and writes them to dropped.jsonl")
     whole.dropped = bad
     if names and not whole.rows:
-        raise SwiftError(f"--{option} {' '.join(names)}: none of {total} rows can be used")
+        raise SwiftError(
+            f"--{option} {' '.join(names)}: none of {total} rows can be used",
+            where=str(bad[0]) if bad else None,
+            fix="mend the rows; docs/data.md tells what they hold",
+        )
     if shuffle:
         whole.rows = [whole.rows[index] for index in seeded(seed, len(names)).permutation(len(whole.rows))]
     return whole
@@ -127,7 +131,10 @@ def split_rows(rowset: RowSet, ratio: float, seed: int | None) -> tuple[RowSet, 
     sources = list(dict.fromkeys(source for _, source in rowset.rows))
     count = max(1, int(len(sources) * ratio))
     if count >= len(sources):
-        raise SwiftError(f"--split_dataset_ratio {ratio} leaves no row of {len(sources)} to train on")
+        raise SwiftError(
+            f"--split_dataset_ratio {ratio} leaves no row of {len(sources)} to train on",
+            fix="use more rows, or leave it out and name --val_dataset",
+        )
     order: Sequence[int] = range(len(sources)) if seed is None else seeded(seed).permutation(len(sources)).tolist()
     held = {sources[index] for index in order[-count:]}
     train = [row for row in rowset.rows if row[1] not in held]

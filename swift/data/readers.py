@@ -12,7 +12,7 @@ from typing import Any
 
 from swift.data.drops import Dropped
 from swift.data.formats import kind_of
-from swift.errors import SwiftError
+from swift.errors import SwiftError, first_line
 from swift.rows import Source
 
 Record = tuple[Mapping[str, Any], Source]
@@ -42,9 +42,11 @@ def read_file(path: Path, option: str = "dataset") -> Records:
             found = True
             yield record
     except (OSError, EOFError) as error:
-        raise SwiftError(f"--{option} {path} cannot be read: {error}") from error
+        raise SwiftError(
+            f"--{option} {path} cannot be read: {error}", fix="check that the file is whole and that you may read it"
+        ) from error
     if not found:
-        raise SwiftError(f"--{option} {path} holds no rows")
+        raise SwiftError(f"--{option} {path} holds no rows", fix="put a row into it, or leave the file out")
 
 
 def reader_of(path: Path) -> Callable[[Path], Records] | None:
@@ -65,15 +67,17 @@ def _json_line(line: bytes, source: Source) -> Record | Dropped:
     try:
         value = json.loads(line.rstrip(b"\r\n").decode())
     except UnicodeDecodeError as error:
-        return Dropped(source, f"not UTF-8: byte {error.start + 1} of the line is 0x{line[error.start]:02x}")
+        reason = f"not UTF-8: byte {error.start + 1} of the line is 0x{line[error.start]:02x}"
     except json.JSONDecodeError as error:
-        return Dropped(source, f"not JSON: {error.msg} at column {error.colno}")
-    return _record(value, source)
+        reason = f"not JSON: {error.msg} at column {error.colno}"
+    else:
+        return _record(value, source)
+    return Dropped(source, reason, line.rstrip(b"\r\n").decode(errors="backslashreplace"))
 
 
 def _record(value: Any, source: Source) -> Record | Dropped:
     if not isinstance(value, dict):
-        return Dropped(source, f"a row is an object with columns; this is {kind_of(value)}")
+        return Dropped(source, f"a row is an object with columns; this is {kind_of(value)}", value)
     return value, source
 
 
@@ -157,7 +161,7 @@ def _csv(path: Path) -> Records:
             if twice := [name for name in header if header.count(name) > 1]:
                 raise SwiftError(f"{path}: column {twice[0]!r} stands twice in the header", fix="rename one of them")
         elif cells and len(cells) != len(header):
-            yield Dropped(source, f"{len(cells)} cells, but the header has {len(header)}")
+            yield Dropped(source, f"{len(cells)} cells, but the header has {len(header)}", cells)
         elif cells:
             yield {name: cell for name, cell in zip(header, cells, strict=True) if cell != ""}, source
 
@@ -174,7 +178,10 @@ def _parquet(path: Path) -> Records:
                 number += 1
                 yield without_nulls(value), Source(str(path), number)
     except pyarrow.ArrowException as error:
-        raise SwiftError(f"{path} is not a parquet file: {error}") from error
+        raise SwiftError(
+            f"{path} is not a parquet file: {first_line(error)}",
+            fix="make it again, or give it the ending of what it is: " + ", ".join(READERS),
+        ) from error
 
 
 def without_nulls(value: Any) -> Any:

@@ -11,7 +11,8 @@ from swift.config.data import DataConfig
 from swift.data.drops import Dropped
 from swift.data.readers import READERS, Records, read_file, reader_of, without_nulls
 from swift.data.self_cognition import NAMES, read_self_cognition
-from swift.errors import SwiftError, first_line
+from swift.errors import SwiftError, first_line, raised_at
+from swift.hub.nearby import closest, did_you_mean
 from swift.rows import Source
 
 NOT_DATA = {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "config.json"}
@@ -32,7 +33,7 @@ def parse_name(text: str, option: str = "dataset") -> DatasetName:
     """Take a data set's name apart; a path that exists is never split.
 
     Raises:
-        SwiftError: what follows `#` is not a number of rows.
+        SwiftError: there is no name, or what follows `#` is not a number of rows.
     """
     hub = re.match(r"(hf|ms)::", text, re.IGNORECASE)
     use_hf = None if hub is None else hub[1].lower() == "hf"
@@ -45,6 +46,8 @@ def parse_name(text: str, option: str = "dataset") -> DatasetName:
                 f"--{option} {text}: {count!r} after # is not a number of rows", fix="write it like id#500"
             )
         rows = int(count)
+    if not name.strip():
+        raise SwiftError(f"--{option} {text!r} names no data set", fix="name a file, a folder or an id of a hub")
     subsets: tuple[str, ...] = ()
     if ":" in name and not Path(name).exists():
         name, _, after = name.partition(":")
@@ -75,7 +78,10 @@ def read_records(
     elif has_magic(name):
         yield from _files(_matching(name, option), option)
     elif reader_of(path) or name.startswith(("/", "./", "../", "~")):
-        raise SwiftError(f"--{option} {name}: no such file or folder")
+        raise SwiftError(
+            f"--{option} {name}: no such file or folder",
+            fix=did_you_mean(closest(name, [*datasets, *NAMES]), f"check the path; it is looked for in {Path.cwd()}"),
+        )
     else:
         yield from _from_hub(wanted, option, use_hf=use_hf, hub_token=hub_token)
 
@@ -84,7 +90,9 @@ def _plugin(wanted: DatasetName, option: str) -> Records:
     from swift.data import datasets
 
     if wanted.subsets:
-        raise SwiftError(f"--{option} {wanted.name}: a registered data set has no subsets")
+        raise SwiftError(
+            f"--{option} {wanted.name}: a registered data set has no subsets", fix=f"write --{option} {wanted.name}"
+        )
     try:
         for number, value in enumerate(datasets.get(wanted.name)(), 1):
             source = Source(wanted.name, number)
@@ -92,7 +100,11 @@ def _plugin(wanted: DatasetName, option: str) -> Records:
     except SwiftError:
         raise
     except Exception as error:
-        raise SwiftError(f"--{option} {wanted.name} fails: {type(error).__name__}: {error}") from error
+        raise SwiftError(
+            f"--{option} {wanted.name} fails: {type(error).__name__}: {error}",
+            where=raised_at(error),
+            fix="mend the function that @dataset registers under this name",
+        ) from error
 
 
 def _files(paths: list[Path], option: str) -> Records:
@@ -116,14 +128,20 @@ def _data_files(folder: Path, option: str) -> list[Path]:
 def _matching(pattern: str, option: str) -> list[Path]:
     files = [Path(found) for found in sorted(glob(pattern, recursive=True)) if Path(found).is_file()]
     if not files:
-        raise SwiftError(f"--{option} {pattern}: no file matches")
+        raise SwiftError(
+            f"--{option} {pattern}: no file matches",
+            fix=f"check the pattern; it is looked for in {Path.cwd()}; ** goes through folders",
+        )
     return files
 
 
 def _from_hub(wanted: DatasetName, option: str, *, use_hf: bool | None, hub_token: str | None) -> Records:
+    from swift.data import datasets
     from swift.hub import resolve_dataset
 
-    found = resolve_dataset(wanted.name, use_hf=use_hf if wanted.use_hf is None else wanted.use_hf, token=hub_token)
+    use_hf = use_hf if wanted.use_hf is None else wanted.use_hf
+    known = [] if wanted.use_hf is not None else [*datasets, *NAMES]
+    found = resolve_dataset(wanted.name, use_hf=use_hf, token=hub_token, known=known, option=option)
     yield from _hub_folder(Path(found.path), wanted, option)
 
 
@@ -139,9 +157,17 @@ def _hub_folder(folder: Path, wanted: DatasetName, option: str) -> Records:
         except (DatasetsError, ValueError, LookupError, OSError, RuntimeError, ImportError) as error:
             # Where a builder fails, datasets' own error only says that it did.
             cause = error.__cause__ if isinstance(error, DatasetsError) and error.__cause__ else error
-            raise SwiftError(f"--{option} {label} cannot be read: {first_line(cause)}") from error
+            raise SwiftError(
+                f"--{option} {label} cannot be read: {first_line(cause)}",
+                where=str(folder),
+                fix="name one of its configurations after a colon, or a data file inside it",
+            ) from error
         split = "train" if "train" in splits else next(iter(splits))
         if split != "train" and len(splits) > 1:
-            raise SwiftError(f"--{option} {label} has no split train, but {', '.join(splits)}")
+            raise SwiftError(
+                f"--{option} {label} has no split train, but {', '.join(splits)}",
+                where=str(folder),
+                fix="name the data file of the split that you want",
+            )
         for number, value in enumerate(splits[split], 1):
             yield without_nulls(value), Source(f"{label}/{split}", number)

@@ -134,7 +134,7 @@ class PtEngine:
         load_args: bool = True,
     ) -> None:
         if max_batch_size < 1:
-            raise SwiftError(f"max_batch_size is {max_batch_size}; it must be at least 1")
+            raise SwiftError(f"max_batch_size is {max_batch_size}; it must be at least 1", fix="8 is usual")
         if not isinstance(model, tuple):
             names = [adapters] if isinstance(adapters, str) else list(adapters or ())
             model_config = ModelConfig(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from swift.config import Decisions, TemplateConfig
-from swift.errors import SwiftError
+from swift.errors import SwiftError, first_line
 from swift.templates import chat_templates
 from swift.templates.loading import NAMES, load_template
 from swift.templates.template import Template
@@ -75,4 +75,7 @@ def system_text(system: str) -> str:
     try:
         return Path(system).expanduser().read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise SwiftError(f"--system {system} cannot be read: {error}") from None
+        raise SwiftError(
+            f"--system {system} cannot be read: {first_line(error)}",
+            fix="name a UTF-8 text file that exists; a text that is no file must not end in .txt",
+        ) from None

@@ -237,7 +237,9 @@ class Template:
         given = [*([{}] if len(conversation) > len(messages or ()) else []), *(messages or ())]
         assistant = [at for at, message in enumerate(conversation) if message["role"] == "assistant"]
         if not assistant:
-            raise SwiftError("the row has no assistant turn: there is nothing to train on", where=where)
+            raise SwiftError(
+                "the row has no assistant turn: there is nothing to train on", where=where, fix="add the answer to it"
+            )
         wanted = [at for at in assistant if _is_trained(given[at])]
         if not wanted:
             raise SwiftError(
