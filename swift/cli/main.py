@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SwiftError as error:
         if not report_error(error):
             print(f"error: {error}", file=sys.stderr)
-        return worker_status(2)
+        return 2
     except BrokenPipeError:
         sys.stderr.close()
         return 0

@@ -35,8 +35,8 @@ def sft(config: SftConfig | None = None, **options: Any) -> SftResult:
     check_options(config, decisions)
     rows, held = assemble.read_rows(config)
 
-    quiet_libraries()
     source = setup.open_for_training(config, decisions)
+    quiet_libraries()
     template = setup.template_of(config, source, decisions)
     data = assemble.prepare(config, source, template, rows, held, decisions)
     assemble.check_prompts(template, rows, held, decisions)
