@@ -94,6 +94,19 @@ def _with_object_arguments(call: dict[str, Any]) -> dict[str, Any]:
     return call
 
 
+def with_text_arguments(message: dict[str, Any]) -> dict[str, Any]:
+    """A message whose tool calls have their arguments as JSON text."""
+    if not message.get("tool_calls"):
+        return message
+    calls = []
+    for call in message["tool_calls"]:
+        inner = dict(call.get("function", call))
+        if isinstance(inner.get("arguments"), dict):
+            inner["arguments"] = json.dumps(inner["arguments"], ensure_ascii=False)
+        calls.append({**call, "function": inner} if "function" in call else inner)
+    return {**message, "tool_calls": calls}
+
+
 def traced(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """A copy whose contents, reasoning and tool calls carry their origin."""
     out = []

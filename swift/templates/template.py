@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ import numpy as np
 from swift.errors import SwiftError
 from swift.rows import IGNORE, THINKING, EncodedRow, Message, Rendered, Row, Source, TurnStart
 from swift.templates import messages as checks
-from swift.templates.closing import REASONING, TOOL, USER
+from swift.templates.closing import CALL, REASONING, TOOL, USER
 from swift.templates.environment import ChatTemplate
 from swift.templates.parsing import parse_text
 from swift.templates.provenance import LITERAL, Traced, origin_of
+from swift.templates.search import lost, search_origins
 from swift.templates.skeleton import Skeletons, placed, runs_of
 from swift.templates.tokens import Encoder, Tokens
 from swift.templates.turns import Sample, ServingOptions, Span, Turns
@@ -143,12 +145,13 @@ class Template:
         Raises:
             SwiftError: with the template's own words, when it refuses the conversation.
         """
-        variables = self._variables(messages, tools, prompt, switches)
+        variables = self._variables(self._fitting(messages), tools, prompt, switches)
         text = self._guard(lambda: self._select(tools).render(variables))
         return text + self.response_prefix if prompt and self.response_prefix else text
 
     def traced(self, messages: Sequence[Any], tools: Any, *, prompt: bool = False, **switches: Any) -> Traced:
         """The same render with origins, checked against the plain one."""
+        messages = self._fitting(messages)
         plain = self.plain(messages, tools, prompt=prompt, **switches)
         variables = self._variables(checks.traced(messages), self._traced_tools(messages, tools), prompt, switches)
         text = self._guard(lambda: self._select(tools).render_traced(variables))
@@ -164,6 +167,26 @@ class Template:
         if not tools or not self._encoder.pattern.search(repr(tools)):
             return tools
         return checks.trace_value(tools, origin_of(len(messages), "content"))
+
+    def _fitting(self, messages: Sequence[Any]) -> Sequence[Any]:
+        """Messages with the arguments of tool calls as JSON text, where the template takes no objects."""
+        if not any(message.get("tool_calls") for message in messages) or not self._takes_text_only:
+            return messages
+        return [checks.with_text_arguments(message) for message in messages]
+
+    @cached_property
+    def _takes_text_only(self) -> bool:
+        """Whether the template refuses arguments as objects, and takes them as text."""
+        call = {"role": "assistant", "content": "", "tool_calls": [CALL]}
+        messages: list[dict[str, Any]] = [{"role": "user", "content": USER}, call]
+        taken = []
+        for asked in (messages, [checks.with_text_arguments(message) for message in messages]):
+            try:
+                self._guard(lambda asked=asked: self._select([TOOL]).render(self._variables(asked, [TOOL], False, {})))
+                taken.append(True)
+            except SwiftError:
+                taken.append(False)
+        return taken == [False, True]
 
     def _guard(self, render: Any) -> Any:
         from jinja2 import TemplateError
@@ -389,34 +412,6 @@ class Template:
 def _is_trained(message: Message) -> bool:
     """Whether an assistant's turn counts: a weight of 0 is no loss, in the sum and in the number of tokens."""
     return message.get("loss") is not False and message.get("weight") != 0
-
-
-def lost(text: Traced, messages: Sequence[Any]) -> bool:
-    """Whether an answer stands in the text without its origin: the template did to it what is not followed."""
-    return any(
-        message["role"] == "assistant"
-        and not message.get("tool_calls")
-        and origin_of(index, "content") not in text.origins
-        and (content := checks.text_of(message).strip())
-        and content in text
-        for index, message in enumerate(messages)
-    )
-
-
-def search_origins(text: str, messages: Sequence[Any]) -> Traced:
-    """Origins by looking for the contents one after the other; what is not found stays the template's."""
-    origins, at = [LITERAL] * len(text), 0
-    for index, message in enumerate(messages):
-        calls = message.get("tool_calls") or ()
-        names = [("name", call.get("function", call)["name"]) for call in calls]
-        fields = [("reasoning_content", message.get("reasoning_content") or ""), ("content", checks.text_of(message))]
-        for name, value in [*fields, *names]:
-            value = value.strip()
-            start = text.find(value, at) if value else -1
-            if start >= 0:
-                at = start + len(value)
-                origins[start:at] = origin_of(index, name) * len(value)
-    return Traced(text, "".join(origins))
 
 
 def _bare() -> str:

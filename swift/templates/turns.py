@@ -295,10 +295,17 @@ class Turns:
     def _check_dropped(self, turn: Turn, message: Any, index: int) -> None:
         origins = turn.text.origins[turn.span.start : turn.span.stop]
         seen: Callable[[str], bool] = lambda name: origin_of(index, name) in origins  # noqa: E731
-        if message.get("tool_calls") and not (seen("name") or seen("arguments")):
+        calls = len(message.get("tool_calls") or ())
+        named = len(re.findall(re.escape(origin_of(index, "name")) + "+", origins))
+        if calls and not (named or seen("arguments")):
             raise SwiftError(
                 f"the chat template drops the tool calls of message {index}",
                 fix="give a template that writes tool calls with --chat_template FILE.jinja",
+            )
+        if 0 < named < calls:
+            raise SwiftError(
+                f"the chat template drops the tool calls of message {index} but {named}: it has {calls}",
+                fix="put each call into a turn of its own, or give another template with --chat_template FILE.jinja",
             )
         if (message.get("reasoning_content") or "").strip() and not seen("reasoning_content"):
             self.notes["reasoning dropped by the template"] += 1
