@@ -309,6 +309,7 @@ class PtEngine:
 
     def _choice(self, job: _Job, row: list[int], config: RequestConfig) -> Choice:
         ids, text, reason = cut(self.tokenizer, row, limit=job.limit, stop_ids=self._stop_ids, stop=config.stop)
+        text = (self.template.response_prefix or "") + text
         parsed = self.template.parse(text)
         message = ChatMessage(
             role=parsed.get("role", "assistant"),
@@ -341,6 +342,8 @@ class PtEngine:
         thread.start()
         text = TextStream(self.tokenizer, config.stop)
         try:
+            if self.template.response_prefix:
+                yield Delta(self.template.response_prefix)
             while (token := tokens.get()) is not None:
                 piece = "" if token in self._stop_ids else text.push(token)
                 if piece:

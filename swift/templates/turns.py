@@ -96,11 +96,13 @@ class ServingOptions:
         thinking_off: the reasoning switch is set off; turns follow it even where they hold reasoning.
         response_prefix: what stands behind every generation prompt.
         eos: the tokenizer's end of sequence.
+        without_thinking: turns without reasoning follow the prompt of the reasoning switch set off.
     """
 
     thinking_off: bool = False
     response_prefix: str = ""
     eos: str = ""
+    without_thinking: bool = False
 
 
 class Turns:
@@ -186,7 +188,8 @@ class Turns:
         switched = {} if thinks and self.options.thinking_off else dict.fromkeys(THINKING, thinks)
         held: tuple[Traced, int, bool | None] | None = None
         thinking: bool | None = None
-        for switches in ({}, switched):
+        order = (switched, {}) if self.options.without_thinking and not thinks else ({}, switched)
+        for switches in order:
             thinking = switches.get(THINKING[0])
             prompt = self.renderer.plain(history, tools, prompt=True, **switches)
             known = None if switches else rendered
