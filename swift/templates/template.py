@@ -16,6 +16,7 @@ from swift.templates.closing import REASONING, TOOL, USER
 from swift.templates.environment import ChatTemplate
 from swift.templates.parsing import parse_text
 from swift.templates.provenance import LITERAL, Traced, origin_of
+from swift.templates.shapes import Shapes, key_of
 from swift.templates.skeleton import Skeletons, placed, runs_of
 from swift.templates.tokens import Encoder, Tokens
 from swift.templates.turns import THINKING, Sample, ServingOptions, Span, Turns
@@ -75,7 +76,7 @@ class Template:
         off = any(switches.get(name) is False for name in THINKING)
         options = ServingOptions(off, response_prefix or "", str(tokenizer.eos_token or ""))
         self._turns = Turns(self, self._encoder.pattern, self.notes, options)
-        self._skeletons = Skeletons()
+        self._skeletons, self._shapes = Skeletons(), Shapes()
         self._shows: dict[bool, tuple[bool, bool]] = {}
         self._select(None)
 
@@ -246,18 +247,36 @@ class Template:
         return [encoded for sample in samples for encoded in self._tokenise(sample, weights, source)]
 
     def _samples(self, conversation: list[dict[str, Any]], tools: Any, wanted: list[int]) -> list[Sample]:
+        key = None if tools else key_of(conversation, wanted)
+        quick = key and self._shapes.find(key, conversation, lambda: self.plain(conversation, None, prompt=False))
+        if quick and not quick[0].compared:
+            self.notes.update(quick[0].notes)
+            return [quick[1]]
+        samples, notes = self._traced_samples(conversation, tools, wanted)
+        if quick and (quick[1].spans != samples[0].spans or quick[1].text.origins != samples[0].text.origins):
+            raise RuntimeError(f"a remembered shape gives other spans than the template: {conversation}")
+        if key and not quick and notes is not None:
+            self._shapes.keep(key, conversation, samples[0], notes)
+        return samples
+
+    def _traced_samples(
+        self, conversation: list[dict[str, Any]], tools: Any, wanted: list[int]
+    ) -> tuple[list[Sample], Counter[str] | None]:
+        """The samples, and the notes to remember where one sample is the whole render."""
         full = self.traced(conversation, tools)
         runs = runs_of(full)
         shape = (checks.shape_of(conversation), tuple(wanted), bool(tools))
         known = self._skeletons.find(shape, full, runs)
         if known is not None:
             self.notes.update(known.notes)
-            return [Sample(full, placed(known, runs))]
+            return [Sample(full, placed(known, runs))], known.notes
         before = Counter(self.notes)
         samples = self._turns.samples(conversation, tools, wanted, full)
         if len(samples) == 1 and str.__eq__(samples[0].text, full):
-            self._skeletons.keep(shape, full, runs, samples[0].spans, self.notes - before)
-        return samples
+            notes = self.notes - before
+            self._skeletons.keep(shape, full, runs, samples[0].spans, notes)
+            return samples, notes
+        return samples, None
 
     def _tokenise(self, sample: Sample, weights: dict[int, float], source: Source | None) -> list[EncodedRow]:
         """A sample's ids; a turn whose first token would merge with its prompt becomes a sample of its own.
