@@ -17,6 +17,7 @@ from swift.templates.parsing import parse_text
 from swift.templates.provenance import LITERAL, Traced, origin_of
 from swift.templates.scales import LossScale, Weighed, completed, label
 from swift.templates.search import lost, search_origins
+from swift.templates.shapes import Shapes, key_of
 from swift.templates.skeleton import Skeletons, placed, runs_of
 from swift.templates.thinking import preserving
 from swift.templates.tokens import Encoder
@@ -88,7 +89,7 @@ class Template:
         off = any(switches.get(name) is False for name in THINKING)
         options = ServingOptions(off, response_prefix or "", str(tokenizer.eos_token or ""), add_non_thinking_prefix)
         self._turns = Turns(self, self._encoder.pattern, self.notes, options)
-        self._skeletons = Skeletons()
+        self._skeletons, self._shapes = Skeletons(), Shapes()
         self._shows: dict[bool, tuple[bool, bool]] = {}
         self._select(None)
 
@@ -281,20 +282,38 @@ class Template:
         return [encoded for each in weighed for encoded in self._tokenise(each, source)]
 
     def _samples(self, conversation: list[dict[str, Any]], tools: Any, wanted: list[int]) -> list[Sample]:
+        key = None if tools else key_of(conversation, wanted)
+        quick = key and self._shapes.find(key, conversation, lambda: self.plain(conversation, None, prompt=False))
+        if quick and not quick[0].compared:
+            self.notes.update(quick[0].notes)
+            return [quick[1]]
+        samples, notes = self._traced_samples(conversation, tools, wanted)
+        if quick and (quick[1].spans != samples[0].spans or quick[1].text.origins != samples[0].text.origins):
+            raise RuntimeError(f"a remembered shape gives other spans than the template: {conversation}")
+        if key and not quick and notes is not None:
+            self._shapes.keep(key, conversation, samples[0], notes)
+        return samples
+
+    def _traced_samples(
+        self, conversation: list[dict[str, Any]], tools: Any, wanted: list[int]
+    ) -> tuple[list[Sample], Counter[str] | None]:
+        """The samples, and the notes to remember where one sample is the whole render."""
         full = self.traced(conversation, tools)
         runs = runs_of(full)
         shape = (checks.shape_of(conversation), tuple(wanted), bool(tools))
         known = self._skeletons.find(shape, full, runs)
         if known is not None:
             self.notes.update(known.notes)
-            return [Sample(full, placed(known, runs))]
+            return [Sample(full, placed(known, runs))], known.notes
         before = Counter(self.notes)
         samples = self._turns.samples(conversation, tools, wanted, full)
         if self.scale.base == "all":
             samples = completed(samples, full, [message["role"] for message in conversation])
         if len(samples) == 1 and str.__eq__(samples[0].text, full):
-            self._skeletons.keep(shape, full, runs, samples[0].spans, self.notes - before)
-        return samples
+            notes = self.notes - before
+            self._skeletons.keep(shape, full, runs, samples[0].spans, notes)
+            return samples, notes
+        return samples, None
 
     def _tokenise(self, weighed: Weighed, source: Source | None) -> list[EncodedRow]:
         """A sample's ids; a turn whose ends would merge with what stands around it becomes a sample of its own.
