@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUTPUT ?= output/demo
 COMPAT ?= .venv-compat
+# A folder of chat templates, for the table of docs/templates.md.
+TEMPLATES ?= ../shared/chat_templates
 
 .PHONY: install demo test test-all test-compat lint docs bench clean
 
@@ -45,6 +47,7 @@ test-compat: install
 
 docs: install
 	$(BIN)/python -m swift.config.reference docs/flags.md
+	@test ! -d "$(TEMPLATES)" || $(BIN)/python -m swift.templates.survey $(TEMPLATES) docs/templates.md
 
 bench: install
 	@$(BIN)/python benchmarks/train.py

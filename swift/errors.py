@@ -27,6 +27,15 @@ class SwiftError(Exception):
         return "\n".join(lines)
 
 
+def raised_at(error: BaseException) -> str | None:
+    """The innermost place in code that raised an exception: file and line."""
+    trace, place = error.__traceback__, None
+    while trace is not None:
+        place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return place
+
+
 def first_line(error: BaseException) -> str:
     """What an exception says, in one line; its class where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

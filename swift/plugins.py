@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from swift.errors import SwiftError
+from swift.errors import SwiftError, raised_at
 
 
 def load_plugins(paths: Iterable[str]) -> None:
@@ -33,7 +33,9 @@ def load_plugins(paths: Iterable[str]) -> None:
         if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(file):
             continue
         if not file.is_file():
-            raise SwiftError(f"--external_plugins {path}: no such file")
+            raise SwiftError(
+                f"--external_plugins {path}: no such file", fix=f"check the path; it is looked for in {Path.cwd()}"
+            )
         spec = importlib.util.spec_from_file_location(name, file)
         if spec is None or spec.loader is None:
             raise SwiftError(f"--external_plugins {path} is not a Python file", fix="its name must end in .py")
@@ -46,6 +48,10 @@ def load_plugins(paths: Iterable[str]) -> None:
             raise
         except Exception as error:
             del sys.modules[name]
-            raise SwiftError(f"--external_plugins {path} fails: {type(error).__name__}: {error}") from error
+            raise SwiftError(
+                f"--external_plugins {path} fails: {type(error).__name__}: {error}",
+                where=raised_at(error),
+                fix="mend the file; python runs it from top to bottom",
+            ) from error
         finally:
             sys.path.remove(str(file.parent))

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +27,12 @@ TORCHRUN = {
 FOLDER = "SWIFT_LAUNCH_FOLDER"
 """Names the folder in which the processes tell the launcher their numbers and their errors."""
 
+POLL, GRACE = 0.2, 1.0
+"""Seconds between looks at that folder, and those in which other processes may tell a mistake of their own."""
+
+PATIENCE = 60.0
+"""Seconds that a process with a mistake waits for the launcher to end it."""
+
 
 def processes_wanted() -> bool:
     """Whether the environment asks for several processes and this is not one of them already."""
@@ -42,25 +49,47 @@ def launch(words: Sequence[str]) -> int:
     Raises:
         SwiftError: an environment variable does not fit, or a worker met a user's mistake.
     """
-    command = [sys.executable, "-m", "torch.distributed.run", *_options(), "-m", "swift", *words]
-    with tempfile.TemporaryDirectory(prefix="swift-launch-") as folder:
-        child = subprocess.Popen(command, start_new_session=True, env={**os.environ, FOLDER: folder})
+    with tempfile.TemporaryDirectory(prefix="swift-launch-") as name:
+        folder = Path(name)
+        options = [*_options(), f"--log_dir={folder / 'logs'}"]
+        command = [sys.executable, "-m", "torch.distributed.run", *options, "-m", "swift", *words]
+        child = subprocess.Popen(command, start_new_session=True, env={**os.environ, FOLDER: name})
         received: list[int] = []
 
         def forward(number: int, _frame: FrameType | None) -> None:
             received.append(number)
-            workers = [int(file.name[4:]) for file in Path(folder).glob("pid-*")]
-            for pid in workers or [child.pid]:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGTERM)
+            _send(signal.SIGTERM, _workers(folder) or [child.pid])
 
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, forward)
-        status = child.wait()
-        errors = {file.read_text(encoding="utf-8") for file in sorted(Path(folder).glob("error-*"))}
+        while (status := _wait(child, POLL)) is None:
+            if any(folder.glob("error-*")):
+                _wait(child, GRACE)
+                # torchrun first: it would tell at length that its workers have ended.
+                _send(signal.SIGKILL, [child.pid, *_workers(folder)])
+                child.wait()
+        errors = {file.read_text(encoding="utf-8") for file in folder.glob("error-*")}
     if errors:
         raise SwiftError("\n".join(sorted(errors)))
     return 128 + received[0] if received else status
+
+
+def _wait(child: subprocess.Popen[bytes], seconds: float) -> int | None:
+    """The status of a process that ends within this time."""
+    try:
+        return child.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _workers(folder: Path) -> list[int]:
+    return [int(file.name[4:]) for file in folder.glob("pid-*")]
+
+
+def _send(number: int, processes: list[int]) -> None:
+    for pid in processes:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def _options() -> list[str]:
@@ -70,7 +99,10 @@ def _options() -> list[str]:
         if value is None:
             continue
         if variable != "MASTER_ADDR" and not value.isdigit():
-            raise SwiftError(f"{variable}={value} in the environment is not a whole number")
+            raise SwiftError(
+                f"{variable}={value} in the environment is not a whole number",
+                fix=f"export {variable}=2, or unset it",
+            )
         options.append(f"{flag}={value}")
     if os.environ.keys().isdisjoint({"MASTER_PORT", "MASTER_ADDR"}) and os.environ.get("NNODES", "1") == "1":
         options.append("--standalone")
@@ -84,22 +116,25 @@ def report_pid() -> None:
 
 
 def report_error(error: SwiftError) -> bool:
-    """Leave a user's mistake to the launcher to print once; False where there is no launcher."""
+    """Leave a user's mistake to the launcher, which prints it once and ends all processes.
+
+    A process that ended by itself would have the others print that they lost it, and torchrun that it failed.
+
+    Returns:
+        False where there is no launcher.
+    """
     folder = os.environ.get(FOLDER)
-    if folder:
-        (Path(folder) / f"error-{os.environ.get('RANK', '0')}").write_text(str(error), encoding="utf-8")
-    return bool(folder)
+    if not folder:
+        return False
+    file = Path(folder) / f"error-{os.environ.get('RANK', '0')}"
+    # Renamed into its place, so that the launcher never reads half of it.
+    unfinished = file.with_name(f".{file.name}")
+    unfinished.write_text(str(error), encoding="utf-8")
+    unfinished.replace(file)
+    time.sleep(PATIENCE)
+    return True
 
 
 def worker_status(status: int) -> int:
-    """The status a worker ends with: torchrun takes what the launcher reports by itself for success.
-
-    Once the processes are joined, a mistake of one has to end the others, so it stays a failure.
-    """
-    if FOLDER not in os.environ:
-        return status
-    if status in (130, 143):
-        return 0
-    torch = sys.modules.get("torch")
-    joined = torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized()
-    return status if joined or status != 2 else 0
+    """The status a worker ends with: torchrun takes an interrupt, which the launcher reports, for success."""
+    return 0 if FOLDER in os.environ and status in (130, 143) else status

@@ -18,6 +18,8 @@ RUNS = {
     "infer": "swift.infer.run:main",
     "merge-lora": "swift.export.merge:main",
     "template": "swift.show.template:main",
+    "models": "swift.models.listing:main",
+    "datasets": "swift.data.listing:main",
     "doctor": "swift.cli.doctor:main",
 }
 """Sub-command -> the function that takes its configuration and returns an exit status."""
@@ -32,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SwiftError as error:
         if not report_error(error):
             print(f"error: {error}", file=sys.stderr)
-        return worker_status(2)
+        return 2
     except BrokenPipeError:
         sys.stderr.close()
         return 0

@@ -18,7 +18,9 @@ class ModelConfig:
         check=named,
     )
     adapters: list[str] = option(
-        help="Adapter folders; the base model and the template are read from the adapter.", factory=list, check=named
+        help="Adapters: folders or hub ids; the base model and the template are read from the adapter.",
+        factory=list,
+        check=named,
     )
     model_revision: str | None = option(None, "Branch, tag or commit of the model on its hub.")
     use_hf: bool | None = option(

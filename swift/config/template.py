@@ -14,13 +14,30 @@ class TemplateConfig:
 
     template: str | None = option(
         None,
-        "For a base model without a chat template: chatml, llama, alpaca or plain; elsewhere accepted from old scripts "
-        "and not needed.",
+        "For a base model without a chat template: chatml, llama, alpaca, plain or a .jinja file; elsewhere accepted "
+        "from old scripts and not needed.",
     )
     chat_template: str | None = option(None, "A .jinja file to use in place of the model's own template.")
     system: str | None = option(None, "System text for rows that have none: the text, or a .txt file.")
     enable_thinking: bool | None = option(None, "The template's thinking switch; unset means the template's default.")
+    preserve_thinking: bool | None = option(
+        None,
+        "Keep (true) or drop (false) the reasoning of earlier turns, by the template's own switch; unset means the "
+        "template's default.",
+        why="ms-swift edits the messages; a server that renders the template would not",
+    )
     chat_template_kwargs: dict[str, Any] | None = option(None, "More variables for the chat template, as JSON.")
+    response_prefix: str | None = option(
+        None, "Text behind every generation prompt, such as '<think>\\n': served, and not trained."
+    )
+    special_tokens_in_content: Literal["text", "refuse", "allow"] | None = option(
+        None,
+        "Control tokens spelled out in a row's contents: encoded as plain text, a bad row, or control tokens; unset "
+        "means text.",
+    )
+    use_chat_template: bool | None = option(
+        None, "false: contents are joined as they stand, for base models; unset means true."
+    )
 
 
 @dataclass
@@ -33,4 +50,15 @@ class TrainTemplateConfig(TemplateConfig):
     truncation_strategy: Literal["delete", "left", "right", "split", "raise"] = option(
         "delete",
         "What happens to a longer row: dropped and counted, cut on one side, cut into several samples, or an error.",
+    )
+    loss_scale: str | None = option(
+        None,
+        "What is trained: default (the assistant's turns), last_round or all, joined with + to weights: react, hermes, "
+        "qwen, agentflan, alpha_umi, ignore_empty_think, ignore_think_prefix, a .json file of patterns, or one from "
+        "--external_plugins; unset means default.",
+    )
+    add_non_thinking_prefix: bool | None = option(
+        None,
+        "true: turns without reasoning are trained behind the prompt of the thinking switch set off; unset: false.",
+        why="ms-swift's default writes the empty reasoning block into the answer and trains it",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -73,6 +74,8 @@ def _check_content(turn: Message, what: str) -> None:
     weight: Any = turn.get("weight", 1.0)
     if isinstance(weight, bool) or not isinstance(weight, int | float):
         raise BadRow(f"weight of {what} is {kind_of(weight)}, not a number")
+    if not 0 <= weight < math.inf:
+        raise BadRow(f"weight of {what} is {weight}; it must be a number from 0 on")
 
 
 def _check_text(text: str, what: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,17 @@ SHOWN = 10
 
 @dataclass(frozen=True)
 class Dropped:
-    """A row, or a part of one, that is not trained on, and why."""
+    """A row, or a part of one, that is not trained on, and why.
+
+    Attributes:
+        source: where it came from.
+        reason: why, in one line.
+        row: what was read of it: the text of a broken line, the cells of a table's row, or the row.
+    """
 
     source: Source | None
     reason: str
+    row: Any = field(default=None, compare=False, repr=False)
 
     @property
     def group(self) -> str:
@@ -77,11 +84,12 @@ def stop_at(bad: Sequence[Dropped], total: int, *, fix: str) -> None:
 
 
 def write_dropped(dropped: Iterable[Dropped], path: str | Path) -> None:
-    """Write one JSON line `{"source", "reason"}` for each dropped row."""
+    """Write one JSON line `{"source", "reason", "row"}` for each dropped row, so that it can be mended there."""
     with open(path, "w", encoding="utf-8") as file:
         for row in dropped:
             source = None if row.source is None else str(row.source)
-            file.write(json.dumps({"source": source, "reason": row.reason}, ensure_ascii=False) + "\n")
+            line = {"source": source, "reason": row.reason, "row": row.row}
+            file.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
 
 
 def kind_of(value: Any) -> str:

@@ -63,24 +63,24 @@ class _Job:
             try:
                 encoded = self.template.encode(row, source)
             except SwiftError as error:
-                chunk.bad.append(Dropped(source, f"{error.what}; {error.fix}" if error.fix else error.what))
+                chunk.bad.append(Dropped(source, f"{error.what}; {error.fix}" if error.fix else error.what, row))
                 continue
             for sample in encoded:
-                yield from self._kept(sample, source, chunk)
+                yield from self._kept(sample, row, source, chunk)
 
-    def _kept(self, sample: EncodedRow, source: Source, chunk: _Chunk) -> Iterator[EncodedRow]:
+    def _kept(self, sample: EncodedRow, row: Row, source: Source, chunk: _Chunk) -> Iterator[EncodedRow]:
         """Shorten a sample, and note what is lost by it."""
         sample.source = source
         pieces = shorten(sample, self.max_length, self.strategy)
         if not pieces:
             reason = f"{sample.length} tokens are more than --max_length {self.max_length}"
-            (chunk.too_long if self.strategy == "raise" else chunk.dropped).append(Dropped(source, reason))
+            (chunk.too_long if self.strategy == "raise" else chunk.dropped).append(Dropped(source, reason, row))
         for piece in pieces:
             if piece.trained:
                 yield piece
             else:
                 cut = f" is left within --max_length {self.max_length}" if piece.length < sample.length else ""
-                chunk.dropped.append(Dropped(source, f"no token that carries loss{cut}"))
+                chunk.dropped.append(Dropped(source, f"no token that carries loss{cut}", row))
 
 
 def encode_rows(

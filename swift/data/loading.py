@@ -80,7 +80,7 @@ class RowReader:
                 row = self._mapper(value)
                 check_row(row, answers=self.answers)
             except BadRow as error:
-                yield Dropped(source, str(error))
+                yield Dropped(source, str(error), value)
             else:
                 yield row, source
 
@@ -203,7 +203,11 @@ def load_rows(
         stop_at(bad, total, fix="mend these rows; --strict false drops them and writes them to dropped.jsonl")
     whole = RowSet(_mixed(parts, names, config, weights, seed), bad)
     if names and not whole.rows:
-        raise SwiftError(f"--{option} {' '.join(names)}: none of {total} rows can be used")
+        raise SwiftError(
+            f"--{option} {' '.join(names)}: none of {total} rows can be used",
+            where=str(bad[0]) if bad else None,
+            fix="mend the rows; docs/data.md tells what they hold",
+        )
     if shuffle:
         whole.rows = [whole.rows[index] for index in seeded(seed, len(names)).permutation(len(whole.rows))]
     return whole
@@ -253,7 +257,10 @@ def split_rows(rowset: RowSet, ratio: float, seed: int | None) -> tuple[RowSet, 
     sources = list(dict.fromkeys(source for _, source in rowset.rows))
     count = max(1, int(len(sources) * ratio))
     if count >= len(sources):
-        raise SwiftError(f"--split_dataset_ratio {ratio} leaves no row of {len(sources)} to train on")
+        raise SwiftError(
+            f"--split_dataset_ratio {ratio} leaves no row of {len(sources)} to train on",
+            fix="use more rows, or leave it out and name --val_dataset",
+        )
     order: Sequence[int] = range(len(sources)) if seed is None else seeded(seed).permutation(len(sources)).tolist()
     held = {sources[index] for index in order[-count:]}
     train = [row for row in rowset.rows if row[1] not in held]

@@ -49,9 +49,11 @@ def read_file(path: Path, option: str = "dataset") -> Records:
             found = True
             yield record
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise SwiftError(f"--{option} {path} cannot be read: {error}") from error
+        raise SwiftError(
+            f"--{option} {path} cannot be read: {error}", fix="check that the file is whole and that you may read it"
+        ) from error
     if not found:
-        raise SwiftError(f"--{option} {path} holds no rows")
+        raise SwiftError(f"--{option} {path} holds no rows", fix="put a row into it, or leave the file out")
 
 
 def reader_of(path: Path) -> Callable[[Path], Records] | None:
@@ -137,7 +139,8 @@ def _lines(path: Path) -> Records:
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
             except UnicodeDecodeError as error:
-                yield Dropped(source, f"not UTF-8: byte {error.start + 1} of the line is 0x{line[error.start]:02x}")
+                reason = f"not UTF-8: byte {error.start + 1} of the line is 0x{line[error.start]:02x}"
+                yield Dropped(source, reason, line.decode(errors="backslashreplace"))
                 continue
             if text.strip():
                 yield {"text": text}, source
@@ -151,19 +154,21 @@ def _json_line(line: bytes, source: Source) -> Record | Dropped:
         if end != len(text):
             raise json.JSONDecodeError("Extra data", text, _skip_space(text, end))
     except UnicodeDecodeError as error:
-        return Dropped(source, f"not UTF-8: byte {error.start + 1} of the line is 0x{line[error.start]:02x}")
+        reason = f"not UTF-8: byte {error.start + 1} of the line is 0x{line[error.start]:02x}"
     except StopIteration as error:
-        return Dropped(source, f"not JSON: Expecting value at column {error.value + 1}")
+        reason = f"not JSON: Expecting value at column {error.value + 1}"
     except json.JSONDecodeError as error:
-        return Dropped(source, f"not JSON: {error.msg} at column {error.colno}")
+        reason = f"not JSON: {error.msg} at column {error.colno}"
     except RecursionError:
-        return Dropped(source, "not JSON: nested too deeply")
-    return _record(value, source)
+        reason = "not JSON: nested too deeply"
+    else:
+        return _record(value, source)
+    return Dropped(source, reason, line.decode(errors="backslashreplace"))
 
 
 def _record(value: Any, source: Source) -> Record | Dropped:
     if not isinstance(value, dict):
-        return Dropped(source, f"a row is an object with columns; this is {kind_of(value)}")
+        return Dropped(source, f"a row is an object with columns; this is {kind_of(value)}", value)
     return value, source
 
 
@@ -268,7 +273,7 @@ def _csv(path: Path) -> Records:
             if twice := [name for name in header if header.count(name) > 1]:
                 raise SwiftError(f"{path}: column {twice[0]!r} stands twice in the header", fix="rename one of them")
         elif cells and len(cells) != len(header):
-            yield Dropped(source, f"{len(cells)} cells, but the header has {len(header)}")
+            yield Dropped(source, f"{len(cells)} cells, but the header has {len(header)}", cells)
         elif cells:
             yield {name: cell for name, cell in zip(header, cells, strict=True) if cell != ""}, source
 

@@ -13,7 +13,8 @@ from swift.data.known import KnownDataset, known_dataset
 from swift.data.readers import KINDS, Records, read_file, reader_of
 from swift.data.self_cognition import NAMES, read_self_cognition
 from swift.data.tables import BATCH, pick_split, rows_of, saved_files
-from swift.errors import SwiftError, first_line
+from swift.errors import SwiftError, first_line, raised_at
+from swift.hub.nearby import closest, did_you_mean
 from swift.rows import Source
 
 NOT_DATA = {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "config.json"}
@@ -35,7 +36,7 @@ def parse_name(text: str, option: str = "dataset") -> DatasetName:
     """Take a data set's name apart; a path that exists is never split.
 
     Raises:
-        SwiftError: what follows `#` is not a number of rows.
+        SwiftError: there is no name, or what follows `#` is not a number of rows.
     """
     hub = re.match(r"(hf|ms)::", text, re.IGNORECASE)
     use_hf = None if hub is None else hub[1].lower() == "hf"
@@ -54,6 +55,8 @@ def parse_name(text: str, option: str = "dataset") -> DatasetName:
         splits = tuple(split for split in after.split("+") if split)
         if not splits:
             raise SwiftError(f"--{option} {text}: no split follows @", fix="write it like id@validation")
+    if not name.strip():
+        raise SwiftError(f"--{option} {text!r} names no data set", fix="name a file, a folder or an id of a hub")
     subsets: tuple[str, ...] = ()
     if ":" in name and not Path(name).exists():
         name, _, after = name.partition(":")
@@ -86,6 +89,8 @@ def read_records(
 
 
 def _named(wanted: DatasetName, option: str, *, use_hf: bool | None, hub_token: str | None) -> Records:
+    from swift.data import datasets
+
     name, path = wanted.name, Path(wanted.name).expanduser()
     if path.is_file():
         _refuse_splits(wanted, option)
@@ -95,7 +100,10 @@ def _named(wanted: DatasetName, option: str, *, use_hf: bool | None, hub_token: 
     elif has_magic(name):
         yield from _files(_matching(name, option), option)
     elif reader_of(path) or name.startswith(("/", "./", "../", "~")):
-        raise SwiftError(f"--{option} {name}: no such file or folder")
+        raise SwiftError(
+            f"--{option} {name}: no such file or folder",
+            fix=did_you_mean(closest(name, [*datasets, *NAMES]), f"check the path; it is looked for in {Path.cwd()}"),
+        )
     else:
         yield from _from_hub(wanted, option, use_hf=use_hf, hub_token=hub_token)
 
@@ -142,7 +150,10 @@ def _place(entry: KnownDataset, name: str, use_hf: bool | None) -> tuple[str, bo
 
 def _refuse_splits(wanted: DatasetName, option: str) -> None:
     if wanted.splits:
-        raise SwiftError(f"--{option} {wanted.name}@{'+'.join(wanted.splits)}: this data set has no splits")
+        raise SwiftError(
+            f"--{option} {wanted.name}@{'+'.join(wanted.splits)}: this data set has no splits",
+            fix=f"write --{option} {wanted.name}",
+        )
 
 
 def _folder(path: Path, wanted: DatasetName, option: str) -> Records:
@@ -162,7 +173,10 @@ def _plugin(wanted: DatasetName, option: str) -> Records:
     from swift.data import datasets
 
     if wanted.subsets or wanted.splits:
-        raise SwiftError(f"--{option} {wanted.name}: a registered data set has no subsets and no splits")
+        raise SwiftError(
+            f"--{option} {wanted.name}: a registered data set has no subsets and no splits",
+            fix=f"write --{option} {wanted.name}",
+        )
     try:
         for number, value in enumerate(datasets.get(wanted.name)(), 1):
             source = Source(wanted.name, number)
@@ -170,7 +184,11 @@ def _plugin(wanted: DatasetName, option: str) -> Records:
     except SwiftError:
         raise
     except Exception as error:
-        raise SwiftError(f"--{option} {wanted.name} fails: {type(error).__name__}: {error}") from error
+        raise SwiftError(
+            f"--{option} {wanted.name} fails: {type(error).__name__}: {error}",
+            where=raised_at(error),
+            fix="mend the function that @dataset registers under this name",
+        ) from error
 
 
 def _files(paths: list[Path], option: str) -> Records:
@@ -196,14 +214,19 @@ def _data_files(folder: Path, option: str) -> list[Path]:
 def _matching(pattern: str, option: str) -> list[Path]:
     files = [Path(found) for found in sorted(glob(pattern, recursive=True)) if Path(found).is_file()]
     if not files:
-        raise SwiftError(f"--{option} {pattern}: no file matches")
+        raise SwiftError(
+            f"--{option} {pattern}: no file matches",
+            fix=f"check the pattern; it is looked for in {Path.cwd()}; ** goes through folders",
+        )
     return files
 
 
 def _from_hub(wanted: DatasetName, option: str, *, use_hf: bool | None, hub_token: str | None) -> Records:
+    from swift.data import datasets
     from swift.hub import resolve_dataset
 
-    found = resolve_dataset(wanted.name, use_hf=use_hf, token=hub_token)
+    known = [] if wanted.use_hf is not None else [*datasets, *NAMES]
+    found = resolve_dataset(wanted.name, use_hf=use_hf, token=hub_token, known=known, option=option)
     yield from _hub_folder(Path(found.path), wanted, option)
 
 
@@ -219,7 +242,11 @@ def _hub_folder(folder: Path, wanted: DatasetName, option: str) -> Records:
         except (DatasetsError, ValueError, LookupError, OSError, RuntimeError, ImportError) as error:
             # Where a builder fails, datasets' own error only says that it did.
             cause = error.__cause__ if isinstance(error, DatasetsError) and error.__cause__ else error
-            raise SwiftError(f"--{option} {label} cannot be read: {first_line(cause)}") from error
+            raise SwiftError(
+                f"--{option} {label} cannot be read: {first_line(cause)}",
+                where=str(folder),
+                fix="name one of its configurations after a colon, or a data file inside it",
+            ) from error
         for name in wanted.splits or (None,):
             split = pick_split(splits, name, f"--{option} {label}")
             tables = splits[split].with_format("arrow").iter(BATCH)

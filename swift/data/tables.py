@@ -60,7 +60,10 @@ def _read(path: Path, kind: str, batches: Callable[[], Iterable[pyarrow.RecordBa
     try:
         yield from rows_of(batches(), str(path))
     except pyarrow.ArrowException as error:
-        raise SwiftError(f"{path} is not a whole {kind} file: {first_line(error)}") from error
+        raise SwiftError(
+            f"{path} is not a whole {kind} file: {first_line(error)}",
+            fix="make it again, or give it the ending of what it is",
+        ) from error
 
 
 def rows_of(batches: Iterable[pyarrow.RecordBatch | pyarrow.Table], name: str) -> Rows:
@@ -123,7 +126,10 @@ def saved_files(folder: Path, split: str | None, option: str) -> list[Path] | No
     if not isinstance(state, dict) or "_data_files" not in state:
         return None
     if split is not None:
-        raise SwiftError(f"--{option} {folder}@{split}: this folder holds one data set without splits")
+        raise SwiftError(
+            f"--{option} {folder}@{split}: this folder holds one data set without splits",
+            fix=f"write --{option} {folder}",
+        )
     files = [folder / file["filename"] for file in state["_data_files"]]
     if missing := [file for file in files if not file.is_file()]:
         raise SwiftError(f"--{option} {folder}: {missing[0].name} is missing", fix="copy the folder again")

@@ -10,6 +10,8 @@ from swift.errors import SwiftError
 from swift.registry import Registry
 from swift.rows import Message
 
+OTHER = "give another value, or none for the model's own"
+
 E = TypeVar("E", bound=type)
 FinishReason = Literal["stop", "length"]
 
@@ -69,11 +71,11 @@ class RequestConfig:
         for name, low in (("max_tokens", 1), ("temperature", 0), ("top_k", 0), ("num_beams", 1), ("n", 1)):
             value = getattr(self, name)
             if value is not None and value < low:
-                raise SwiftError(f"{name} is {value}; it must be at least {low}")
+                raise SwiftError(f"{name} is {value}; it must be at least {low}", fix=OTHER)
         if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise SwiftError(f"top_p is {self.top_p}; it must lie above 0 and be 1 at most")
+            raise SwiftError(f"top_p is {self.top_p}; it must lie above 0 and be 1 at most", fix=OTHER)
         if self.repetition_penalty is not None and self.repetition_penalty <= 0:
-            raise SwiftError(f"repetition_penalty is {self.repetition_penalty}; it must be above 0")
+            raise SwiftError(f"repetition_penalty is {self.repetition_penalty}; it must be above 0", fix=OTHER)
         if self.num_beams > 1 and self.temperature:
             raise SwiftError(
                 f"temperature {self.temperature} does not go with num_beams {self.num_beams}: beam search does not "
@@ -180,13 +182,13 @@ NOT_BUILT = ("vllm", "sglang", "lmdeploy")
 
 
 class _Engines(Registry[Any]):
-    def get(self, name: str) -> Any:
+    def check(self, name: str) -> None:
         if name in NOT_BUILT and name not in self:
             raise SwiftError(
                 f"--infer_backend {name} is a back end of ms-swift that this version does not have yet",
                 fix="use --infer_backend pt",
             )
-        return super().get(name)
+        super().check(name)
 
 
 engines: Registry[Any] = _Engines(

@@ -20,7 +20,7 @@ def encode_prompt(template: Template, request: InferRequest, context: int | None
     if request.has_media:
         raise SwiftError("images, videos and audios are not answered yet", fix="leave them out of the request")
     if not request.messages:
-        raise SwiftError("the request has no messages")
+        raise SwiftError("the request has no messages", fix="give it a turn of the user")
     if request.messages[-1].get("role") == "assistant":
         raise SwiftError(
             "the conversation ends with the assistant's turn: there is nothing to answer",

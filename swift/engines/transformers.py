@@ -134,7 +134,7 @@ class PtEngine:
         load_args: bool = True,
     ) -> None:
         if max_batch_size < 1:
-            raise SwiftError(f"max_batch_size is {max_batch_size}; it must be at least 1")
+            raise SwiftError(f"max_batch_size is {max_batch_size}; it must be at least 1", fix="8 is usual")
         if not isinstance(model, tuple):
             names = [adapters] if isinstance(adapters, str) else list(adapters or ())
             model_config = ModelConfig(
@@ -309,6 +309,7 @@ class PtEngine:
 
     def _choice(self, job: _Job, row: list[int], config: RequestConfig) -> Choice:
         ids, text, reason = cut(self.tokenizer, row, limit=job.limit, stop_ids=self._stop_ids, stop=config.stop)
+        text = (self.template.response_prefix or "") + text
         parsed = self.template.parse(text)
         message = ChatMessage(
             role=parsed.get("role", "assistant"),
@@ -341,6 +342,8 @@ class PtEngine:
         thread.start()
         text = TextStream(self.tokenizer, config.stop)
         try:
+            if self.template.response_prefix:
+                yield Delta(self.template.response_prefix)
             while (token := tokens.get()) is not None:
                 piece = "" if token in self._stop_ids else text.push(token)
                 if piece:

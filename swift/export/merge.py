@@ -98,17 +98,17 @@ def merge_lora(
         SwiftError: adapters and base do not fit, the folder is there already or cannot be written, or the merged
             model answers otherwise than the adapters do; then nothing is left behind.
     """
-    from swift.atomic import atomic_folder
-    from swift.models.save import save_pretrained
-
     names = [adapters] if isinstance(adapters, str) else list(adapters)
     if not names:
         raise SwiftError("--adapters names no adapter", fix="name the folder of a checkpoint")
-    quiet_libraries()
     config = replace(config or ModelConfig(), adapters=names)
     source = find_source(config, Decisions())
     output = Path(output_dir) if output_dir else source.adapters[-1].with_name(f"{source.adapters[-1].name}-merged")
     check_output(output, source, exist_ok)
+    from swift.atomic import atomic_folder
+    from swift.models.save import save_pretrained
+
+    quiet_libraries()
     tokenizer = source.load_tokenizer(config.trust_remote_code)
     model = load_base(source, config)
     dtypes = {name: weight.dtype for name, weight in model.named_parameters()}

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from swift.hub.cache import cache_root
-from swift.hub.resolve import Resolved, choose_hub, resolve, resolve_dataset
+from swift.hub.resolve import Resolved, choose_hub, resolve, resolve_adapter, resolve_dataset
 
-__all__ = ["Resolved", "cache_root", "choose_hub", "resolve", "resolve_dataset"]
+__all__ = ["Resolved", "cache_root", "choose_hub", "resolve", "resolve_adapter", "resolve_dataset"]

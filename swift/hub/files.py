@@ -82,7 +82,7 @@ def check_model_folder(path: Path, name: str | None = None) -> None:
 
 
 def _is_model(name: str) -> bool:
-    return fnmatch(name, "model*.safetensors") or fnmatch(name, "pytorch_model*.safetensors")
+    return any(fnmatch(name, f"{start}*.safetensors") for start in ("model", "pytorch_model", "adapter_model"))
 
 
 def _without_variant(name: str) -> str | None:

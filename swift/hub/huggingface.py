@@ -9,8 +9,10 @@ from typing import Any
 
 from swift.errors import SwiftError
 from swift.hub.files import MAY_BE_ABSENT, files_to_skip
+from swift.hub.nearby import reachable
 
 NAME = "Hugging Face"
+ENDPOINT = "https://huggingface.co"
 
 
 def download(
@@ -35,8 +37,9 @@ def download(
     place: dict[str, Any] = {"endpoint": os.environ.get("HF_ENDPOINT") or None, "token": token}
     try:
         skip = None
+        if not _offline() and not reachable(place["endpoint"] or ENDPOINT):
+            raise ConnectionError(place["endpoint"] or ENDPOINT)
         if kind == "model" and not _offline():
-            # One request without retries, so that a machine without network is told at once.
             files = HfApi(**place).model_info(repo, revision=revision, timeout=20).siblings or []
             skip = files_to_skip((file.rfilename for file in files), weights=weights)
         folder = snapshot_download(
@@ -107,14 +110,18 @@ def _mistake(error: Exception, repo: str, kind: str, revision: str | None) -> Sw
         RevisionNotFoundError,
     )
 
-    where = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    where = os.environ.get("HF_ENDPOINT") or ENDPOINT
     page = f"{where}/{'datasets/' if kind == 'dataset' else ''}{repo}"
     other = "look on ModelScope instead: --use_hf false"
     if isinstance(error, GatedRepoError):
         fix = f"ask for access on {page}, then set HF_TOKEN to a token of that account; or {other}."
         return SwiftError(f"the {kind} {repo!r} on {NAME} is gated: your account may not download it.", fix=fix)
     if isinstance(error, RevisionNotFoundError):
-        return SwiftError(f"the {kind} {repo!r} on {NAME} has no revision {revision!r}.", where=page)
+        return SwiftError(
+            f"the {kind} {repo!r} on {NAME} has no revision {revision!r}.",
+            where=page,
+            fix="its page lists branches and tags; leave --model_revision out for the main one",
+        )
     if isinstance(error, (RepositoryNotFoundError, HFValidationError)):
         return SwiftError(
             f"there is no {kind} {repo!r} on {NAME}, or it is private.",

@@ -10,9 +10,9 @@ from typing import Any
 
 from swift.errors import SwiftError, first_line
 from swift.hub.files import files_to_skip
+from swift.hub.nearby import reachable
 
 NAME = "ModelScope"
-_LIBRARIES = ("modelscope", "requests")
 
 
 def installed() -> bool:
@@ -43,18 +43,32 @@ def download(
     from modelscope import snapshot_download
 
     token = token or os.environ.get("MODELSCOPE_API_TOKEN")  # older releases do not read it for downloads
+    raised = _raised()
     arguments: dict[str, Any] = {"revision": revision, "repo_type": kind, **_token_argument(snapshot_download, token)}
     try:
+        if not reachable(_endpoint()):
+            raise ConnectionError(_endpoint())
         skip = _skip(repo, revision, token, weights) if kind == "model" else None
         return Path(snapshot_download(repo, ignore_patterns=skip, **arguments))
-    except Exception as error:  # the package raises its own, requests' and plain exceptions, by version
-        mistake = _mistake(error, repo, kind)
-        if mistake is None:
-            raise
+    except raised as error:
         try:
             return Path(snapshot_download(repo, local_files_only=True, **arguments))
-        except Exception:
-            raise mistake from error
+        except raised:
+            raise _mistake(error, repo, kind) from error
+
+
+def _raised() -> tuple[type[Exception], ...]:
+    """What a download fails with: the package's own classes, which have no common base before 1.30, and requests'."""
+    from modelscope.hub import errors
+
+    own = (value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception))
+    return OSError, ValueError, *own
+
+
+def _endpoint() -> str:
+    """The address that downloads come from."""
+    place = os.environ.get("MODELSCOPE_ENDPOINT") or os.environ.get("MODELSCOPE_DOMAIN") or "www.modelscope.cn"
+    return place if "://" in place else f"https://{place}"
 
 
 def _token_argument(function: Any, token: str | None) -> dict[str, str]:
@@ -77,9 +91,9 @@ def _skip(repo: str, revision: str | None, token: str | None, weights: bool) -> 
     return files_to_skip((file["Path"] for file in files if file.get("Type") != "tree"), weights=weights)
 
 
-def _mistake(error: Exception, repo: str, kind: str) -> SwiftError | None:
-    """The `SwiftError` for what the package raised; None for a bug of ours or of its."""
-    where = os.environ.get("MODELSCOPE_ENDPOINT") or os.environ.get("MODELSCOPE_DOMAIN") or "https://www.modelscope.cn"
+def _mistake(error: Exception, repo: str, kind: str) -> SwiftError:
+    """The `SwiftError` for what the package raised."""
+    where = _endpoint()
     other = "look on Hugging Face instead: --use_hf true"
     status = _status(error)
     text = str(error)
@@ -98,14 +112,12 @@ def _mistake(error: Exception, repo: str, kind: str) -> SwiftError | None:
             where=where,
             fix=f"check the network, pass a local folder, or {other}.",
         )
-    if isinstance(error, (OSError, ValueError)) or type(error).__module__.startswith(_LIBRARIES):
-        return SwiftError(
-            f"the {kind} {repo!r} cannot be downloaded from {NAME}, and the cache has no whole copy of it: "
-            f"{first_line(error)}",
-            where=where,
-            fix=f"check the network, pass a local folder, or {other}.",
-        )
-    return None
+    return SwiftError(
+        f"the {kind} {repo!r} cannot be downloaded from {NAME}, and the cache has no whole copy of it: "
+        f"{first_line(error)}",
+        where=where,
+        fix=f"check the network, pass a local folder, or {other}.",
+    )
 
 
 def _status(error: BaseException | None) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from swift.errors import SwiftError
 from swift.hub import huggingface, modelscope
 from swift.hub.demo import demo_model
 from swift.hub.files import check_model_folder
+from swift.hub.nearby import closest, did_you_mean
 
 _PREFIX = re.compile(r"(hf|ms)::(.+)", re.IGNORECASE | re.DOTALL)
 _ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -60,13 +62,33 @@ def resolve(
     if (local := _local(name, "model")) is not None:
         check_model_folder(local)
         return Resolved(local, "local", "a local folder")
-    found = _fetch(name, "model", revision, use_hf, token, download_weights)
+    found = _fetch(name, "model", revision, use_hf, token, download_weights, known=("demo",))
     check_model_folder(found.path, name)
     return found
 
 
+def resolve_adapter(
+    adapter_id: str, *, revision: str | None = None, use_hf: bool | None = None, token: str | None = None
+) -> Resolved:
+    """Folder of an adapter: a local one, or an id on ModelScope or Hugging Face, chosen as in `resolve`.
+
+    Raises:
+        SwiftError: no such folder, an id that the hub does not have or does not give, no network.
+    """
+    name = adapter_id.strip()
+    if (local := _local(name, "adapters")) is not None:
+        return Resolved(local, "local", "a local folder")
+    return _fetch(name, "model", revision, use_hf, token, True, option="adapters")
+
+
 def resolve_dataset(
-    dataset_id: str, *, revision: str | None = None, use_hf: bool | None = None, token: str | None = None
+    dataset_id: str,
+    *,
+    revision: str | None = None,
+    use_hf: bool | None = None,
+    token: str | None = None,
+    known: Iterable[str] = (),
+    option: str = "dataset",
 ) -> Resolved:
     """Folder or file of a data set: a local path, or an id on ModelScope or Hugging Face, chosen as in `resolve`.
 
@@ -75,14 +97,16 @@ def resolve_dataset(
         revision: branch, tag or commit on the hub.
         use_hf: True for Hugging Face, False for ModelScope, None for the environment's choice.
         token: access token; None takes the hub's own variable.
+        known: names that need no hub, for a suggestion where one is mistyped.
+        option: the option that the name came from, for errors.
 
     Raises:
         SwiftError: no such file, an id that the hub does not have or does not give, no network.
     """
     name = dataset_id.strip()
-    if (local := _local(name, "dataset")) is not None:
+    if (local := _local(name, option)) is not None:
         return Resolved(local, "local", "a local folder" if local.is_dir() else "a local file")
-    return _fetch(name, "dataset", revision, use_hf, token, True)
+    return _fetch(name, "dataset", revision, use_hf, token, True, known=known, option=option)
 
 
 def choose_hub(use_hf: bool | None) -> tuple[str, str]:
@@ -105,32 +129,55 @@ def choose_hub(use_hf: bool | None) -> tuple[str, str]:
     return "hf", "ModelScope is the default, but the package modelscope is not installed"
 
 
-def _local(name: str, kind: str) -> Path | None:
+def _local(name: str, option: str) -> Path | None:
     """The path that `name` means; None where it is an id."""
     if _PREFIX.fullmatch(name):
         return None
     path = Path(name).expanduser()
     if path.exists():
         return path.resolve()
-    if name.startswith(("/", "./", "../", "~", ".\\")) or "\\" in name or not _ID.fullmatch(name):
+    looks_local = name.startswith(("/", "./", "../", "~", ".\\")) or "\\" in name
+    if looks_local or not _ID.fullmatch(name):
         raise SwiftError(
             f"there is no file or folder {name!r}, and it is not an id on a hub.",
-            where=f"--{kind}",
-            fix="check the path; an id looks like owner/name.",
+            where=f"--{option}",
+            fix=did_you_mean(closest(name), "check the path; an id looks like owner/name."),
         )
     return None
 
 
 def _fetch(
-    name: str, kind: str, revision: str | None, use_hf: bool | None, token: str | None, weights: bool
+    name: str,
+    kind: str,
+    revision: str | None,
+    use_hf: bool | None,
+    token: str | None,
+    weights: bool,
+    *,
+    known: Iterable[str] = (),
+    option: str | None = None,
 ) -> Resolved:
+    """Download what a hub has under this id; a name that is a slip of a `known` one is not looked for there."""
+    place, known = f"--{option or kind}", set(known)
     prefix = _PREFIX.fullmatch(name)
     if prefix is not None:
         hub, reason = prefix[1].lower(), f"the prefix {prefix[1]}::"
         name = prefix[2].strip()
     else:
         hub, reason = choose_hub(use_hf)
-    if not _ID.fullmatch(name):
-        raise SwiftError(f"{name!r} is not an id on a hub.", where=f"--{kind}", fix="an id looks like owner/name.")
+    close = [] if prefix else closest(name, known)
+    plain = "/" not in name
+    if not _ID.fullmatch(name) or (plain and (hub == "ms" or not known.isdisjoint(close))):
+        also = f"; HF::{name} looks for it there all the same" if plain and hub == "hf" else ""
+        raise SwiftError(
+            f"{name!r} is neither here nor an id on a hub.",
+            where=place,
+            fix=did_you_mean(close, f"check the path; an id looks like owner/name{also}."),
+        )
     download = huggingface.download if hub == "hf" else modelscope.download
-    return Resolved(download(name, kind=kind, revision=revision, token=token, weights=weights), hub, reason)
+    try:
+        return Resolved(download(name, kind=kind, revision=revision, token=token, weights=weights), hub, reason)
+    except SwiftError as error:
+        if not close:
+            raise
+        raise SwiftError(error.what, where=error.where, fix=did_you_mean(close, error.fix or "give another")) from error

@@ -23,6 +23,7 @@ from swift.rows import Row, Source
 if TYPE_CHECKING:
     from rich.progress import Progress, Task
 
+    from swift.data import RowSet
     from swift.templates import Template
 
 SHOWN = 10
@@ -111,15 +112,17 @@ class Batch:
         )
 
 
-def prepare(config: InferConfig, source: ModelSource, template: Template, request_config: RequestConfig) -> Batch:
-    """Read and check the rows, and open the result file: all that can go wrong before the model is loaded.
+def read_rows(config: InferConfig) -> RowSet | None:
+    """The rows to answer; None for a conversation.
 
     Raises:
-        SwiftError: rows that cannot be answered, or a result file that cannot be written or continued.
+        SwiftError: a file is not there or a row cannot be used.
     """
     from swift.data import load_rows
 
-    rows = load_rows(
+    if not config.batch.val_dataset:
+        return None
+    return load_rows(
         config.batch.val_dataset,
         DataConfig(
             columns=config.batch.columns, model_name=config.batch.model_name, model_author=config.batch.model_author
@@ -130,8 +133,18 @@ def prepare(config: InferConfig, source: ModelSource, template: Template, reques
         hub_token=config.model.hub_token,
         option="val_dataset",
         answers=False,
-    ).rows
-    questions = [question_of(row, place) for row, place in rows]
+    )
+
+
+def prepare(
+    config: InferConfig, source: ModelSource, template: Template, request_config: RequestConfig, rows: RowSet
+) -> Batch:
+    """Tokenise the rows and open the result file: all that can go wrong before the model is loaded.
+
+    Raises:
+        SwiftError: rows that cannot be answered, or a result file that cannot be written or continued.
+    """
+    questions = [question_of(row, place) for row, place in rows.rows]
     context = config.generate.max_length or source.limit
     prompts = encode_all(questions, template, context)
     for question, key in zip(questions, keys_of(prompts, source, request_config, config), strict=True):

@@ -103,7 +103,7 @@ class Chat:
         try:
             line = sys.stdin.readline()
         except UnicodeDecodeError as error:
-            raise SwiftError(f"the input is not UTF-8: {error}", where="stdin") from None
+            raise SwiftError(f"the input is not UTF-8: {error}", where="stdin", fix="convert it to UTF-8") from None
         if not line:
             raise EOFError
         return line.rstrip("\n")
@@ -202,7 +202,9 @@ class Chat:
             with Path(name).expanduser().open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"messages": [*self._before(), *self.turns]}, ensure_ascii=False) + "\n")
         except OSError as error:
-            raise SwiftError(f"{name} cannot be written: {error.strerror}") from None
+            raise SwiftError(
+                f"{name} cannot be written: {error.strerror}", fix="name a file in a folder that you may write to"
+            ) from None
         self._say(f"appended to {name}")
 
     def _set(self, words: str) -> None:
@@ -217,7 +219,9 @@ class Chat:
             try:
                 self.config = self.config.with_values(**{name: None if none else SETTINGS[name](value)})
             except ValueError:
-                raise SwiftError(f"/set {name} takes a number, got {value!r}") from None
+                raise SwiftError(
+                    f"/set {name} takes a number, got {value!r}", fix=f"write it like /set {name} 1"
+                ) from None
         self._say(f"{name} = {getattr(self.config, name)}")
 
     def _say(self, text: str) -> None:

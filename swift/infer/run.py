@@ -10,6 +10,7 @@ from swift.config.decisions import Decisions
 from swift.config.effect import note_without_effect
 from swift.config.generate import GenerateConfig
 from swift.engines import RequestConfig, engines
+from swift.infer.batch import prepare, read_rows
 from swift.models.source import find_source
 from swift.plugins import load_plugins
 from swift.templates.choose import choose_template
@@ -20,22 +21,23 @@ def main(config: InferConfig) -> int:
 
     Raises:
         SwiftError: model, adapters, template, data or result file are not as they should be; all of it that can be
-            told without the model's weights is told before they are read.
+            told without the model's weights is told before they are read, and most of it before torch is imported.
     """
     load_plugins(config.plugins.external_plugins)
-    engine_class = engines.get(config.batch.infer_backend)
-    quiet_libraries()
+    engines.check(config.batch.infer_backend)
     decisions = Decisions()
     note_without_effect(config, decisions)
+    request_config = request_config_of(config.generate)
     source = find_source(config.model, decisions)
+    rows = read_rows(config)
+
+    quiet_libraries()
+    engine_class = engines.get(config.batch.infer_backend)
     tokenizer = source.load_tokenizer(config.model.trust_remote_code)
     recorded = source.recorded_template if config.batch.load_args else None
     template = choose_template(tokenizer, config.template, decisions, recorded)
-    request_config = request_config_of(config.generate)
-    if config.batch.val_dataset:
-        from swift.infer.batch import prepare
-
-        batch = prepare(config, source, template, request_config)
+    if rows is not None:
+        batch = prepare(config, source, template, request_config, rows)
         if batch.nothing_left():
             return 0
     engine = engine_class.from_source(
@@ -47,7 +49,7 @@ def main(config: InferConfig) -> int:
         decisions=decisions,
     )
     print("\n".join(decisions.table()), file=sys.stderr)
-    if config.batch.val_dataset:
+    if rows is not None:
         return batch.run(engine)
     from swift.infer.chat import Chat
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from swift.errors import SwiftError, first_line
 
+AGAIN = "copy or download the adapter again, or take another checkpoint"
+
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
 
@@ -26,10 +28,10 @@ def check_adapter(folder: Path) -> dict[str, Any]:
             fix="it holds a whole model: give it as --model" if whole else "name the folder of a checkpoint",
         ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise SwiftError(f"adapter_config.json is broken: {error}", where=str(folder)) from None
+        raise SwiftError(f"adapter_config.json is broken: {error}", where=str(folder), fix=AGAIN) from None
     weights = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if weights is None:
-        raise SwiftError(f"--adapters {folder} holds no weights: {WEIGHT_FILES[0]} is missing")
+        raise SwiftError(f"--adapters {folder} holds no weights: {WEIGHT_FILES[0]} is missing", fix=AGAIN)
     if weights.suffix == ".safetensors":
         _check_header(weights)
     return settings
@@ -44,7 +46,7 @@ def _check_header(weights: Path) -> None:
     except (SafetensorError, OSError) as error:
         raise broken_weights(weights, error) from None
     if empty:
-        raise SwiftError(f"{weights.name} holds no weights", where=str(weights.parent))
+        raise SwiftError(f"{weights.name} holds no weights", where=str(weights.parent), fix=AGAIN)
 
 
 def broken_weights(place: Path, error: Exception) -> SwiftError:
@@ -52,5 +54,5 @@ def broken_weights(place: Path, error: Exception) -> SwiftError:
     return SwiftError(
         f"the adapter's weights are broken: {first_line(error)}",
         where=str(place),
-        fix="copy or download the adapter again, or take an earlier checkpoint",
+        fix=AGAIN,
     )

@@ -13,6 +13,8 @@ from swift.models.registered import model_loaders
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
+DAMAGED = "copy or download the file again from the model's page"
+
 # Auto classes, in the order in which a model that generates is looked for.
 _AUTO = (
     "AutoModelForCausalLM",
@@ -59,9 +61,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         raw = read_json(file)
     except ValueError as error:
-        raise SwiftError(f"config.json is not valid JSON: {error}.", where=str(file)) from error
+        raise SwiftError(f"config.json is not valid JSON: {error}.", where=str(file), fix=DAMAGED) from error
     if not isinstance(raw, dict):
-        raise SwiftError("config.json is not a JSON object.", where=str(file))
+        raise SwiftError("config.json is not a JSON object.", where=str(file), fix=DAMAGED)
     return raw
 
 

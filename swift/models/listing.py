@@ -70,7 +70,7 @@ def main(config: ModelsConfig) -> int:
     if not found:
         raise SwiftError(
             f"--search {config.search.search}: no model of the table",
-            fix="any model works by its id where transformers has its architecture; the table only lists well-known ones",
+            fix="any model works by its id where transformers has its architecture; the table lists well-known ones",
         )
     found.sort(key=lambda model: model["id"].lower())
     if config.report.format == "json":

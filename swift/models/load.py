@@ -182,7 +182,11 @@ def load_tokenizer(path: str | Path, trust_remote_code: bool = False) -> PreTrai
                 where=str(folder),
                 fix="read that code; if you trust it, add `--trust_remote_code true`.",
             ) from error
-        raise SwiftError(f"the tokenizer cannot be read: {first_line(error)}", where=str(folder)) from error
+        raise SwiftError(
+            f"the tokenizer cannot be read: {first_line(error)}",
+            where=str(folder),
+            fix="copy the tokenizer files again from the model's page, or install a newer transformers.",
+        ) from error
 
 
 def _device(device_map: Any) -> tuple[torch.device, str]:
@@ -253,9 +257,17 @@ def _readable_errors(folder: Path, device: torch.device) -> Iterator[None]:
             f"the weights are broken: {first_line(error)}", where=str(folder), fix="download the model again."
         ) from error
     except ImportError as error:
-        raise SwiftError(f"the model needs a package: {first_line(error)}", where=str(folder)) from error
+        raise SwiftError(
+            f"the model needs a package: {first_line(error)}",
+            where=str(folder),
+            fix="pip install what it names, into the environment of swift.",
+        ) from error
     except (OSError, RuntimeError, ValueError, TypeError) as error:
-        raise SwiftError(f"the model cannot be loaded: {first_line(error)}", where=str(folder)) from error
+        raise SwiftError(
+            f"the model cannot be loaded: {first_line(error)}",
+            where=str(folder),
+            fix="compare its files with the model's page; --model_kwargs go to transformers as given.",
+        ) from error
 
 
 def _some(names: list[str]) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from swift.errors import SwiftError
+from swift.errors import SwiftError, first_line
 
 SHAPE_KEYS = ("architectures", "hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size")
 
@@ -84,7 +84,9 @@ def read_record(folder: str | Path) -> CheckpointRecord:
     try:
         config = yaml.safe_load(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
     except yaml.YAMLError as error:
-        raise SwiftError(f"{config_file} is broken: {error}") from None
+        raise SwiftError(
+            f"{config_file} is broken: {first_line(error)}", fix="take another checkpoint's file"
+        ) from None
     return CheckpointRecord(
         folder=folder,
         is_adapter=adapter is not None,
@@ -123,4 +125,4 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise SwiftError(f"{path} is broken: {error}") from None
+        raise SwiftError(f"{path} is broken: {error}", fix="copy the checkpoint again, or take another one") from None

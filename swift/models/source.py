@@ -67,7 +67,7 @@ def find_source(config: ModelConfig, decisions: Decisions) -> ModelSource:
         raise SwiftError(
             "no model is named", fix="give --model (demo, a folder or an id), or --adapters with a checkpoint's folder"
         )
-    folders = [_adapter_folder(name, config) for name in config.adapters]
+    folders = [adapter_folder(name, config.use_hf, config.hub_token) for name in config.adapters]
     settings = [check_adapter(folder) for folder in folders]
     records = [read_record(folder) for folder in folders]
     if config.model is None:
@@ -96,13 +96,15 @@ def _resolve(name: str, revision: str | None, use_hf: bool | None, token: str | 
     return resolve(name, revision=revision, use_hf=use_hf, token=token)
 
 
-def _adapter_folder(name: str, config: ModelConfig) -> Path:
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder.resolve()
-    raise SwiftError(
-        f"--adapters {name}: no such folder", fix="name a checkpoint folder, such as output/.../checkpoint-20"
-    )
+def adapter_folder(name: str, use_hf: bool | None = None, token: str | None = None) -> Path:
+    """The folder of an adapter: a local one, or a hub's.
+
+    Raises:
+        SwiftError: there is no such folder or id, or it cannot be downloaded.
+    """
+    from swift.hub import resolve_adapter
+
+    return resolve_adapter(name, use_hf=use_hf, token=token).path
 
 
 def _base_of(

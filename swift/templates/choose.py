@@ -5,13 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from swift.config import Decisions, TemplateConfig
-from swift.errors import SwiftError
+from swift.config import Decisions, TemplateConfig, TrainTemplateConfig
+from swift.errors import SwiftError, first_line
 from swift.templates import chat_templates
 from swift.templates.loading import NAMES, load_template
 from swift.templates.template import Template
+from swift.templates.thinking import check_preserving, has_switch
 
-SWITCHES = ("system", "enable_thinking", "chat_template_kwargs")
+SWITCHES = (
+    "system",
+    "enable_thinking",
+    "preserve_thinking",
+    "chat_template_kwargs",
+    "response_prefix",
+    "special_tokens_in_content",
+    "loss_scale",
+    "add_non_thinking_prefix",
+)
 """Options of a template that stay when its Jinja source is replaced."""
 
 
@@ -27,25 +37,36 @@ def choose_template(
         recorded: the `template.json` of a checkpoint, if its template is wanted.
 
     Raises:
-        SwiftError: the model has no template and none is named, a file is missing, or the record is broken.
+        SwiftError: the model has no template and none is named, a file is missing, the record is broken, or the
+            template cannot do what an option asks of it.
     """
+    if flags.use_chat_template is False and (flags.chat_template or _is_named(flags.template)):
+        name = "chat_template" if flags.chat_template else "template"
+        raise SwiftError(
+            f"--use_chat_template false with --{name} {getattr(flags, name)}",
+            fix="leave one of them out: without a chat template, contents are joined as they stand",
+        )
     template = _choose(tokenizer, flags, decisions, recorded)
-    if template.system is not None:
-        origin = "flag" if flags.system is not None else "checkpoint"
-        decisions.add("system", template.system, origin, "for conversations that bring none")
+    _note_options(template, flags, decisions)
     return template
 
 
 def _choose(tokenizer: Any, flags: TemplateConfig, decisions: Decisions, recorded: dict[str, Any] | None) -> Template:
-    given: dict[str, Any] = {name: value for name in SWITCHES if (value := getattr(flags, name)) is not None}
+    given: dict[str, Any] = {name: value for name in SWITCHES if (value := getattr(flags, name, None)) is not None}
     if flags.system is not None:
         given["system"] = system_text(flags.system)
+    if flags.response_prefix is not None:
+        # A shell hands \n over as two characters.
+        given["response_prefix"] = flags.response_prefix.replace("\\n", "\n")
+    kept = {name: recorded[name] for name in SWITCHES if recorded.get(name) is not None} if recorded else {}
     if flags.chat_template:
-        kept = {name: recorded.get(name) for name in SWITCHES} if recorded else {}
         decisions.add("template", flags.chat_template, "flag", "--chat_template")
-        return load_template(tokenizer, flags.chat_template, **(kept | given))
+        return load_template(tokenizer, flags.chat_template, option="chat_template", **(kept | given))
+    if flags.use_chat_template is False:
+        decisions.add("template", "none", "flag", "--use_chat_template false: contents are joined as they stand")
+        return Template(tokenizer, use_chat_template=False, source="--use_chat_template false", **(kept | given))
     unneeded = f"--template {flags.template} is noted and not needed"
-    if recorded:
+    if recorded and not (flags.use_chat_template and recorded.get("use_chat_template") is False):
         why = unneeded if flags.template else "what it was trained with"
         decisions.add("template", recorded.get("source") or "recorded", "checkpoint", why)
         try:
@@ -56,12 +77,46 @@ def _choose(tokenizer: Any, flags: TemplateConfig, decisions: Decisions, recorde
                 fix="give --load_args false and the template's options yourself",
             ) from error
     name = flags.template
-    if tokenizer.chat_template and not (name in (*NAMES, *chat_templates) or (name or "").endswith(".jinja")):
+    if tokenizer.chat_template and not _is_named(name):
         decisions.add("template", "the model's own", "model", unneeded if name else "it comes with the tokenizer")
-        return load_template(tokenizer, **given)
-    template = load_template(tokenizer, name, **given)
+        return load_template(tokenizer, **(kept | given))
+    template = load_template(tokenizer, name, **(kept | given))
     decisions.add("template", name, "flag", "--template")
     return template
+
+
+def _is_named(name: str | None) -> bool:
+    """Whether `--template` names a template, and not the family of a model as in old scripts."""
+    return name is not None and (name in NAMES or name in chat_templates or name.endswith(".jinja"))
+
+
+def _note_options(template: Template, flags: TemplateConfig, decisions: Decisions) -> None:
+    """Say what is set besides the template's source, and stop where the template cannot do it."""
+    training = isinstance(flags, TrainTemplateConfig)
+    switch = "it trains turns without reasoning behind the prompt of the thinking switch set off"
+    if template.add_non_thinking_prefix and training and not has_switch(template):
+        switch = "no effect: the chat template has no thinking switch"
+    if template.preserve_thinking is not None:
+        check_preserving(template, template.preserve_thinking)
+    told = {
+        "system": (template.system, "for conversations that bring none"),
+        "enable_thinking": (template.enable_thinking, "the template's thinking switch"),
+        "preserve_thinking": (template.preserve_thinking, "the reasoning of earlier turns, by the template's switch"),
+        "chat_template_kwargs": (template.chat_template_kwargs or None, "variables of the template"),
+        "response_prefix": (template.response_prefix, "behind every generation prompt"),
+        "special_tokens_in_content": (
+            template.special_tokens_in_content if template.special_tokens_in_content != "text" else None,
+            "control tokens spelled out in contents",
+        ),
+    }
+    if training:
+        spec = template.loss_scale
+        told["loss_scale"] = (spec if spec != "default" else None, template.scale.describe())
+        told["add_non_thinking_prefix"] = (template.add_non_thinking_prefix or None, switch)
+    for name, (value, reason) in told.items():
+        if value is not None:
+            origin = "flag" if getattr(flags, name) is not None else "checkpoint"
+            decisions.add(name, value, origin, reason)
 
 
 def system_text(system: str) -> str:
@@ -75,4 +130,7 @@ def system_text(system: str) -> str:
     try:
         return Path(system).expanduser().read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise SwiftError(f"--system {system} cannot be read: {error}") from None
+        raise SwiftError(
+            f"--system {system} cannot be read: {first_line(error)}",
+            fix="name a UTF-8 text file that exists; a text that is no file must not end in .txt",
+        ) from None

@@ -18,12 +18,13 @@ def read_table(name: str) -> str:
     return (TABLE / f"{name}.jinja").read_text(encoding="utf-8")
 
 
-def load_template(tokenizer: Any, template: str | None = None, **options: Any) -> Template:
+def load_template(tokenizer: Any, template: str | None = None, *, option: str = "template", **options: Any) -> Template:
     """The template of a model.
 
     Args:
         tokenizer: a transformers tokenizer.
         template: None for the tokenizer's own; else chatml, llama, alpaca, plain, a plug-in's name or a `.jinja` file.
+        option: the option that names it, for messages.
         options: what `Template` takes.
 
     Raises:
@@ -33,13 +34,13 @@ def load_template(tokenizer: Any, template: str | None = None, **options: Any) -
         options.setdefault("source", getattr(tokenizer, "name_or_path", "") or "tokenizer")
         return Template(tokenizer, options.pop("chat_template", None), **options)
     if template in chat_templates:
-        return Template(tokenizer, chat_templates.get(template)(tokenizer), source=f"--template {template}", **options)
+        return Template(tokenizer, chat_templates.get(template)(tokenizer), source=f"--{option} {template}", **options)
     if template in NAMES:
-        return Template(tokenizer, read_table(template), source=f"--template {template}", **options)
+        return Template(tokenizer, read_table(template), source=f"--{option} {template}", **options)
     path = Path(template).expanduser()
     if not path.is_file():
         raise SwiftError(
-            f"--template {template} is neither a name nor a file",
+            f"--{option} {template} is neither a name nor a file",
             fix=f"use {', '.join([*NAMES, *chat_templates])} or a .jinja file; leave it out for the model's own",
         )
     return Template(tokenizer, path.read_text(encoding="utf-8"), source=str(path), **options)

@@ -12,6 +12,7 @@ from swift.templates.parsing import parse_calls
 from swift.templates.provenance import Traced, TracedDict, origin_of
 
 ROLES = ("system", "user", "assistant", "tool", "developer", "function", "ipython")
+MEND = "mend the row, or take it out of the data"
 OURS = ("loss", "weight")
 """Keys of a message that belong to training and that no template sees."""
 
@@ -25,7 +26,7 @@ def check(messages: Any, where: str | None) -> None:
         raise SwiftError("the row has no messages", where=where, fix='give "messages": [{"role": …, "content": …}, …]')
     for index, message in enumerate(messages):
         if not isinstance(message, dict):
-            raise SwiftError(f"message {index} is a {type(message).__name__}, not an object", where=where)
+            raise SwiftError(f"message {index} is a {type(message).__name__}, not an object", where=where, fix=MEND)
         role = message.get("role")
         if role not in ROLES:
             raise SwiftError(
@@ -40,9 +41,9 @@ def check(messages: Any, where: str | None) -> None:
             )
         for key in ("reasoning_content", "name"):
             if not isinstance(message.get(key), (str, type(None))):
-                raise SwiftError(f"{key} of message {index} is not a string", where=where)
+                raise SwiftError(f"{key} of message {index} is not a string", where=where, fix=MEND)
         if not content and not message.get("tool_calls") and role == "assistant" and content != "":
-            raise SwiftError(f"message {index} (assistant) has neither content nor tool_calls", where=where)
+            raise SwiftError(f"message {index} (assistant) has neither content nor tool_calls", where=where, fix=MEND)
         check_calls(message.get("tool_calls"), index, where)
 
 
@@ -51,7 +52,7 @@ def check_calls(calls: Any, index: int, where: str | None) -> None:
     if calls is None:
         return
     if not isinstance(calls, (list, tuple)):
-        raise SwiftError(f"tool_calls of message {index} is not a list", where=where)
+        raise SwiftError(f"tool_calls of message {index} is not a list", where=where, fix=MEND)
     for call in calls:
         function = call.get("function", call) if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
@@ -91,6 +92,19 @@ def _with_object_arguments(call: dict[str, Any]) -> dict[str, Any]:
         if isinstance(parsed, dict):
             return {**call, "arguments": parsed}
     return call
+
+
+def with_text_arguments(message: dict[str, Any]) -> dict[str, Any]:
+    """A message whose tool calls have their arguments as JSON text."""
+    if not message.get("tool_calls"):
+        return message
+    calls = []
+    for call in message["tool_calls"]:
+        inner = dict(call.get("function", call))
+        if isinstance(inner.get("arguments"), dict):
+            inner["arguments"] = json.dumps(inner["arguments"], ensure_ascii=False)
+        calls.append({**call, "function": inner} if "function" in call else inner)
+    return {**message, "tool_calls": calls}
 
 
 def traced(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -29,6 +29,15 @@ def runs_of(text: Traced) -> list[tuple[int, int]]:
     return [match.span() for match in RUN.finditer(text.origins)]
 
 
+def place_in(text: Traced, runs: Sequence[tuple[int, int]], at: int) -> tuple[int, int] | None:
+    """A place as (run, place in it); None inside of a field."""
+    if at == runs[-1][1]:
+        return len(runs), 0
+    run = bisect_right(runs, at, key=lambda span: span[0]) - 1
+    inside = at - runs[run][0]
+    return (run, inside) if not inside or text.origins[at] == LITERAL else None
+
+
 def placed(known: Known, runs: Sequence[tuple[int, int]]) -> list[Span]:
     """The spans of a known shape in another conversation."""
     ends = [*(start for start, _ in runs), runs[-1][1]]
@@ -63,18 +72,9 @@ class Skeletons:
         self, shape: Any, text: Traced, runs: Sequence[tuple[int, int]], spans: Sequence[Span], notes: Counter[str]
     ) -> None:
         """Remember the spans, if all their ends lie in the template's own text or at its edges."""
-        starts = [start for start, _ in runs]
-
-        def place(at: int) -> tuple[int, int] | None:
-            if at == runs[-1][1]:
-                return len(runs), 0
-            run = bisect_right(starts, at) - 1
-            inside = at - starts[run]
-            return (run, inside) if not inside or text.origins[at] == LITERAL else None
-
         found = []
         for span in spans:
-            start, stop = place(span.start), place(span.stop)
+            start, stop = place_in(text, runs, span.start), place_in(text, runs, span.stop)
             if start is None or stop is None:
                 return
             found.append((start, stop, span))

@@ -1,4 +1,4 @@
-"""What the template stage does with each template of a folder: `python -m swift.templates.survey FOLDER`.
+"""What becomes of conversations under each template of a folder: `python -m swift.templates.survey FOLDER [PAGE.md]`.
 
 Every `.jinja` file meets a handful of conversations, on a byte-level vocabulary that holds its control tokens.
 """
@@ -16,13 +16,6 @@ from swift.templates.conversations import CONVERSATIONS, conversation_row
 from swift.templates.template import Template
 
 EOS = ("<|im_end|>", "<|eot_id|>", "<|END_OF_TURN_TOKEN|>", "<｜end▁of▁sentence｜>")
-LEGEND = """\
-One sample: all turns train in one text. *n* samples: the template rewrites earlier turns, so each turn trains in the
-text it is served with. *reasoning dropped*: the template has no place for it (counted in the plan). *refused*: the
-template itself raises an error. *drops calls*: it writes no tool calls, and rows with some are refused; give a template
-that writes them with `--chat_template`. The stop column is the text that ends a trained turn, and that of a tool call
-where it is another.
-"""
 
 
 def byte_tokenizer(source: str) -> Any:
@@ -50,28 +43,32 @@ def outcome(template: Template, name: str) -> str:
         samples = template.encode(conversation_row(name))
     except SwiftError as error:
         return "drops calls" if "drops the tool calls" in error.what else "refused"
-    said = "one sample" if len(samples) == 1 else f"{len(samples)} samples"
-    return said + (", reasoning dropped" if template.notes["reasoning dropped by the template"] else "")
+    return str(len(samples)) + (" −r" if template.notes["reasoning dropped by the template"] else "")
 
 
 def survey(folder: Path) -> str:
-    """The page: a table of templates and conversations, and the totals."""
+    """A table of templates and conversations, and the totals."""
     names = list(CONVERSATIONS)
-    lines = [
-        "# Chat templates",
-        "",
-        LEGEND,
-        f"| template | stop | {' | '.join(names)} |",
-        "| --- " * (len(names) + 2) + "|",
-    ]
+    lines = [f"| template | stop | {' | '.join(names)} |", "| --- " * (len(names) + 2) + "|"]
     total: Counter[str] = Counter()
     for path in sorted(folder.glob("*.jinja")):
         source = path.read_text(encoding="utf-8")
         template = Template(byte_tokenizer(source), source=path.stem)
         cells = [outcome(template, name) for name in names]
-        total.update("trained" if "sample" in cell else cell for cell in cells)
+        total.update("trained" if cell[0].isdigit() else cell for cell in cells)
+        total["of them in more than one sample"] += sum(cell[0].isdigit() and cell[0] != "1" for cell in cells)
         lines.append(f"| {path.stem} | {_stops(template)} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", "; ".join(f"{count} {kind}" for kind, count in total.most_common()) + "."])
+
+
+def put_section(page: Path, name: str, text: str) -> None:
+    """Replace what stands between `<!-- NAME -->` and `<!-- end of NAME -->` in a page."""
+    begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+    head, found, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, closed, tail = rest.partition(end)
+    if not found or not closed:
+        raise SwiftError(f"{page} has no section {name}", fix=f"put {begin.strip()} and {end} into it")
+    page.write_text(f"{head}{begin}{text}\n{end}{tail}", encoding="utf-8")
 
 
 def _stops(template: Template) -> str:
@@ -82,7 +79,16 @@ def _stops(template: Template) -> str:
     return " ".join(f"`{stop}`" for stop in stops).replace("\n", "\\n").replace("|", "\\|")
 
 
+def main(words: list[str]) -> None:
+    """Print the table of a folder, or put it into a page."""
+    if len(words) not in (1, 2) or not Path(words[0]).is_dir():
+        sys.exit("usage: python -m swift.templates.survey FOLDER [PAGE.md]")
+    text = survey(Path(words[0]))
+    if len(words) == 2:
+        put_section(Path(words[1]), "survey", text)
+    else:
+        print(text)
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
-        sys.exit("usage: python -m swift.templates.survey FOLDER")
-    print(survey(Path(sys.argv[1])))
+    main(sys.argv[1:])

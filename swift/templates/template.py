@@ -5,22 +5,27 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from swift.errors import SwiftError
-from swift.rows import IGNORE, THINKING, EncodedRow, Message, Rendered, Row, Source, TurnStart
+from swift.rows import THINKING, EncodedRow, Message, Row, Source
 from swift.templates import messages as checks
-from swift.templates.closing import REASONING, TOOL, USER
+from swift.templates.closing import CALL, REASONING, TOOL, USER
 from swift.templates.environment import ChatTemplate
 from swift.templates.parsing import parse_text
 from swift.templates.provenance import LITERAL, Traced, origin_of
+from swift.templates.scales import LossScale, Weighed, completed, label
+from swift.templates.search import lost, search_origins
+from swift.templates.shapes import Shapes, key_of
 from swift.templates.skeleton import Skeletons, placed, runs_of
-from swift.templates.tokens import Encoder, Tokens
-from swift.templates.turns import Sample, ServingOptions, Span, Turns
+from swift.templates.thinking import preserving
+from swift.templates.tokens import Encoder
+from swift.templates.turns import Sample, ServingOptions, Turns
 
-CONTROL_CHOICES = ("text", "token", "error")
+CONTROL_CHOICES = ("text", "refuse", "allow")
+FORMER = {"token": "allow", "error": "refuse"}
+"""Names that older checkpoints record."""
 
 
 class Template:
@@ -33,9 +38,12 @@ class Template:
         enable_thinking: the template's reasoning switch; None leaves it to the template.
         chat_template_kwargs: further variables for the template.
         special_tokens_in_content: what becomes of control tokens spelled out in contents: `text` encodes them as
-            plain text, `token` as control tokens, `error` refuses the row.
+            plain text, `allow` as control tokens, `refuse` refuses the row.
         response_prefix: text that the server puts behind the generation prompt; it is not trained.
         use_chat_template: False joins contents as they are and trains the assistant's, for base models.
+        loss_scale: what is trained, as `LossScale` takes it.
+        preserve_thinking: keep or drop the reasoning of earlier turns; None leaves it to the template.
+        add_non_thinking_prefix: turns without reasoning are trained behind the prompt of the thinking switch set off.
         source: where the template came from, for messages and checkpoints.
 
     Attributes:
@@ -54,8 +62,12 @@ class Template:
         special_tokens_in_content: str = "text",
         response_prefix: str | None = None,
         use_chat_template: bool = True,
+        loss_scale: str = "default",
+        preserve_thinking: bool | None = None,
+        add_non_thinking_prefix: bool = False,
         source: str = "",
     ) -> None:
+        special_tokens_in_content = FORMER.get(special_tokens_in_content, special_tokens_in_content)
         if special_tokens_in_content not in CONTROL_CHOICES:
             raise SwiftError(
                 f"special_tokens_in_content is {special_tokens_in_content!r}",
@@ -65,6 +77,8 @@ class Template:
         self.chat_template_kwargs = dict(chat_template_kwargs or {})
         self.special_tokens_in_content, self.response_prefix = special_tokens_in_content, response_prefix
         self.use_chat_template, self.source = use_chat_template, source
+        self.loss_scale, self.preserve_thinking = loss_scale, preserve_thinking
+        self.add_non_thinking_prefix = add_non_thinking_prefix
         self.chat_template = chat_template if use_chat_template else _bare()
         self.fixed: dict[str, Any] = {"now": datetime.now().isoformat(timespec="seconds")}
         self.notes: Counter[str] = Counter()
@@ -73,9 +87,9 @@ class Template:
         self._special = dict(tokenizer.special_tokens_map)
         switches = {"enable_thinking": enable_thinking, **self.chat_template_kwargs}
         off = any(switches.get(name) is False for name in THINKING)
-        options = ServingOptions(off, response_prefix or "", str(tokenizer.eos_token or ""))
+        options = ServingOptions(off, response_prefix or "", str(tokenizer.eos_token or ""), add_non_thinking_prefix)
         self._turns = Turns(self, self._encoder.pattern, self.notes, options)
-        self._skeletons = Skeletons()
+        self._skeletons, self._shapes = Skeletons(), Shapes()
         self._shows: dict[bool, tuple[bool, bool]] = {}
         self._select(None)
 
@@ -91,6 +105,9 @@ class Template:
             "special_tokens_in_content": self.special_tokens_in_content,
             "response_prefix": self.response_prefix,
             "use_chat_template": self.use_chat_template,
+            "loss_scale": self.loss_scale,
+            "preserve_thinking": self.preserve_thinking,
+            "add_non_thinking_prefix": self.add_non_thinking_prefix,
             "source": self.source,
             "fixed": dict(self.fixed),
         }
@@ -128,6 +145,7 @@ class Template:
         thinking = {} if self.enable_thinking is None else {"enable_thinking": self.enable_thinking}
         return {
             **self._special,
+            **preserving(self.preserve_thinking),
             **self.chat_template_kwargs,
             **thinking,
             **switches,
@@ -143,12 +161,13 @@ class Template:
         Raises:
             SwiftError: with the template's own words, when it refuses the conversation.
         """
-        variables = self._variables(messages, tools, prompt, switches)
+        variables = self._variables(self._fitting(messages), tools, prompt, switches)
         text = self._guard(lambda: self._select(tools).render(variables))
         return text + self.response_prefix if prompt and self.response_prefix else text
 
     def traced(self, messages: Sequence[Any], tools: Any, *, prompt: bool = False, **switches: Any) -> Traced:
         """The same render with origins, checked against the plain one."""
+        messages = self._fitting(messages)
         plain = self.plain(messages, tools, prompt=prompt, **switches)
         variables = self._variables(checks.traced(messages), self._traced_tools(messages, tools), prompt, switches)
         text = self._guard(lambda: self._select(tools).render_traced(variables))
@@ -164,6 +183,26 @@ class Template:
         if not tools or not self._encoder.pattern.search(repr(tools)):
             return tools
         return checks.trace_value(tools, origin_of(len(messages), "content"))
+
+    def _fitting(self, messages: Sequence[Any]) -> Sequence[Any]:
+        """Messages with the arguments of tool calls as JSON text, where the template takes no objects."""
+        if not any(message.get("tool_calls") for message in messages) or not self._takes_text_only:
+            return messages
+        return [checks.with_text_arguments(message) for message in messages]
+
+    @cached_property
+    def _takes_text_only(self) -> bool:
+        """Whether the template refuses arguments as objects, and takes them as text."""
+        call = {"role": "assistant", "content": "", "tool_calls": [CALL]}
+        messages: list[dict[str, Any]] = [{"role": "user", "content": USER}, call]
+        taken = []
+        for asked in (messages, [checks.with_text_arguments(message) for message in messages]):
+            try:
+                self._guard(lambda asked=asked: self._select([TOOL]).render(self._variables(asked, [TOOL], False, {})))
+                taken.append(True)
+            except SwiftError:
+                taken.append(False)
+        return taken == [False, True]
 
     def _guard(self, render: Any) -> Any:
         from jinja2 import TemplateError
@@ -209,7 +248,7 @@ class Template:
         return list(self._encoder.encode(text, found).ids)
 
     def _as_text(self) -> bool:
-        return self.special_tokens_in_content != "token"
+        return self.special_tokens_in_content != "allow"
 
     # Encoding
 
@@ -234,95 +273,90 @@ class Template:
     def _encode(self, row: Row, source: Source | None, where: str | None) -> list[EncodedRow]:
         messages = row.get("messages")
         conversation = self._conversation(messages, where)
-        given = [*([{}] if len(conversation) > len(messages or ()) else []), *(messages or ())]
-        assistant = [at for at, message in enumerate(conversation) if message["role"] == "assistant"]
-        if not assistant:
-            raise SwiftError("the row has no assistant turn: there is nothing to train on", where=where)
-        wanted = [at for at in assistant if _is_trained(given[at])]
-        if not wanted:
-            raise SwiftError(
-                "every assistant turn of the row has loss: false or weight: 0: there is nothing to train on",
-                where=where,
-                fix="take the row out, or give one of its turns a loss",
-            )
+        inserted = len(conversation) > len(messages or ())
+        given = [*([{"role": "system"}] if inserted else []), *(messages or ())]
+        wanted = self.scale.turns(given, where)
         conversation = self._parse_tags(conversation, row.get("tools"))
-        weights = {at: float(given[at]["weight"]) for at in wanted if given[at].get("weight") is not None}
         samples = self._samples(conversation, row.get("tools"), wanted)
-        return [encoded for sample in samples for encoded in self._tokenise(sample, weights, source)]
+        weighed = self.scale.weigh(samples, given, self.stop_texts)
+        return [encoded for each in weighed for encoded in self._tokenise(each, source)]
 
     def _samples(self, conversation: list[dict[str, Any]], tools: Any, wanted: list[int]) -> list[Sample]:
+        key = None if tools else key_of(conversation, wanted)
+        quick = key and self._shapes.find(key, conversation, lambda: self.plain(conversation, None, prompt=False))
+        if quick and not quick[0].compared:
+            self.notes.update(quick[0].notes)
+            return [quick[1]]
+        samples, notes = self._traced_samples(conversation, tools, wanted)
+        if quick and (quick[1].spans != samples[0].spans or quick[1].text.origins != samples[0].text.origins):
+            raise RuntimeError(f"a remembered shape gives other spans than the template: {conversation}")
+        if key and not quick and notes is not None:
+            self._shapes.keep(key, conversation, samples[0], notes)
+        return samples
+
+    def _traced_samples(
+        self, conversation: list[dict[str, Any]], tools: Any, wanted: list[int]
+    ) -> tuple[list[Sample], Counter[str] | None]:
+        """The samples, and the notes to remember where one sample is the whole render."""
         full = self.traced(conversation, tools)
         runs = runs_of(full)
         shape = (checks.shape_of(conversation), tuple(wanted), bool(tools))
         known = self._skeletons.find(shape, full, runs)
         if known is not None:
             self.notes.update(known.notes)
-            return [Sample(full, placed(known, runs))]
+            return [Sample(full, placed(known, runs))], known.notes
         before = Counter(self.notes)
         samples = self._turns.samples(conversation, tools, wanted, full)
+        if self.scale.base == "all":
+            samples = completed(samples, full, [message["role"] for message in conversation])
         if len(samples) == 1 and str.__eq__(samples[0].text, full):
-            self._skeletons.keep(shape, full, runs, samples[0].spans, self.notes - before)
-        return samples
+            notes = self.notes - before
+            self._skeletons.keep(shape, full, runs, samples[0].spans, notes)
+            return samples, notes
+        return samples, None
 
-    def _tokenise(self, sample: Sample, weights: dict[int, float], source: Source | None) -> list[EncodedRow]:
+    def _tokenise(self, weighed: Weighed, source: Source | None) -> list[EncodedRow]:
         """A sample's ids; a turn whose ends would merge with what stands around it becomes a sample of its own.
 
         There the text before the turn is tokenised alone, as a server does before it generates. As history of later
         turns the same text is tokenised in one piece, as a server does as well.
         """
+        sample, parts = weighed.sample, weighed.parts
         text, origins = str.__getitem__(sample.text, slice(None)), sample.text.origins
         found = self._encoder.control_text(text, origins)
         self._note_control_text([text[start:stop] for start, stop in found])
         found = found if self._as_text() else []
-        edges = [] if self._encoder.fast else [at for span in sample.spans for at in (span.start, span.stop)]
+        fast = self._encoder.fast
+        edges = [] if fast else [at for span in sample.spans for at in (span.start, span.stop)]
         tokens = self._encoder.encode(text, found, edges)
         open_ended = {span.start for span in sample.spans if tokens.crosses(span.stop)}
         merged = open_ended.union(self._encoder.unstable(tokens, text, found, [span.start for span in sample.spans]))
         if not merged:
-            return [self._label(text, tokens, sample.spans, weights, source)]
+            return [label(text, tokens, weighed, parts, source, offsets=fast)]
         rows = []
-        together = [span for span in sample.spans if span.start not in merged]
+        together = [part for part in parts if part.span is None or part.span.start not in merged]
         if together:
-            rows.append((together[-1].message, self._label(text, tokens, together, weights, source)))
-        for span in sample.spans:
-            if span.start in merged:
-                end = len(text) if span is sample.spans[-1] else span.stop
-                cut_behind = span.start in open_ended or not self._encoder.fast
+            row = label(text, tokens, weighed, together, source, offsets=fast)
+            rows.append((together[-1].span.message if together[-1].span else len(text), row))
+        for part in parts:
+            if (span := part.span) is not None and span.start in merged:
+                end = len(text) if part is parts[-1] else span.stop
+                cut_behind = span.start in open_ended or not fast
                 places = (span.start, span.stop) if cut_behind else (span.start,)
                 inside = [place for place in found if place[0] < end]
                 alone = self._encoder.encode(text[:end], inside, places)
-                rows.append((span.message, self._label(text[:end], alone, [span], weights, source)))
+                rows.append((span.message, label(text[:end], alone, weighed, [part], source, offsets=fast)))
         if len(rows) > 1:
             self.notes["rows split, because a token of a turn would merge with what stands around it"] += 1
         return [row for _, row in sorted(rows, key=lambda pair: pair[0])]
 
-    def _label(
-        self, text: str, tokens: Tokens, spans: Sequence[Span], weights: dict[int, float], source: Source | None
-    ) -> EncodedRow:
-        ids = np.asarray(tokens.ids, dtype=np.int32)
-        labels = np.full(len(ids), IGNORE, dtype=np.int32)
-        weight = np.zeros(len(ids), dtype=np.float32) if weights else None
-        turns = []
-        for span in spans:
-            inside = slice(
-                int(np.searchsorted(tokens.stops, span.start, "right")), int(np.searchsorted(tokens.starts, span.stop))
-            )
-            turns.append(TurnStart(span.message, inside.start, span.thinking))
-            labels[inside] = ids[inside]
-            if weight is not None:
-                weight[inside] = weights.get(span.message, 1.0)
-        encoded = EncodedRow(ids, labels, source, weight, Rendered(text, tokens.stops, tuple(turns)))
-        if not encoded.trained:
-            raise SwiftError("no token of the row carries loss")
-        return encoded
-
     def _note_control_text(self, found: Sequence[str]) -> None:
         if not found:
             return
-        if self.special_tokens_in_content == "error":
+        if self.special_tokens_in_content == "refuse":
             raise SwiftError(
                 f"the row spells out the control token {found[0]!r} in its contents",
-                fix="take it out, or set special_tokens_in_content to text",
+                fix="take it out, or set --special_tokens_in_content text",
             )
         kind = "plain text" if self._as_text() else "a control token"
         self.notes[f"control token text in content encoded as {kind}"] += len(found)
@@ -355,6 +389,11 @@ class Template:
             self._shows[tools] = (shown[0], shown[1])
         return self._shows[tools]
 
+    @cached_property
+    def scale(self) -> LossScale:
+        """What is trained of a row."""
+        return LossScale(self.loss_scale)
+
     @property
     def stop_texts(self) -> list[str]:
         """The text that ends a turn of text, and that which ends a turn of tool calls where it is another."""
@@ -382,39 +421,6 @@ class Template:
         for stop in self.stop_texts:
             text = text.removesuffix(stop)
         return parse_text(text)
-
-
-def _is_trained(message: Message) -> bool:
-    """Whether an assistant's turn counts: a weight of 0 is no loss, in the sum and in the number of tokens."""
-    return message.get("loss") is not False and message.get("weight") != 0
-
-
-def lost(text: Traced, messages: Sequence[Any]) -> bool:
-    """Whether an answer stands in the text without its origin: the template did to it what is not followed."""
-    return any(
-        message["role"] == "assistant"
-        and not message.get("tool_calls")
-        and origin_of(index, "content") not in text.origins
-        and (content := checks.text_of(message).strip())
-        and content in text
-        for index, message in enumerate(messages)
-    )
-
-
-def search_origins(text: str, messages: Sequence[Any]) -> Traced:
-    """Origins by looking for the contents one after the other; what is not found stays the template's."""
-    origins, at = [LITERAL] * len(text), 0
-    for index, message in enumerate(messages):
-        calls = message.get("tool_calls") or ()
-        names = [("name", call.get("function", call)["name"]) for call in calls]
-        fields = [("reasoning_content", message.get("reasoning_content") or ""), ("content", checks.text_of(message))]
-        for name, value in [*fields, *names]:
-            value = value.strip()
-            start = text.find(value, at) if value else -1
-            if start >= 0:
-                at = start + len(value)
-                origins[start:at] = origin_of(index, name) * len(value)
-    return Traced(text, "".join(origins))
 
 
 def _bare() -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from swift.templates.provenance import LITERAL
+from swift.templates.words import Words
 
 Spans = Sequence[tuple[int, int]]
 HEADERS = 1024
@@ -85,6 +87,27 @@ class Encoder:
             starts[at + 1] = starts[at]
         return Tokens(encoding.ids, starts, stops)
 
+    @cached_property
+    def _words(self) -> Words | None:
+        """The quicker way to the same tokens, where the tokenizer allows it."""
+        added = getattr(self.tokenizer, "added_tokens_decoder", {})
+        flags = ("lstrip", "rstrip", "single_word")
+        if not self.fast or any(getattr(token, flag) for token in added.values() for flag in flags):
+            return None
+        try:
+            return Words(self.tokenizer.backend_tokenizer, {str(token): at for at, token in added.items()})
+        except ValueError:
+            return None
+
+    def _whole(self, text: str) -> Tokens:
+        if self._words is None or not text:
+            return self._backend(text, False)
+        return Tokens(*self._words.encode(text, self._part))
+
+    def _part(self, text: str) -> tuple[list[int], np.ndarray, np.ndarray]:
+        tokens = self._backend(text, False)
+        return tokens.ids, tokens.starts, tokens.stops
+
     def _puts_a_prefix_behind_control(self) -> bool:
         """Whether text behind a control token starts as a whole text does, as in Llama 2's vocabulary ("legacy")."""
         token = next((text for text, token in self.control.items() if not getattr(token, "rstrip", False)), None)
@@ -115,7 +138,7 @@ class Encoder:
             cuts: places that no token may cross; the text up to the first and from each on is tokenised alone.
         """
         if not as_text and not cuts:
-            return self._backend(text, False)
+            return self._whole(text)
         tokens = Tokens([], NONE, NONE)
         for start, stop, plain in self._parts(text, cuts, as_text):
             part = text[start:stop]

@@ -96,11 +96,13 @@ class ServingOptions:
         thinking_off: the reasoning switch is set off; turns follow it even where they hold reasoning.
         response_prefix: what stands behind every generation prompt.
         eos: the tokenizer's end of sequence.
+        without_thinking: turns without reasoning follow the prompt of the reasoning switch set off.
     """
 
     thinking_off: bool = False
     response_prefix: str = ""
     eos: str = ""
+    without_thinking: bool = False
 
 
 class Turns:
@@ -186,7 +188,8 @@ class Turns:
         switched = {} if thinks and self.options.thinking_off else dict.fromkeys(THINKING, thinks)
         held: tuple[Traced, int, bool | None] | None = None
         thinking: bool | None = None
-        for switches in ({}, switched):
+        order = (switched, {}) if self.options.without_thinking and not thinks else ({}, switched)
+        for switches in order:
             thinking = switches.get(THINKING[0])
             prompt = self.renderer.plain(history, tools, prompt=True, **switches)
             known = None if switches else rendered
@@ -295,10 +298,17 @@ class Turns:
     def _check_dropped(self, turn: Turn, message: Any, index: int) -> None:
         origins = turn.text.origins[turn.span.start : turn.span.stop]
         seen: Callable[[str], bool] = lambda name: origin_of(index, name) in origins  # noqa: E731
-        if message.get("tool_calls") and not (seen("name") or seen("arguments")):
+        calls = len(message.get("tool_calls") or ())
+        named = len(re.findall(re.escape(origin_of(index, "name")) + "+", origins))
+        if calls and not (named or seen("arguments")):
             raise SwiftError(
                 f"the chat template drops the tool calls of message {index}",
                 fix="give a template that writes tool calls with --chat_template FILE.jinja",
+            )
+        if 0 < named < calls:
+            raise SwiftError(
+                f"the chat template drops the tool calls of message {index} but {named}: it has {calls}",
+                fix="put each call into a turn of its own, or give another template with --chat_template FILE.jinja",
             )
         if (message.get("reasoning_content") or "").strip() and not seen("reasoning_content"):
             self.notes["reasoning dropped by the template"] += 1

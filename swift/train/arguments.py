@@ -127,7 +127,11 @@ def training_arguments(config: SftConfig, run_folder: Path, chosen: dict[str, An
     try:
         arguments = TrainingArguments(**values)
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
-        raise SwiftError(f"transformers refuses the options: {error}", where="command line") from None
+        raise SwiftError(
+            f"transformers refuses the options: {error}",
+            where="command line",
+            fix="change the option that it names, or leave it out",
+        ) from None
     # Several visible GPUs without NPROC_PER_NODE: one is used, rather than DataParallel, which splits packs.
     arguments._n_gpu = min(1, arguments.n_gpu)
     return arguments

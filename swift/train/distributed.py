@@ -68,6 +68,17 @@ def from_main(function: Callable[[], T]) -> T:
     return cast(T, found)
 
 
+def gather(value: T) -> list[T]:
+    """What every process has, in their order, for process 0; nothing for the others."""
+    import torch.distributed as dist
+
+    if world_size() == 1:
+        return [value]
+    values: list[T] | None = [value] * world_size() if is_main() else None
+    dist.gather_object(value, values, dst=0)
+    return values or []
+
+
 def any_process(flag: bool) -> bool:
     """Whether the flag is up in some process."""
     import torch

@@ -35,8 +35,8 @@ def sft(config: SftConfig | None = None, **options: Any) -> SftResult:
     check_options(config, decisions)
     rows, held = assemble.read_rows(config)
 
-    quiet_libraries()
     source = setup.open_for_training(config, decisions)
+    quiet_libraries()
     template = setup.template_of(config, source, decisions)
     data = assemble.prepare(config, source, template, rows, held, decisions)
     assemble.check_prompts(template, rows, held, decisions)
@@ -65,6 +65,7 @@ def check_options(config: SftConfig, decisions: Decisions) -> None:
         SwiftError: an option is missing or does not fit.
     """
     from swift.objectives import objectives
+    from swift.templates.scales import LossScale
     from swift.train import callbacks, metrics
     from swift.train.arguments import check_more, check_names, check_packages, eval_strategy
     from swift.train.folders import check_earlier, check_writable, resume_point
@@ -76,6 +77,7 @@ def check_options(config: SftConfig, decisions: Decisions) -> None:
         raise SwiftError("--model is missing", fix="add --model demo, a folder, or an id of a hub")
     if not config.data.dataset:
         raise SwiftError("--dataset is missing", fix="add --dataset self-cognition, a file, or an id of a hub")
+    LossScale(config.template.loss_scale or "default")
     train = config.train
     tuners.check(config.tuner.train_type)
     objectives.check(train.loss_type or "cross_entropy")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -194,14 +195,18 @@ class SwiftTrainer(Trainer):
             return
         self.store_flos()
         self._note_best(checkpoint)
+        # The others' parts are few bytes, and the disks of other nodes need not be this one's.
         if self.args.should_save:
             with atomic_folder(checkpoint) as folder:
-                shared = distributed.broadcast(str(folder))
-                self._write(Path(shared))
-                distributed.barrier()
+                self._write(folder)
+                others = distributed.gather(dict[str, bytes]())
+                for files in others:
+                    for name, content in files.items():
+                        (folder / name).write_bytes(content)
         else:
-            self._write(Path(distributed.broadcast("")))
-            distributed.barrier()
+            with tempfile.TemporaryDirectory() as temporary:
+                self._write(Path(temporary))
+                distributed.gather({file.name: file.read_bytes() for file in Path(temporary).iterdir()})
         self._saved_step = self.state.global_step
         distributed.barrier()
         if self.args.should_save:

@@ -49,12 +49,14 @@ def _add(model: Any, folder: Path, name: str, trainable: bool) -> Any:
             raise _misfit(model, folder, error) from error
     if model.peft_config[name].is_prompt_learning:
         raise SwiftError(
-            f"adapters of the kind {model.peft_config[name].peft_type.value} are not loaded yet", where=str(folder)
+            f"adapters of the kind {model.peft_config[name].peft_type.value} are not loaded yet",
+            where=str(folder),
+            fix="LoRA and its relatives are; merge others with peft first",
         )
     # PEFT warns and goes on with random weights in place of those that the file lacks.
     missing = [str(warning.message) for warning in caught if "missing adapter keys" in str(warning.message)]
     for warning in caught:
-        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno, "peft")
     if missing:
         raise SwiftError(
             f"the adapter's file lacks weights that this base model wants: {missing[0].split(': ', 1)[-1][:200]}",
@@ -79,4 +81,8 @@ def _misfit(model: Any, folder: Path, error: Exception) -> SwiftError:
             where=str(folder),
             fix="give the base model that it was trained on as --model",
         )
-    return SwiftError(f"the adapter cannot be loaded: {first_line(error)[:300]}", where=str(folder))
+    return SwiftError(
+        f"the adapter cannot be loaded: {first_line(error)[:300]}",
+        where=str(folder),
+        fix="check that adapter_config.json and the base model (--model) belong to it, and that peft is new enough",
+    )

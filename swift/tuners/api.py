@@ -36,17 +36,19 @@ class Swift:
 
     @staticmethod
     def from_pretrained(model: Any, adapter: str | Path, *, is_trainable: bool = False, **options: Any) -> Any:
-        """Load the adapter in a folder onto its base model.
+        """Load the adapter in a folder, or of a hub's id, onto its base model.
 
         Raises:
-            SwiftError: the folder holds no adapter, or one for another base model.
+            SwiftError: there is no such adapter, or it is one for another base model.
         """
         from peft import PeftModel
 
         from swift.models.record import check_base, read_record
+        from swift.models.source import adapter_folder
 
-        record = read_record(adapter)
+        folder = adapter_folder(str(adapter))
+        record = read_record(folder)
         if not record.is_adapter:
             raise SwiftError(f"{adapter} holds no adapter", fix="name a folder with adapter_config.json")
         check_base(record, model.config.to_dict(), getattr(model.config, "name_or_path", "this model"))
-        return PeftModel.from_pretrained(model, str(adapter), is_trainable=is_trainable, **options)
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=is_trainable, **options)

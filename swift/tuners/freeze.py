@@ -56,7 +56,10 @@ def _matching(names: list[str], prefixes: list[str], expression: str | None, opt
         try:
             hits = {name for name in names if re.search(expression, name)}
         except re.error as error:
-            raise SwiftError(f"--{option}_regex {expression}: {error}") from None
+            raise SwiftError(
+                f"--{option}_regex {expression} is no regular expression: {error}",
+                fix=f"it is searched for in names of parameters, such as {names[0]}; quote it for the shell",
+            ) from None
         if not hits:
             raise SwiftError(f"--{option}_regex {expression} names no parameter", fix=f"they are named like {names[0]}")
         found |= hits

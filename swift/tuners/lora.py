@@ -55,15 +55,19 @@ def _targets(model: Any, config: TunerConfig) -> str | list[str]:
         try:
             hits = [name for name in linear if re.fullmatch(config.target_regex, name)]
         except re.error as error:
-            raise SwiftError(f"--target_regex {config.target_regex}: {error}") from None
+            raise SwiftError(
+                f"--target_regex {config.target_regex} is no regular expression: {error}",
+                fix=f"it is matched with whole names of modules, such as {linear[0]}; quote it for the shell",
+            ) from None
         if not hits:
             raise SwiftError(
-                f"--target_regex {config.target_regex} matches no linear module", fix=f"they are named like {linear[0]}"
+                f"--target_regex {config.target_regex} matches no linear module",
+                fix=f"it must match a whole name, such as {linear[0]}: .*\\.({'|'.join(_last_names(linear))})",
             )
         everything = [name for name, _ in model.named_modules() if re.fullmatch(config.target_regex, name)]
         return config.target_regex if everything == hits else hits
     named = [name for name in config.target_modules if name != ALL_LINEAR]
-    _check_names(model, named, "target_modules", [ALL_LINEAR, *sorted({name.rpartition(".")[2] for name in linear})])
+    _check_names(model, named, "target_modules", [ALL_LINEAR, *_last_names(linear)])
     if ALL_LINEAR not in config.target_modules:
         return named
     if not named and model.config.model_type not in STATE_SPACE:
@@ -80,6 +84,10 @@ def _linear_names(model: Any) -> list[str]:
     from transformers.pytorch_utils import Conv1D
 
     return [name for name, module in model.named_modules() if isinstance(module, (torch.nn.Linear, Conv1D))]
+
+
+def _last_names(names: list[str]) -> list[str]:
+    return sorted({name.rpartition(".")[2] for name in names})
 
 
 def _parts_with_parameters(model: Any) -> list[str]:

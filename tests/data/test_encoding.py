@@ -161,11 +161,16 @@ def test_reasons_are_counted():
     assert by_reason(dataset.dropped) == [("10 tokens are more than --max_length 5", 1)]
 
 
+def test_a_dropped_row_is_kept_to_be_mended():
+    dataset = encode(rowset(("a", "b"), ("a!", "b"), ("a" * 9, "b")), max_length=5, strict=False)
+    assert [row.row["messages"][0]["content"] for row in dataset.dropped] == ["a" * 9, "a!"]
+
+
 def test_dropped_rows_are_written(tmp_path):
-    write_dropped([Dropped(Source("d", 3), "Grund: ß"), Dropped(None, "x")], tmp_path / "dropped.jsonl")
+    write_dropped([Dropped(Source("d", 3), "Grund: ß", "{"), Dropped(None, "x")], tmp_path / "dropped.jsonl")
     assert (tmp_path / "dropped.jsonl").read_text(encoding="utf-8").splitlines() == [
-        '{"source": "d:3", "reason": "Grund: ß"}',
-        '{"source": null, "reason": "x"}',
+        '{"source": "d:3", "reason": "Grund: ß", "row": "{"}',
+        '{"source": null, "reason": "x", "row": null}',
     ]
 
 

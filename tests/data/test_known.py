@@ -233,7 +233,7 @@ def test_rows_of_another_schema_are_refused(name, record, reason):
 def hub(monkeypatch, tmp_path):
     asked: list = []
 
-    def resolve_dataset(id, *, use_hf=None, token=None, revision=None):
+    def resolve_dataset(id, *, use_hf=None, **_):
         asked.append((id, use_hf))
         return SimpleNamespace(path=tmp_path / "repo", hub="hf", reason="test")
 

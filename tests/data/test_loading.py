@@ -203,6 +203,27 @@ def test_what_is_not_there(name, what):
         load(name)
 
 
+def test_a_slip_is_told_with_what_is_there(jsonl, tmp_path, monkeypatch):
+    jsonl(rows_of(1), "rows.jsonl")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(datasets._parts, "sums", lambda: [])
+    for name, meant in (
+        ("rosw.jsonl", "rows.jsonl"),
+        ("./row.jsonl", "rows.jsonl"),
+        ("self-cogniton#5", "self-cognition or swift/self-cognition"),
+        ("sumss", "sums"),
+    ):
+        with pytest.raises(SwiftError) as caught:
+            load(name)
+        assert f"did you mean {meant}?" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", " ", "#5", "HF::"])
+def test_an_empty_name_is_not_this_directory(name):
+    with pytest.raises(SwiftError, match="names no data set"):
+        load(name)
+
+
 def test_a_folder_without_data(tmp_path):
     with pytest.raises(SwiftError, match=f"--dataset {re.escape(str(tmp_path))} holds no data files"):
         load(tmp_path)
@@ -213,7 +234,7 @@ def hub(monkeypatch, tmp_path):
     """A hub that resolves every id to one folder, and notes what it was asked."""
     asked: list = []
 
-    def resolve_dataset(id, *, use_hf=None, token=None, revision=None):
+    def resolve_dataset(id, *, use_hf=None, token=None, revision=None, **_):
         asked.append((id, use_hf, token))
         return SimpleNamespace(path=tmp_path / "repo", hub="hf", reason="test")
 

@@ -123,7 +123,7 @@ def test_folders_that_are_not_adapters(base, adapter, tmp_path):
     with pytest.raises(SwiftError, match=r"adapter_config\.json is missing") as caught:
         PtEngine(None, adapters=str(base))
     assert "--model" in caught.value.fix
-    with pytest.raises(SwiftError, match="no such folder"):
+    with pytest.raises(SwiftError, match="no file or folder"):
         PtEngine(None, adapters=str(tmp_path / "nowhere"))
     with pytest.raises(SwiftError, match="--adapters"):
         try:

@@ -4,13 +4,14 @@ import importlib.util
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from swift.errors import SwiftError
-from swift.hub import choose_hub, modelscope, resolve, resolve_dataset
+from swift.hub import choose_hub, modelscope, resolve, resolve_adapter, resolve_dataset
 
 MODEL = {
     "config.json": json.dumps({"model_type": "llama"}),
@@ -179,6 +180,70 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path, file: str | None, hin
 def test_what_is_neither_path_nor_id(name: str) -> None:
     with pytest.raises(SwiftError, match="id on a hub"):
         resolve(name)
+
+
+@pytest.mark.parametrize("name", HUBS)
+def test_an_adapter_comes_by_its_id(hub: Any, name: str, tmp_path: Path) -> None:
+    files = {"adapter_config.json": "{}", "adapter_model.safetensors": b"safe", "adapter_model.bin": b"pickle"}
+    hub.add("owner/adapter", files)
+    found = resolve_adapter("owner/adapter", use_hf=name == "hf")
+    assert files_in(found.path) == {"adapter_config.json", "adapter_model.safetensors"}
+    assert resolve_adapter(str(tmp_path)).path == tmp_path
+    with pytest.raises(SwiftError, match="owner/none"):
+        resolve_adapter("owner/none", use_hf=name == "hf")
+
+
+@pytest.mark.parametrize("name", HUBS)
+def test_a_slip_of_a_known_name_asks_no_hub(hub: Any, name: str) -> None:
+    with pytest.raises(SwiftError, match="neither here nor an id") as caught:
+        resolve("dmeo", use_hf=name == "hf")
+    assert "did you mean demo?" in str(caught.value)
+    with pytest.raises(SwiftError, match="did you mean self-cognition") as caught:
+        resolve_dataset("self-cogniton", use_hf=name == "hf", known=["self-cognition"], option="val_dataset")
+    assert caught.value.where == "--val_dataset"
+    assert not hub.requests
+
+
+def test_what_is_near_a_name_that_is_nowhere_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "output" / "first").mkdir(parents=True)
+    for find in (resolve, resolve_adapter, resolve_dataset):
+        for name in ("output/frist", "./output/frist"):
+            with pytest.raises(SwiftError, match="there is no") as caught:
+                find(name)
+            assert "did you mean output/first?" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", HUBS)
+def test_an_id_that_a_hub_lacks_is_compared_with_known_ones(hub: Any, name: str) -> None:
+    with pytest.raises(SwiftError, match="there is no dataset 'swift/self-cogniton'") as caught:
+        resolve_dataset("swift/self-cogniton", use_hf=name == "hf", known=["swift/self-cognition"])
+    assert "did you mean swift/self-cognition? Else check the name" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", HUBS)
+def test_without_network_it_is_told_at_once(hub: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("MODELSCOPE_ENDPOINT", "http://127.0.0.1:1")
+    if name == "ms":
+        import modelscope  # noqa: F401  its import alone takes seconds
+
+    began = time.monotonic()
+    with pytest.raises(SwiftError, match="cannot be reached"):
+        resolve_dataset("owner/rows", use_hf=name == "hf")
+    assert time.monotonic() - began < 3
+
+
+def test_a_bug_in_a_download_keeps_its_traceback(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("modelscope")
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise AssertionError("a bug")
+
+    monkeypatch.setattr(modelscope, "_skip", broken)
+    hub.add("owner/tiny", MODEL)
+    with pytest.raises(AssertionError, match="a bug"):
+        resolve("MS::owner/tiny")
 
 
 def test_a_data_file(tmp_path: Path) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -41,6 +46,7 @@ CALL = {
     "type": "function",
     "function": {"name": "get_weather", "arguments": {"city": 'Paris "x" ü'}},
 }
+ROME = {"id": "abcdef124", "type": "function", "function": {"name": "get_weather", "arguments": {"city": "Rome"}}}
 CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
     "single": say("What is 2+2?", "It is 4."),
     "multi": say("Hi", "Hello!", "How are you?", "Fine.", "ok", "Good."),
@@ -54,6 +60,14 @@ CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
         {"role": "user", "content": "3+3?"},
         {"role": "assistant", "reasoning_content": "Adding three.", "content": "Six."},
     ],
+    "empty": say("Say nothing.", "", "Hi", "Hello!"),
+    "parallel": [
+        {"role": "user", "content": "Weather in Paris and Rome?"},
+        {"role": "assistant", "content": "", "tool_calls": [CALL, ROME]},
+        {"role": "tool", "name": "get_weather", "tool_call_id": "abcdef123", "content": '{"temp": 20}'},
+        {"role": "tool", "name": "get_weather", "tool_call_id": "abcdef124", "content": '{"temp": 25}'},
+        {"role": "assistant", "content": "20 and 25 degrees."},
+    ],
     "tools": [
         {"role": "user", "content": "Weather in Paris?"},
         {"role": "assistant", "content": "", "tool_calls": [CALL]},
@@ -61,6 +75,7 @@ CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
         {"role": "assistant", "content": "It is 20 degrees."},
     ],
 }
+CALLING = ("tools", "parallel")
 EOS = ("<|im_end|>", "<|eot_id|>", "<|END_OF_TURN_TOKEN|>", "<｜end▁of▁sentence｜>")
 
 
@@ -83,6 +98,14 @@ def tokenizer_for(path: Path, name: str = "gpt-2") -> Any:
     tokenizer.chat_template = text = path.read_text(encoding="utf-8")
     tokenizer.bos_token, tokenizer.eos_token = "<s>", next((token for token in EOS if token in text), "</s>")
     return tokenizer
+
+
+@contextmanager
+def clock_of(template: Any) -> Iterator[None]:
+    """transformers renders with the time that the template holds still, so that no date changes in between."""
+    now = datetime.fromisoformat(template.fixed["now"])
+    with mock.patch("transformers.utils.chat_template_utils.datetime", SimpleNamespace(now=lambda: now)):
+        yield
 
 
 def trained_texts(sample: Any, tokenizer: Any) -> list[str]:

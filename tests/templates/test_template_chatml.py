@@ -140,12 +140,12 @@ def test_control_text_is_plain_text(template: Template, tokenizer: Any) -> None:
     assert template.notes["control token text in content encoded as plain text"] == 3
     start = int((sample.labels != IGNORE).argmax())
     assert template.prompt(say(evil)) == ids[:start]
-    naive = load_template(tokenizer, special_tokens_in_content="token")
+    naive = load_template(tokenizer, special_tokens_in_content="allow")
     (other,) = naive.encode({"messages": say(evil, "no <|extra|>", "ok", "y")})  # type: ignore[typeddict-item]
     whole = tokenizer.apply_chat_template(say(evil, "no <|extra|>", "ok", "y"), return_dict=False)
     assert other.input_ids.tolist() == whole
     with pytest.raises(SwiftError, match="control token"):
-        load_template(tokenizer, special_tokens_in_content="error").encode({"messages": say(evil, "y")})  # type: ignore[typeddict-item]
+        load_template(tokenizer, special_tokens_in_content="refuse").encode({"messages": say(evil, "y")})  # type: ignore[typeddict-item]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from swift.errors import SwiftError
 from swift.templates import Template
-from tests.templates.cases import CONVERSATIONS, MASKS, TOOLS, tokenizer_for
+from tests.templates.cases import CALLING, CONVERSATIONS, MASKS, TOOLS, clock_of, tokenizer_for
 
 pytestmark = pytest.mark.skipif(not MASKS, reason="no shared folder with reference masks here")
 
@@ -20,7 +20,7 @@ def test_reference_covers_ours(path: Path, name: str) -> None:
     from transformers.utils.chat_template_utils import render_jinja_template
 
     template = Template(tokenizer_for(path))
-    messages, tools = CONVERSATIONS[name], TOOLS if name == "tools" else None
+    messages, tools = CONVERSATIONS[name], TOOLS if name in CALLING else None
     compared = 0
     for index, message in enumerate(messages):
         if message["role"] != "assistant":
@@ -34,13 +34,14 @@ def test_reference_covers_ours(path: Path, name: str) -> None:
             (sample,) = template._turns.samples(conversation, tools, [index], full)
         except SwiftError:
             continue
-        (text,), (marks,) = render_jinja_template(
-            [conversation],
-            tools=tools,
-            chat_template=template.tokenizer.chat_template,
-            return_assistant_tokens_mask=True,
-            **template.tokenizer.special_tokens_map,
-        )
+        with clock_of(template):
+            (text,), (marks,) = render_jinja_template(
+                [conversation],
+                tools=tools,
+                chat_template=template.tokenizer.chat_template,
+                return_assistant_tokens_mask=True,
+                **template.tokenizer.special_tokens_map,
+            )
         if text != str.__getitem__(sample.text, slice(None)):
             assert any("served prompt" in note for note in template.notes)
             continue

@@ -84,6 +84,25 @@ def test_tool_tags_become_calls() -> None:
     assert tokenizer.convert_tokens_to_ids("<tool_call>") in sample.labels
 
 
+def test_a_row_without_reasoning_stays_one_sample() -> None:
+    """Qwen3 writes an empty reasoning block into the last turn only; prompts and histories are the same without it."""
+    template = load("Qwen-Qwen3-0.6B")
+    messages = CONVERSATIONS["multi"]
+    (sample,) = template.encode({"messages": messages})  # type: ignore[typeddict-item]
+    empty = "<think>\n\n</think>\n\n"
+    assert trained_texts(sample, template.tokenizer) == [
+        "Hello!<|im_end|>",
+        "Fine.<|im_end|>",
+        f"{empty}Good.<|im_end|>",
+    ]
+    for turn in sample.rendered.turns:  # type: ignore[union-attr]
+        assert template.prompt(messages[: turn.message]) == sample.input_ids[: turn.token].tolist()
+    thought = [*messages[:3], {**messages[3], "reasoning_content": "Well."}, *messages[4:]]
+    first, second = template.encode({"messages": thought})  # type: ignore[typeddict-item]
+    assert trained_texts(first, template.tokenizer) == ["<think>\nWell.\n</think>\n\nFine.<|im_end|>"]
+    assert trained_texts(second, template.tokenizer) == ["Hello!<|im_end|>", f"{empty}Good.<|im_end|>"]
+
+
 def test_thinking_switched_off() -> None:
     template = load("Qwen-Qwen3-0.6B", enable_thinking=False)
     (sample,) = template.encode({"messages": say("2+2?", "Four.")})  # type: ignore[typeddict-item]

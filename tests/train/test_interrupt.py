@@ -41,6 +41,19 @@ class Killed(TrainerCallback):
             trainer.SwiftTrainer._save_rng_state = lambda self, folder: os.kill(os.getpid(), signal.SIGKILL)
 """
 
+ONE_MISTAKES = """
+import os
+from transformers import TrainerCallback
+from swift.errors import SwiftError
+from swift.train import callback
+
+@callback("mistaken")
+class Mistaken(TrainerCallback):
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == 2 and os.environ["RANK"] == "1":
+            raise SwiftError("a mistake of one process", where="step 2", fix="mend it")
+"""
+
 
 @pytest.fixture
 def start(base: Path, rows: Path, tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
@@ -121,3 +134,26 @@ def test_killed_in_the_middle_of_a_save(start: Callable[..., subprocess.Popen[st
     assert is_whole(folder / "checkpoint-6")
     assert not any(path.name.startswith(".checkpoint") for path in folder.iterdir())
     assert sorted(log_of(folder)) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_mistake_of_one_of_two_joined_processes_is_told_once(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "mistaken.py").write_text(ONE_MISTAKES)
+    run = start(
+        f"--max_steps 100 --external_plugins {tmp_path / 'mistaken.py'} --callbacks mistaken", NPROC_PER_NODE="2"
+    )
+    _, errors = run.communicate(timeout=240)
+    assert run.returncode == 2, errors
+    assert errors.count("a mistake of one process") == 1
+    assert errors.endswith("error: a mistake of one process\n  at: step 2\n  fix: mend it\n")
+    assert "Traceback" not in errors and "torch.distributed" not in errors and "elastic" not in errors
+
+
+def test_a_mistake_of_both_processes_is_told_once(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+    run = start("--max_steps 1 --target_modules q_prj", NPROC_PER_NODE="2")
+    _, errors = run.communicate(timeout=240)
+    assert run.returncode == 2, errors
+    assert errors.count("--target_modules q_prj: no such module") == 1
+    assert errors.startswith("error: ") and "Traceback" not in errors
+    assert not (tmp_path / "run").exists()

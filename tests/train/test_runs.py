@@ -313,7 +313,9 @@ def test_bad_rows_may_be_dropped_and_are_written_down(train: Train, rows: Path, 
     result = train(dataset=[str(path)], strict=False, max_steps=1)
     assert result.run_folder is not None
     (dropped,) = (result.run_folder / "dropped.jsonl").read_text().splitlines()
-    assert json.loads(dropped)["source"].endswith("mixed.jsonl:24")
+    line = json.loads(dropped)
+    assert line["source"].endswith("mixed.jsonl:24")
+    assert line["row"] == "broken"
 
 
 def test_bad_models(train: Train, base: Path, tmp_path: Path) -> None:
