@@ -207,7 +207,7 @@ def known_architectures() -> dict[str, list[str]]:
             for entry in classes.values():
                 names[several].update([entry] if isinstance(entry, str) else entry)
     table = json.loads((TABLES / "models.json").read_text(encoding="utf-8"))
-    wanted = {(name, group["multimodal"]) for group in table for name in group["architectures"]}
+    wanted = {(group.get("built_as", name), group["multimodal"]) for group in table for name in group["architectures"]}
     return {
         "text": sorted(name for name, several in wanted if not several and name in names[False] | names[True]),
         "multimodal": sorted(name for name, several in wanted if several and name in names[True]),

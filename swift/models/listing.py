@@ -26,19 +26,22 @@ def _read(name: str) -> Any:
 
 
 def models() -> Iterator[dict[str, Any]]:
-    """Each model of the table: id, architectures, multimodal, support, hubs, tags, and transformers' version.
+    """Each model of the table: id, architectures, classes, multimodal, support, hubs, tags, transformers' version.
 
     Support is `proved` where the sweep trained and ran the architecture of a text model, `expected` where transformers
     has the architecture, and `needs remote code` where that version of transformers has it not.
     """
     sweep = _read("sweep.json")
     for group in _read("models.json"):
-        support = _support(group, sweep)
+        # Some configurations name a class that transformers has under another name.
+        classes = sorted({group.get("built_as", name) for name in group["architectures"]})
+        support = _support(classes, group["multimodal"], sweep)
         for hubs, ids in group["ids"].items():
             for name in ids:
                 yield {
                     "id": name,
                     "architectures": group["architectures"],
+                    "classes": classes,
                     "multimodal": group["multimodal"],
                     "support": EXPECTED if support == PROVED and QUANTIZED.search(name) else support,
                     "hubs": hubs.split("+"),
@@ -47,12 +50,12 @@ def models() -> Iterator[dict[str, Any]]:
                 }
 
 
-def _support(group: dict[str, Any], sweep: dict[str, Any]) -> str:
+def _support(classes: list[str], multimodal: bool, sweep: dict[str, Any]) -> str:
     proved = {result["architecture"] for result in sweep["results"].values() if result["proved"]}
-    if not group["multimodal"] and proved & set(group["architectures"]):
+    if not multimodal and proved.intersection(classes):
         return PROVED
-    known = sweep["known"]["multimodal" if group["multimodal"] else "text"]
-    return EXPECTED if set(known) & set(group["architectures"]) else REMOTE
+    known = sweep["known"]["multimodal" if multimodal else "text"]
+    return EXPECTED if set(known).intersection(classes) else REMOTE
 
 
 def main(config: ModelsConfig) -> int:
