@@ -32,7 +32,11 @@ class Message(TypedDict, total=False):
 
 
 class Row(TypedDict, total=False):
-    """What every reader gives and every later stage takes."""
+    """What every reader gives and every later stage takes.
+
+    `messages` ends with the chosen answer where `rejected_messages` has another. `positives` and `negatives` are
+    passages, each a conversation of its own. `steps` are the parts of the answer that `step_labels` are about.
+    """
 
     messages: list[Message]
     tools: list[dict[str, Any]]
@@ -43,6 +47,10 @@ class Row(TypedDict, total=False):
     rejected_messages: list[Message]
     margin: float
     label: Any
+    positives: list[list[Message]]
+    negatives: list[list[Message]]
+    steps: list[str]
+    step_labels: list[Any]
     channel: str
     extra: dict[str, Any]
 

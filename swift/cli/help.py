@@ -17,6 +17,8 @@ EXAMPLES = {
     "sft": "swift sft --model demo --dataset self-cognition --model_name Robin --model_author 'the team'",
     "infer": "swift infer --adapters output/demo/v0-.../checkpoint-20",
     "merge-lora": "swift merge-lora --adapters output/demo/v0-.../checkpoint-20 --output_dir merged",
+    "models": "swift models --search qwen3",
+    "datasets": "swift datasets --search dpo",
     "doctor": "swift doctor",
 }
 

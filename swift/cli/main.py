@@ -18,6 +18,8 @@ RUNS = {
     "infer": "swift.infer.run:main",
     "merge-lora": "swift.export.merge:main",
     "template": "swift.show.template:main",
+    "models": "swift.models.listing:main",
+    "datasets": "swift.data.listing:main",
     "doctor": "swift.cli.doctor:main",
 }
 """Sub-command -> the function that takes its configuration and returns an exit status."""

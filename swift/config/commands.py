@@ -194,6 +194,39 @@ class DoctorConfig(CommandConfig):
     report: ReportConfig = field(default_factory=ReportConfig)
 
 
+@dataclass
+class SearchConfig:
+    """Options of what is looked for."""
+
+    search: str | None = option(None, "Only those with this word in a name or tag.")
+
+
+@dataclass
+class TablesConfig:
+    """Options of the tables that are looked in."""
+
+    custom_dataset_info: list[str] = option(help="Tables of your own data sets (JSON).", factory=list)
+
+
+@dataclass
+class ModelsConfig(CommandConfig):
+    """Public models, their architecture, and how far each is supported."""
+
+    command: ClassVar[str] = "models"
+    search: SearchConfig = field(default_factory=SearchConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+
+
+@dataclass
+class DatasetsConfig(CommandConfig):
+    """Public data sets that are known by name."""
+
+    command: ClassVar[str] = "datasets"
+    search: SearchConfig = field(default_factory=SearchConfig)
+    tables: TablesConfig = field(default_factory=TablesConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+
+
 COMMANDS: dict[str, type[CommandConfig]] = {
-    c.command: c for c in (SftConfig, InferConfig, MergeConfig, ShowConfig, DoctorConfig)
+    c.command: c for c in (SftConfig, InferConfig, MergeConfig, ShowConfig, ModelsConfig, DatasetsConfig, DoctorConfig)
 }

@@ -13,7 +13,7 @@ class DataConfig:
     """Options of the data."""
 
     dataset: list[str] = option(
-        help="Data sets: self-cognition, files (jsonl, json, csv, tsv, parquet), folders or hub ids; #N takes N rows.",
+        help="Data sets: self-cognition, files, folders, patterns or hub ids; :subset, @split and #N rows may follow.",
         factory=list,
         check=named,
     )
@@ -21,7 +21,13 @@ class DataConfig:
     split_dataset_ratio: float = option(
         0.0, "Share of --dataset kept for evaluation when there is no --val_dataset.", check=between(0, 0.999)
     )
+    custom_dataset_info: list[str] = option(
+        help="Tables of your own data sets (JSON), which --dataset then takes by name.", factory=list
+    )
     columns: dict[str, str] | None = option(None, 'Column names of the data to ours, as JSON: {"question": "query"}.')
+    disable_auto_column_mapping: bool = option(
+        False, "Know each column by our own name alone, not by the others it often goes by."
+    )
     strict: bool = option(
         True,
         "Stop when a row cannot be used; false drops such rows, counts them and writes them to dropped.jsonl.",
@@ -30,6 +36,15 @@ class DataConfig:
     dataset_shuffle: bool = option(True, "Shuffle rows before #N takes its share and before the split.")
     val_dataset_shuffle: bool = option(False, "The same for --val_dataset.", needs=("val_dataset",))
     train_dataloader_shuffle: bool = option(True, "Shuffle samples in each epoch.")
+    interleave_prob: list[float] = option(
+        help="Draw from the data sets of --dataset by these weights, one each; unset lays them one after another.",
+        factory=list,
+    )
+    stopping_strategy: Literal["first_exhausted", "all_exhausted"] = option(
+        "first_exhausted",
+        "Drawing by weight ends when one data set has given all its rows, or when each has.",
+        needs=("interleave_prob",),
+    )
     dataset_num_proc: int = option(1, "Processes that tokenise.", check=at_least(1))
     model_name: list[str] = option(
         help="Fills {{NAME}} in self-cognition data: one name, or an English one and a Chinese one.",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from swift.data.encoded import EncodedDataset as EncodedDataset
     from swift.data.encoding import encode_rows as encode_rows
     from swift.data.loading import RowSet as RowSet
+    from swift.data.loading import iter_rows as iter_rows
     from swift.data.loading import load_rows as load_rows
     from swift.data.loading import split_rows as split_rows
     from swift.data.pack_safety import check_layers as check_layers
@@ -46,6 +47,7 @@ _HOMES = {
     "check_layers": "pack_safety",
     "check_packing": "pack_safety",
     "encode_rows": "encoding",
+    "iter_rows": "loading",
     "load_rows": "loading",
     "plan_packs": "packing",
     "probe_packing": "pack_safety",

@@ -6,44 +6,53 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from swift.data.drops import BadRow
-from swift.data.formats import kind_of, to_messages
+from swift.data.drops import BadRow, kind_of
 from swift.rows import Message, Row
 
 
 def check_row(row: Row, *, answers: bool = True) -> None:
-    """Check a row, and bring its tools and rejected turns into our shape; `answers` wants an assistant's turn.
+    """Check the turns of a row.
+
+    Args:
+        row: the row, as `to_row` gives it.
+        answers: it must hold what is trained: an assistant's turn, a label, or passages to be found.
 
     Raises:
         BadRow: what is wrong, in one line.
     """
-    _check_turns(row["messages"], "message", answers)
+    wanted = answers and "label" not in row and "positives" not in row
+    _check_turns(row["messages"], "message", wanted)
     if "rejected_messages" in row:
-        row["rejected_messages"] = to_messages(row["rejected_messages"])
-        _check_turns(row["rejected_messages"], "rejected message")
-    tools: Any = row.get("tools", [])
-    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise BadRow("tools is not a list of objects")
-    for name, value in (("images", row.get("images")), ("videos", row.get("videos")), ("audios", row.get("audios"))):
-        if value is not None and not isinstance(value, list):
-            raise BadRow(f"{name} is {kind_of(value)}, not a list")
+        _check_turns(row["rejected_messages"], "rejected message", True)
+    if row.get("positives") == []:
+        raise BadRow("there is no positive passage")
+    for passage in row.get("positives", []):
+        _check_turns(passage, "positive message", False)
+    for passage in row.get("negatives", []):
+        _check_turns(passage, "negative message", False)
 
 
-def _check_turns(turns: Sequence[Message], what: str, answers: bool = True) -> None:
+def _check_turns(turns: Sequence[Message], what: str, answers: bool) -> None:
     if not turns:
         raise BadRow(f"there is no {what}")
-    before = ""
+    before, answered = "", False
     for number, turn in enumerate(turns, 1):
         role = turn["role"]
-        _check_content(turn, f"{what} {number} ({role})")
-        if role == "system" and before:
-            raise BadRow(f"{what} {number} is a system turn; it can only be the first")
-        if role == "user" and before == "user":
-            raise BadRow(f"{what} {number} is a second user turn in a row, without an answer between")
-        if role == "tool" and before not in ("assistant", "tool"):
+        # Nearly every turn is a role and a text that any encoding can hold.
+        if not (len(turn) == 2 and type(text := turn.get("content")) is str and text.isascii()):
+            _check_content(turn, f"{what} {number} ({role})")
+        if role == "assistant":
+            answered = True
+        elif role == "user":
+            if before == "user":
+                raise BadRow(f"{what} {number} is a second user turn in a row, without an answer between")
+        elif role == "system":
+            if before:
+                raise BadRow(f"{what} {number} is a system turn; it can only be the first")
+        elif before not in ("assistant", "tool"):
             raise BadRow(f"{what} {number} is a tool's result without an assistant's turn before it")
         before = role
-    if answers and not any(turn["role"] == "assistant" for turn in turns):
+    if answers and not answered:
         raise BadRow(f"no {what} is an assistant's turn")
 
 

@@ -2,211 +2,171 @@
 
 from __future__ import annotations
 
-import ast
-import json
+import re
 from collections.abc import Mapping
-from functools import cache
-from pathlib import Path
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, cast
 
 from swift.data.drops import BadRow
-from swift.rows import Message, Row
+from swift.data.kinds import Build, conversation, embedding, pair, plain_text, question, sentences, steps
+from swift.data.turns import formats
+from swift.data.values import value_of
+from swift.rows import Row
 
-JSON_COLUMNS = {"messages", "history", "tools", "images", "videos", "audios", "objects", "rejected_messages", "extra"}
-"""Columns that hold lists or objects; text in them, as csv files have it, is JSON or a Python literal."""
+FORMS = (
+    "messages; conversations; instruction + output; query + response; prompt + completion; question + answer; text; "
+    "chosen + rejected; query + positive; sentence1 + sentence2; prompt + completions + labels"
+)
+"""The forms as an error lists them."""
+
+NEGATIVE = re.compile(r"(?:hard_)?negative_?\d+")
+"""Columns that hold one negative each."""
+
+SPEECH = ("query", "input", "response", "reasoning_content", "system", "history")
+"""Columns that make up a question and its answer."""
+
+KEPT = ("tools", "images", "videos", "audios", "objects", "margin", "label", "channel")
+"""Columns that stay what they are beside a conversation."""
 
 
-@cache
-def formats() -> dict[str, Any]:
-    """The table of known columns, roles and message keys."""
-    return dict(json.loads((Path(__file__).parent / "table" / "formats.json").read_text(encoding="utf-8")))
+@dataclass(frozen=True)
+class Plan:
+    """What becomes of the columns of all rows that have the same ones.
+
+    Attributes:
+        read: (our name, the record's column) of those that make up the turns.
+        build: the row's turns and what belongs to its form, from the columns read.
+        kept: (our name, the record's column) of those that stay what they are.
+        extra: (name, the record's column) of all others.
+        unanswered: what is wrong where the query is a text, not a conversation that may hold its answer.
+    """
+
+    read: tuple[tuple[str, str], ...]
+    build: Build
+    kept: tuple[tuple[str, str], ...]
+    extra: tuple[tuple[str, str], ...]
+    unanswered: str
 
 
-def to_row(record: Mapping[str, Any], columns: Mapping[str, str] | None = None, *, answers: bool = True) -> Row:
-    """Map a record's columns to a row; its messages are not checked yet.
+class RowMapper:
+    """Maps records to rows; what is to be done is worked out once for each set of columns.
 
     Args:
-        record: one row as the file has it. Empty columns (None) are as good as absent.
         columns: the data's column names -> ours, applied first and all at once.
-        answers: a question must have its answer.
-
-    Raises:
-        BadRow: the columns are none of the known forms, or two go by one name.
+        answers: a question must have its answer, its label or its passages.
+        auto: know columns by their other names too; else by ours alone.
     """
-    record = _renamed({name: value for name, value in record.items() if value is not None}, columns or {})
-    names = _present(record, answers)
-    read = {ours: _parsed(ours, record[theirs]) for ours, theirs in names.items()}
-    row: dict[str, Any] = {"messages": _messages(read)}
-    used = set(names.values())
-    if "rejected_response" in record and "rejected_messages" not in record:
-        used.add("rejected_response")
-        row["rejected_messages"] = [*row["messages"][:-1], _turn("assistant", record["rejected_response"])]
-    extra = _extra(record)
-    for name, value in record.items():
-        if name in formats()["kept"]:
-            row[name] = _parsed(name, value)
-        elif name not in used and name != "extra":
-            extra[name] = value
-    if extra:
-        row["extra"] = extra
-    return cast(Row, row)
+
+    def __init__(self, columns: Mapping[str, str] | None = None, *, answers: bool = True, auto: bool = True) -> None:
+        self.columns, self.answers, self.auto = tuple(sorted((columns or {}).items())), answers, auto
+
+    def __call__(self, record: Mapping[str, Any]) -> Row:
+        """A record's row; its turns are not checked yet. Empty columns (None) are as good as absent.
+
+        Raises:
+            BadRow: the columns are none of the known forms, two go by one name, or a value does not fit its column.
+        """
+        present = tuple([name for name, value in record.items() if value is not None])
+        plan = _plan(present, self.columns, self.answers, self.auto)
+        read = {ours: value_of(ours, record[theirs]) for ours, theirs in plan.read}
+        if plan.unanswered and not isinstance(read["query"], list):
+            raise BadRow(plan.unanswered)
+        row = plan.build(read)
+        for ours, theirs in plan.kept:
+            row[ours] = value_of(ours, record[theirs])
+        if plan.extra:
+            row["extra"] = _extra({name: record[theirs] for name, theirs in plan.extra})
+        return cast(Row, row)
 
 
-def _extra(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a column of that name holds: columns kept from an earlier pass, or else any value of the user's."""
-    given = record.get("extra", {})
-    if isinstance(given, str) and given.lstrip().startswith("{"):
-        given = _parsed("extra", given)
-    return dict(given) if isinstance(given, dict) else {"extra": given}
+def to_row(
+    record: Mapping[str, Any], columns: Mapping[str, str] | None = None, *, answers: bool = True, auto: bool = True
+) -> Row:
+    """The row of one record, as `RowMapper` makes it."""
+    return RowMapper(columns, answers=answers, auto=auto)(record)
 
 
-def _renamed(record: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-    renamed: dict[str, Any] = {}
-    for name, value in record.items():
+@lru_cache(maxsize=4096)
+def _plan(present: tuple[str, ...], columns: tuple[tuple[str, str], ...], answers: bool, auto: bool) -> Plan:
+    theirs = _renamed(present, dict(columns))
+    names = _known(theirs, auto)
+    takes, build = _form(names, answers)
+    unanswered = ""
+    if build is conversation and "messages" not in names and not names.keys() & {"response", "label", "solution"}:
+        unanswered = _no_form(theirs, auto) if answers else ""
+    if build is None:
+        raise BadRow(_no_form(theirs, auto))
+    read = {ours: name for ours, name in names.items() if ours in takes or NEGATIVE.fullmatch(ours)}
+    kept = {ours: name for ours, name in names.items() if ours in KEPT and ours not in read}
+    used = {*read.values(), *kept.values()}
+    # What answers the question may also be what a reward checks it against.
+    extra = [name for name in theirs if name not in used or name == names.get("solution")]
+    return Plan(
+        read=tuple((ours, theirs[name]) for ours, name in read.items()),
+        build=build,
+        kept=tuple((ours, theirs[name]) for ours, name in kept.items()),
+        extra=tuple((name, theirs[name]) for name in extra),
+        unanswered=unanswered,
+    )
+
+
+def _renamed(present: tuple[str, ...], columns: Mapping[str, str]) -> dict[str, str]:
+    """The name that --columns gives each column -> the column."""
+    renamed: dict[str, str] = {}
+    for name in present:
         ours = columns.get(name, name)
         if ours in renamed:
             raise BadRow(f"two columns go by the name {ours!r} after --columns: map the other one away too")
-        renamed[ours] = value
+        renamed[ours] = name
     return renamed
 
 
-def _present(record: Mapping[str, Any], answers: bool) -> dict[str, str]:
-    """Our name -> the record's column, for those that make up the conversation."""
+def _known(theirs: Mapping[str, str], auto: bool) -> dict[str, str]:
+    """Our name -> the column's, for every column that is known."""
     aliases = formats()["columns"]
-    found = {ours: next((a for a in theirs if a in record), None) for ours, theirs in aliases.items()}
-    names = {ours: theirs for ours, theirs in found.items() if theirs is not None}
-    if "messages" in names:
-        return {ours: theirs for ours, theirs in names.items() if ours in ("messages", "system")}
+    known = {
+        ours: next((name for name in (others if auto else [ours]) if name in theirs), None)
+        for ours, others in aliases.items()
+    }
+    names = {ours: name for ours, name in known.items() if name is not None}
     if names.get("query") != "instruction":
         names.pop("input", None)
-    asked = "query" in names and (not answers or isinstance(record[names["query"]], list))
-    if not asked and not {"query", "response"} <= names.keys():
-        raise BadRow(
-            f"columns {', '.join(record) or '(none)'} are no known form: messages; conversations; "
-            "instruction + output; query + response; prompt + completion; question + answer; name yours with --columns"
-        )
-    return names
+    return names | {name: name for name in theirs if NEGATIVE.fullmatch(name)}
 
 
-def _parsed(name: str, value: Any) -> Any:
-    """Lists and objects out of the text that csv files hold them in."""
-    if name not in JSON_COLUMNS or not isinstance(value, str):
-        return value
-    if name in ("images", "videos", "audios") and not value.startswith("["):
-        return [value]
-    for read in (json.loads, ast.literal_eval):
-        try:
-            return read(value)
-        except (ValueError, SyntaxError):
-            continue
-    raise BadRow(f"column {name} is text that is not JSON: {value[:40]!r}")
+def _form(names: Mapping[str, str], answers: bool) -> tuple[tuple[str, ...], Build | None]:
+    """The first form whose columns are there: what it reads, and what builds a row of it."""
+    there = names.keys()
+    asked = "query" in there
+    speech = ("messages", "system") if "messages" in there else SPEECH
+    if {"chosen", "rejected"} <= there:
+        return ("messages", "query", "input", "system", "history", "chosen", "rejected"), pair
+    if asked and {"completions", "label"} <= there:
+        return ("query", "system", "completions", "label"), steps
+    if (asked or "messages" in there) and "positives" in there:
+        return (*speech, "positives", "negatives"), embedding
+    if {"sentence1", "sentence2"} <= there:
+        return ("sentence1", "sentence2", "label" if "label" in there else "score"), sentences
+    if "response" not in there and "text" in there and "messages" not in there and (answers or not asked):
+        return ("text",), question if "label" in there or not answers else plain_text
+    if asked and "response" not in there and "solution" in there and answers:
+        speech = (*speech, "solution")
+    if asked or "messages" in there:
+        return (*speech, "rejected_messages", "rejected_response"), conversation
+    return (), None
 
 
-def _messages(read: dict[str, Any]) -> list[Message]:
-    if "messages" in read:
-        turns = to_messages(read["messages"])
-    elif isinstance(read["query"], list):
-        response = read.get("response", [])
-        turns = to_messages(read["query"])
-        turns += to_messages(response) if isinstance(response, list) else [_turn("assistant", response)]
-    else:
-        query = read["query"]
-        if read.get("input"):
-            query = f"{query}\n{read['input']}" if query else read["input"]
-        response = read.get("response", [])
-        turns = [*_history(read.get("history", [])), _turn("user", query)]
-        turns += to_messages(response) if isinstance(response, list) else [_turn("assistant", response)]
-    if not read.get("system"):
-        return turns
-    if not turns or turns[0].get("role") != "system":
-        return [_turn("system", read["system"]), *turns]
-    if turns[0].get("content") != read["system"]:
-        raise BadRow("the system column and the system turn differ; --columns can rename the column")
-    return turns
+def _no_form(theirs: Mapping[str, str], auto: bool) -> str:
+    alone = "" if auto else "; --disable_auto_column_mapping true knows a column by the first of its names alone"
+    return f"columns {', '.join(theirs) or '(none)'} are no known form: {FORMS}; name yours with --columns{alone}"
 
 
-def _turn(role: str, content: Any) -> Message:
-    return {"role": role, "content": content}
-
-
-def _history(pairs: Any) -> list[Message]:
-    if not isinstance(pairs, list) or any(not isinstance(pair, list | tuple) or len(pair) != 2 for pair in pairs):
-        raise BadRow("history is not a list of [query, response] pairs")
-    return [_turn(role, text) for pair in pairs for role, text in zip(("user", "assistant"), pair, strict=True)]
-
-
-def to_messages(value: Any) -> list[Message]:
-    """Turns of any known spelling, with our keys and roles; function calls join the assistant's turn before them.
-
-    Raises:
-        BadRow: it is not a list of turns, or a role is unknown.
-    """
-    if not isinstance(value, list):
-        raise BadRow(f"messages is {kind_of(value)}, not a list of turns")
-    turns: list[Message] = []
-    for number, item in enumerate(value, 1):
-        if not isinstance(item, Mapping):
-            raise BadRow(f"message {number} is {kind_of(item)}, not an object with role and content")
-        if "human" in item and "assistant" in item:
-            turns += [_turn("user", item["human"]), _turn("assistant", item["assistant"])]
-            continue
-        turn = _with_our_keys(item, number)
-        if turn["role"] != "call":
-            turns.append(turn)
-            continue
-        calls = _calls(turn.pop("content", None), number)
-        before = turns[-1] if turns and turns[-1].get("role") == "assistant" else None
-        if before is not None and before.get("loss") == turn.get("loss"):
-            before["tool_calls"] = [*before.get("tool_calls", []), *calls]
-        else:
-            turns.append(cast(Message, {**turn, "role": "assistant", "content": "", "tool_calls": calls}))
-    return turns
-
-
-def _with_our_keys(item: Mapping[str, Any], number: int) -> Message:
-    table = formats()
-    turn = {table["message_keys"].get(key, key): value for key, value in item.items() if value is not None}
-    role = turn.get("role")
-    ours = table["roles"].get(role.lower()) if isinstance(role, str) else None
-    if ours is None:
-        raise BadRow(f"message {number} has no role" if role is None else f"message {number} has unknown role {role!r}")
-    turn["role"] = ours
-    if "tool_calls" in turn:
-        turn["tool_calls"] = _calls(turn["tool_calls"], number)
-        turn.setdefault("content", "")
-    if turn.get("loss") in (0, 1):
-        turn["loss"] = bool(turn["loss"])
-    return cast(Message, turn)
-
-
-def _calls(value: Any, number: int) -> list[dict[str, Any]]:
-    """Tool calls in OpenAI's shape, with arguments as an object."""
-    calls = _json(value, f"tool call of message {number}")
-    return [_call(call, number) for call in (calls if isinstance(calls, list) else [calls])]
-
-
-def _call(call: Any, number: int) -> dict[str, Any]:
-    call = _json(call, f"tool call of message {number}")
-    function = call.get("function", call) if isinstance(call, Mapping) else None
-    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise BadRow(f"tool call of message {number} has no function name")
-    arguments = _json(function.get("arguments", function.get("parameters", {})), f"arguments in message {number}")
-    if arguments is not None and not isinstance(arguments, Mapping):
-        raise BadRow(f"arguments in message {number} is {kind_of(arguments)}, not an object")
-    identity = {"id": call["id"]} if "id" in call and function is not call else {}
-    return {**identity, "type": "function", "function": {"name": function["name"], "arguments": arguments or {}}}
-
-
-def _json(value: Any, what: str) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError as error:
-        raise BadRow(f"{what} is not JSON: {value[:40]!r}") from error
-
-
-def kind_of(value: Any) -> str:
-    """What a value is, in the words of JSON."""
-    names = {type(None): "null", bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list"}
-    return names.get(type(value), "an object" if isinstance(value, Mapping) else type(value).__name__)
+def _extra(others: dict[str, Any]) -> dict[str, Any]:
+    """Other columns; one called `extra` holds those kept from an earlier pass, or else any value of the user's."""
+    if "extra" not in others:
+        return others
+    given = others.pop("extra")
+    if isinstance(given, str) and given.lstrip().startswith("{"):
+        given = value_of("extra", given)
+    return {**(given if isinstance(given, dict) else {"extra": given}), **others}

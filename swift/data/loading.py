@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,22 +12,144 @@ import numpy as np
 from swift.config.data import DataConfig
 from swift.data.checks import check_row
 from swift.data.drops import BadRow, Dropped, stop_at
-from swift.data.formats import to_row
-from swift.data.sources import parse_name, read_records
+from swift.data.formats import RowMapper
+from swift.data.mixing import check_weights, interleave
+from swift.data.sources import DatasetName, parse_name, read_records
 from swift.data.steps import seeded
 from swift.errors import SwiftError
 from swift.rows import Row, Source
+
+Placed = tuple[Row, Source]
+"""A row and where it came from."""
 
 
 @dataclass
 class RowSet:
     """Rows to use, each with where it came from, and those left out."""
 
-    rows: list[tuple[Row, Source]] = field(default_factory=list)
+    rows: list[Placed] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.rows)
+
+
+class RowReader:
+    """Reads data sets row by row, mapped and checked.
+
+    Args:
+        config: columns, and what self-cognition needs.
+        use_hf: the hub for ids that do not say which.
+        hub_token: for private data.
+        option: the option the names came from, for errors.
+        answers: rows must hold what is trained; inference takes rows that are only asked.
+
+    Attributes:
+        columns: names of all columns met so far.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        *,
+        use_hf: bool | None = None,
+        hub_token: str | None = None,
+        option: str = "dataset",
+        answers: bool = True,
+    ) -> None:
+        self.config, self.use_hf, self.hub_token = config, use_hf, hub_token
+        self.option, self.answers = option, answers
+        self.columns: set[str] = set()
+        self._mapper = mapper_of(config, answers)
+
+    def rows(self, wanted: DatasetName) -> Iterator[Placed | Dropped]:
+        """Every row of a data set in its order; `#N` counts not here.
+
+        Raises:
+            SwiftError: no such data set, or a file that cannot be read.
+        """
+        records = read_records(wanted, self.config, use_hf=self.use_hf, hub_token=self.hub_token, option=self.option)
+        for record in records:
+            if isinstance(record, Dropped):
+                yield record
+                continue
+            value, source = record
+            if not self.columns.issuperset(value):
+                self.columns.update(value)
+            try:
+                row = self._mapper(value)
+                check_row(row, answers=self.answers)
+            except BadRow as error:
+                yield Dropped(source, str(error), value)
+            else:
+                yield row, source
+
+
+def checked_row(record: Mapping[str, Any], config: DataConfig, answers: bool) -> Row:
+    """A record as a row; raises `BadRow` with what is wrong with it."""
+    row = mapper_of(config, answers)(record)
+    check_row(row, answers=answers)
+    return row
+
+
+def mapper_of(config: DataConfig, answers: bool) -> RowMapper:
+    """What maps records as these options say."""
+    return RowMapper(config.columns, answers=answers, auto=not config.disable_auto_column_mapping)
+
+
+def iter_rows(
+    names: Sequence[str],
+    config: DataConfig,
+    *,
+    seed: int = 0,
+    use_hf: bool | None = None,
+    hub_token: str | None = None,
+    option: str = "dataset",
+    answers: bool = True,
+) -> Iterator[Placed | Dropped]:
+    """The rows of data sets one by one, in order, read as they are asked for; a row that cannot be used is `Dropped`.
+
+    Data sets follow one another, or are drawn from by `--interleave_prob`. `#N` takes the first N good rows, again
+    from the start where there are fewer. Without shuffling, `load_rows` gives the same rows in the same order.
+
+    Args:
+        names: as `load_rows` takes them.
+        config: columns, mixing, and what self-cognition needs.
+        seed: of the draws by weight.
+        use_hf: the hub for ids that do not say which.
+        hub_token: for private data.
+        option: the option the names came from, for errors.
+        answers: rows must hold what is trained.
+
+    Raises:
+        SwiftError: no such data set, or a file that cannot be read; at the first row, or while reading.
+    """
+    reader = RowReader(config, use_hf=use_hf, hub_token=hub_token, option=option, answers=answers)
+    sources = [partial(_first_rows, reader, parse_name(name, option)) for name in names]
+    if option == "dataset" and config.interleave_prob:
+        check_weights(config.interleave_prob, len(names))
+        yield from interleave(sources, config.interleave_prob, seed=seed, stopping=config.stopping_strategy)
+        return
+    for source in sources:
+        yield from source()
+
+
+def _first_rows(reader: RowReader, wanted: DatasetName) -> Iterator[Placed | Dropped]:
+    given, again = 0, False
+    while wanted.rows is None or given < wanted.rows:
+        before = given
+        for item in reader.rows(wanted):
+            if isinstance(item, Dropped):
+                if not again:
+                    yield item
+                continue
+            given += 1
+            yield item
+            if given == wanted.rows:
+                return
+        again = True
+        if wanted.rows is None or given == before:
+            return
 
 
 def load_rows(
@@ -40,47 +163,45 @@ def load_rows(
     option: str = "dataset",
     answers: bool = True,
 ) -> RowSet:
-    """Read data sets and lay their rows one after another, or mix them.
+    """Read data sets whole and lay their rows one after another, or mix them.
 
     Every row of every data set is looked at before the run stops at bad ones.
 
     Args:
-        names: `[HF::|MS::]name[:subset/subset][#rows]` each, with a plug-in's name, self-cognition, a path or a hub id.
-        config: columns, strictness, and what self-cognition needs.
-        seed: of the draw and the order.
+        names: `[HF::|MS::]name[:subset/subset][@split][#rows]` each, with a plug-in's name, self-cognition, a path or
+            a hub id.
+        config: columns, mixing, strictness, and what self-cognition needs.
+        seed: of the draws and the order.
         shuffle: mix all rows, and draw `#rows` at random; else take the first.
         use_hf: the hub for ids that do not say which.
         hub_token: for private data.
         option: the option the names came from, for errors.
-        answers: rows must hold an assistant's turn; inference takes rows that are only asked.
+        answers: rows must hold what is trained; inference takes rows that are only asked.
 
     Raises:
         SwiftError: no such data set, unreadable files, bad rows (strict), no rows.
     """
-    whole, bad, seen = RowSet(), list[Dropped](), set[str]()
-    total = 0
+    weights = config.interleave_prob if option == "dataset" else None
+    check_weights(weights, len(names))
+    reader = RowReader(config, use_hf=use_hf, hub_token=hub_token, option=option, answers=answers)
+    parts, bad, total = list[list[Placed]](), list[Dropped](), 0
     for number, name in enumerate(names):
         wanted = parse_name(name, option)
-        rows: list[tuple[Row, Source]] = []
-        for record in read_records(wanted, config, use_hf=use_hf, hub_token=hub_token, option=option):
+        rows: list[Placed] = []
+        for item in reader.rows(wanted):
             total += 1
-            if isinstance(record, Dropped):
-                bad.append(record)
-                continue
-            seen.update(record[0])
-            try:
-                rows.append((checked_row(record[0], config, answers), record[1]))
-            except BadRow as error:
-                bad.append(Dropped(record[1], str(error), record[0]))
+            bad.append(item) if isinstance(item, Dropped) else rows.append(item)
         if rows and wanted.rows is not None:
             rows = [rows[index] for index in _draw(len(rows), wanted.rows, seeded(seed, number), shuffle)]
-        whole.rows += rows
+        if weights and shuffle:
+            rows = [rows[index] for index in seeded(seed, number, 1).permutation(len(rows))]
+        parts.append(rows)
     # Data for evaluation may have our names already, where the data for training has others.
     if option == "dataset":
-        _check_columns(config, seen)
+        _check_columns(config, reader.columns)
     if config.strict:
         stop_at(bad, total, fix="mend these rows; --strict false drops them and writes them to dropped.jsonl")
-    whole.dropped = bad
+    whole = RowSet(_mixed(parts, names, config, weights, seed), bad)
     if names and not whole.rows:
         raise SwiftError(
             f"--{option} {' '.join(names)}: none of {total} rows can be used",
@@ -92,11 +213,16 @@ def load_rows(
     return whole
 
 
-def checked_row(record: Mapping[str, Any], config: DataConfig, answers: bool) -> Row:
-    """A record as a row; raises `BadRow` with what is wrong with it."""
-    row = to_row(record, config.columns, answers=answers)
-    check_row(row, answers=answers)
-    return row
+def _mixed(
+    parts: list[list[Placed]], names: list[str], config: DataConfig, weights: list[float] | None, seed: int
+) -> list[Placed]:
+    if not weights:
+        return [row for part in parts for row in part]
+    if empty := [name for name, part in zip(names, parts, strict=True) if not part]:
+        raise SwiftError(f"--interleave_prob: no row of {empty[0]} can be used, so it cannot be drawn from")
+    sources: list[Callable[[], Iterator[Placed | Dropped]]] = [partial(iter, part) for part in parts]
+    rows = interleave(sources, weights, seed=seed, stopping=config.stopping_strategy)
+    return [row for row in rows if not isinstance(row, Dropped)]
 
 
 def _draw(rows: int, wanted: int, random: np.random.RandomState, shuffle: bool) -> list[int]:

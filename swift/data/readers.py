@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
 import gzip
 import io
 import json
+import json.scanner
+import lzma
+import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
-from swift.data.drops import Dropped
-from swift.data.formats import kind_of
-from swift.errors import SwiftError, first_line
+from swift.data.drops import Dropped, kind_of
+from swift.data.tables import read_arrow, read_parquet
+from swift.errors import SwiftError
 from swift.rows import Source
 
 Record = tuple[Mapping[str, Any], Source]
-"""One row as its file has it, and its place there: the physical line, or the number of the row in parquet files."""
+"""One row as its file has it, and its place there: the physical line, or the number of the row in tables."""
+
+HOLDERS = ("data", "rows", "examples", "instances")
+"""Fields of a JSON object that may hold its rows."""
+
+SPACE = b" \t\r\n"
 
 Records = Iterator["Record | Dropped"]
 
 DECODER = json.JSONDecoder()
+SCAN: Any = json.scanner.make_scanner(cast(Any, DECODER))
 
 
 def read_file(path: Path, option: str = "dataset") -> Records:
@@ -31,17 +42,13 @@ def read_file(path: Path, option: str = "dataset") -> Records:
     """
     read = reader_of(path)
     if read is None:
-        raise SwiftError(
-            f"--{option} {path}: files of this kind are not read",
-            fix=f"use one of {', '.join(READERS)}"
-            + ("; for plain text, make jsonl rows with messages" if path.suffix == ".txt" else ""),
-        )
+        raise SwiftError(f"--{option} {path}: files of this kind are not read", fix=f"use one of {KINDS}")
     found = False
     try:
         for record in read(path):
             found = True
             yield record
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise SwiftError(
             f"--{option} {path} cannot be read: {error}", fix="check that the file is whole and that you may read it"
         ) from error
@@ -51,28 +58,112 @@ def read_file(path: Path, option: str = "dataset") -> Records:
 
 def reader_of(path: Path) -> Callable[[Path], Records] | None:
     """The reader for a file of that name."""
-    return next((read for end, read in READERS.items() if path.name.lower().endswith(end)), None)
+    name = path.name.lower()
+    packed = next((end for end in PACKED if name.endswith(end)), "")
+    read = READERS.get(Path(name.removesuffix(packed)).suffix)
+    # The tables' own formats are compressed inside.
+    return None if packed and read in (read_parquet, read_arrow) else read
+
+
+def _open(path: Path) -> IO[bytes]:
+    """The bytes of a file, unpacked."""
+    end = path.suffix.lower()
+    return cast(IO[bytes], PACKED[end](path)) if end in PACKED else path.open("rb")
+
+
+def _zstd(path: Path) -> Any:
+    try:
+        import zstandard
+    except ImportError:
+        raise SwiftError(f"{path} needs the package zstandard", fix="pip install zstandard") from None
+    return io.BufferedReader(_Zstd(path.open("rb"), zstandard))
+
+
+class _Zstd(io.RawIOBase):
+    """The frames of a file one after another; the library's own reader takes a file cut short for a whole one."""
+
+    def __init__(self, file: IO[bytes], zstandard: Any) -> None:
+        self.file, self.zstandard = file, zstandard
+        self.frame: Any = None
+        self.packed = self.ready = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self.ready:
+            self.packed = self.packed or self.file.read(io.DEFAULT_BUFFER_SIZE)
+            if not self.packed:
+                if self.frame is not None:
+                    raise EOFError("zstandard data ends within a frame")
+                return 0
+            self._unpack()
+        count = min(len(buffer), len(self.ready))
+        buffer[:count], self.ready = self.ready[:count], self.ready[count:]
+        return count
+
+    def _unpack(self) -> None:
+        self.frame = self.frame or self.zstandard.ZstdDecompressor().decompressobj()
+        try:
+            self.ready = self.frame.decompress(self.packed)
+        except self.zstandard.ZstdError as error:
+            raise OSError(f"broken zstandard data: {error}") from error
+        self.packed = self.frame.unused_data
+        if self.frame.eof:
+            self.frame = None
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
+
+
+PACKED: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zst": _zstd}
 
 
 def _jsonl(path: Path) -> Records:
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+    name = str(path)
+    with _open(path) as file:
         for number, line in enumerate(file, 1):
             if number == 1:
                 line = line.removeprefix(b"\xef\xbb\xbf")
-            if line.strip():
-                yield _json_line(line, Source(str(path), number))
+            if line := line.rstrip(SPACE):
+                yield _json_line(line, Source(name, number))
+
+
+def _lines(path: Path) -> Records:
+    """Each line that is not empty is a row of its own, as `datasets` reads text."""
+    name = str(path)
+    with _open(path) as file:
+        for number, line in enumerate(file, 1):
+            source = Source(name, number)
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                reason = f"not UTF-8: byte {error.start + 1} of the line is 0x{line[error.start]:02x}"
+                yield Dropped(source, reason, line.decode(errors="backslashreplace"))
+                continue
+            if text.strip():
+                yield {"text": text}, source
 
 
 def _json_line(line: bytes, source: Source) -> Record | Dropped:
     try:
-        value = json.loads(line.rstrip(b"\r\n").decode())
+        text = line.decode()
+        # What json.loads does beside this takes as long as a short row itself.
+        value, end = SCAN(text, 0 if text[0] == "{" else len(text) - len(text.lstrip(" \t")))
+        if end != len(text):
+            raise json.JSONDecodeError("Extra data", text, _skip_space(text, end))
     except UnicodeDecodeError as error:
         reason = f"not UTF-8: byte {error.start + 1} of the line is 0x{line[error.start]:02x}"
+    except StopIteration as error:
+        reason = f"not JSON: Expecting value at column {error.value + 1}"
     except json.JSONDecodeError as error:
         reason = f"not JSON: {error.msg} at column {error.colno}"
+    except RecursionError:
+        reason = "not JSON: nested too deeply"
     else:
         return _record(value, source)
-    return Dropped(source, reason, line.rstrip(b"\r\n").decode(errors="backslashreplace"))
+    return Dropped(source, reason, line.decode(errors="backslashreplace"))
 
 
 def _record(value: Any, source: Source) -> Record | Dropped:
@@ -82,30 +173,50 @@ def _record(value: Any, source: Source) -> Record | Dropped:
 
 
 def _json(path: Path) -> Records:
-    """A list of rows; also one row, and JSON lines that go by the name of JSON."""
+    """A list of rows, alone or as a field of an object; also one row, and JSON lines that go by the name of JSON."""
     text = _text(path)
     place = _skip_space(text, 0)
-    if text[place : place + 1] != "[":
-        yield from _json_objects(path, text, place)
+    if text[place : place + 1] == "[":
+        yield from _json_list(path, text, place)
         return
-    line, counted = 1, 0
+    held = _held_list(text, place)
+    yield from _json_objects(path, text, place) if held is None else _json_list(path, text, held)
+
+
+def _json_list(path: Path, text: str, place: int) -> Records:
+    name, line, counted = str(path), 1, 0
     place = _skip_space(text, place + 1)
     while text[place : place + 1] != "]":
         line, counted = line + text.count("\n", counted, place), place
-        source = Source(str(path), line)
         try:
             value, place = DECODER.raw_decode(text, place)
         except json.JSONDecodeError as error:
-            yield Dropped(Source(str(path), error.lineno), f"not JSON: {error.msg} at column {error.colno}")
+            yield Dropped(Source(name, error.lineno), f"not JSON: {error.msg} at column {error.colno}")
             return
-        yield _record(value, source)
+        yield _record(value, Source(name, line))
         place = _skip_space(text, place)
         if text[place : place + 1] == ",":
             place = _skip_space(text, place + 1)
         elif text[place : place + 1] != "]":
             at = json.JSONDecodeError("", text, place)
-            yield Dropped(Source(str(path), at.lineno), f"not JSON: Expecting ',' or ']' at column {at.colno}")
+            yield Dropped(Source(name, at.lineno), f"not JSON: Expecting ',' or ']' at column {at.colno}")
             return
+
+
+def _held_list(text: str, place: int) -> int | None:
+    """Where the list of rows begins in an object that holds one under a name of `HOLDERS`."""
+    place = _skip_space(text, place + 1) if text[place : place + 1] == "{" else len(text)
+    try:
+        while text[place : place + 1] == '"':
+            key, place = DECODER.raw_decode(text, place)
+            place = _skip_space(text, _skip_space(text, place) + 1)
+            if key in HOLDERS and re.compile(r"\[\s*\{").match(text, place):
+                return place
+            place = _skip_space(text, DECODER.raw_decode(text, place)[1])
+            place = _skip_space(text, place + 1)
+    except json.JSONDecodeError:
+        pass
+    return None
 
 
 def _json_objects(path: Path, text: str, place: int) -> Records:
@@ -128,7 +239,8 @@ def _skip_space(text: str, place: int) -> int:
 
 
 def _text(path: Path) -> str:
-    content = path.read_bytes()
+    with _open(path) as file:
+        content = file.read()
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -144,7 +256,7 @@ def _csv(path: Path) -> Records:
     # The standard limit of 128 KiB for a cell is shorter than many conversations.
     csv.field_size_limit(2**31 - 1)
     reader = csv.reader(
-        io.StringIO(_text(path), newline=""), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True
+        io.StringIO(_text(path), newline=""), delimiter="\t" if ".tsv" in path.suffixes[-2:] else ",", strict=True
     )
     header: list[str] | None = None
     while True:
@@ -166,36 +278,16 @@ def _csv(path: Path) -> Records:
             yield {name: cell for name, cell in zip(header, cells, strict=True) if cell != ""}, source
 
 
-def _parquet(path: Path) -> Records:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-        number = 0
-        for batch in file.iter_batches(batch_size=1024):
-            for value in batch.to_pylist():
-                number += 1
-                yield without_nulls(value), Source(str(path), number)
-    except pyarrow.ArrowException as error:
-        raise SwiftError(
-            f"{path} is not a parquet file: {first_line(error)}",
-            fix="make it again, or give it the ending of what it is: " + ", ".join(READERS),
-        ) from error
-
-
-def without_nulls(value: Any) -> Any:
-    """A value of an Arrow table without empty fields: there every object of a column has the keys of all the others."""
-    if isinstance(value, dict):
-        return {key: without_nulls(item) for key, item in value.items() if item is not None}
-    return [without_nulls(item) for item in value] if isinstance(value, list) else value
-
-
 READERS: dict[str, Callable[[Path], Records]] = {
     ".jsonl": _jsonl,
-    ".jsonl.gz": _jsonl,
+    ".ndjson": _jsonl,
     ".json": _json,
     ".csv": _csv,
     ".tsv": _csv,
-    ".parquet": _parquet,
+    ".parquet": read_parquet,
+    ".arrow": read_arrow,
+    ".txt": _lines,
 }
+
+KINDS = f"{', '.join(READERS)}, with {', '.join(PACKED)} behind it where it is compressed"
+"""The kinds of files, for errors."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from glob import glob, has_magic
 from pathlib import Path
 
 from swift.config.data import DataConfig
-from swift.data.drops import Dropped
-from swift.data.readers import READERS, Records, read_file, reader_of, without_nulls
+from swift.data.drops import BadRow, Dropped
+from swift.data.known import KnownDataset, known_dataset
+from swift.data.readers import KINDS, Records, read_file, reader_of
 from swift.data.self_cognition import NAMES, read_self_cognition
+from swift.data.tables import BATCH, pick_split, rows_of, saved_files
 from swift.errors import SwiftError, first_line, raised_at
 from swift.hub.nearby import closest, did_you_mean
 from swift.rows import Source
@@ -21,12 +23,13 @@ NOT_DATA = {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "sta
 
 @dataclass(frozen=True)
 class DatasetName:
-    """`[HF::|MS::]name[:subset/subset][#rows]`, taken apart."""
+    """`[HF::|MS::]name[:subset/subset][@split+split][#rows]`, taken apart."""
 
     name: str
     subsets: tuple[str, ...] = ()
     rows: int | None = None
     use_hf: bool | None = None
+    splits: tuple[str, ...] = ()
 
 
 def parse_name(text: str, option: str = "dataset") -> DatasetName:
@@ -46,35 +49,54 @@ def parse_name(text: str, option: str = "dataset") -> DatasetName:
                 f"--{option} {text}: {count!r} after # is not a number of rows", fix="write it like id#500"
             )
         rows = int(count)
+    splits: tuple[str, ...] = ()
+    if "@" in name and not Path(name).exists():
+        name, _, after = name.rpartition("@")
+        splits = tuple(split for split in after.split("+") if split)
+        if not splits:
+            raise SwiftError(f"--{option} {text}: no split follows @", fix="write it like id@validation")
     if not name.strip():
         raise SwiftError(f"--{option} {text!r} names no data set", fix="name a file, a folder or an id of a hub")
     subsets: tuple[str, ...] = ()
     if ":" in name and not Path(name).exists():
         name, _, after = name.partition(":")
         subsets = tuple(subset for subset in after.split("/") if subset)
-    return DatasetName(name, subsets, rows, use_hf)
+    return DatasetName(name, subsets, rows, use_hf, splits)
 
 
 def read_records(
     wanted: DatasetName, config: DataConfig, *, use_hf: bool | None, hub_token: str | None, option: str
 ) -> Records:
-    """The records of a data set: a plug-in's, the bundled one, files, a folder, a pattern, or one of a hub.
+    """The records of a data set: a plug-in's, the bundled one, one of a table, files, a folder, a pattern, or a hub's.
 
     Raises:
         SwiftError: there is no such data set, or it cannot be read.
     """
     from swift.data import datasets
 
-    name, path = wanted.name, Path(wanted.name).expanduser()
+    name = wanted.name
+    use_hf = use_hf if wanted.use_hf is None else wanted.use_hf
     if name in datasets:
         yield from _plugin(wanted, option)
     elif name in NAMES:
+        _refuse_splits(wanted, option)
         for subset in wanted.subsets or ("default",):
             yield from read_self_cognition(config, subset)
-    elif path.is_file():
+    elif not Path(name).exists() and (entry := known_dataset(name, tuple(config.custom_dataset_info))) is not None:
+        yield from _known(entry, wanted, config, option, use_hf=use_hf, hub_token=hub_token)
+    else:
+        yield from _named(wanted, option, use_hf=use_hf, hub_token=hub_token)
+
+
+def _named(wanted: DatasetName, option: str, *, use_hf: bool | None, hub_token: str | None) -> Records:
+    from swift.data import datasets
+
+    name, path = wanted.name, Path(wanted.name).expanduser()
+    if path.is_file():
+        _refuse_splits(wanted, option)
         yield from read_file(path, option)
     elif path.is_dir():
-        yield from _hub_folder(path, wanted, option) if wanted.subsets else _files(_data_files(path, option), option)
+        yield from _folder(path, wanted, option)
     elif has_magic(name):
         yield from _files(_matching(name, option), option)
     elif reader_of(path) or name.startswith(("/", "./", "../", "~")):
@@ -86,12 +108,74 @@ def read_records(
         yield from _from_hub(wanted, option, use_hf=use_hf, hub_token=hub_token)
 
 
+def _known(
+    entry: KnownDataset,
+    wanted: DatasetName,
+    config: DataConfig,
+    option: str,
+    *,
+    use_hf: bool | None,
+    hub_token: str | None,
+) -> Records:
+    """A data set of a table, with its columns brought to names that are known."""
+    name, use_hf = _place(entry, wanted.name, use_hf)
+    subsets = entry.subsets if wanted.subsets == ("all",) else wanted.subsets or entry.subsets[:1]
+    splits = wanted.splits or (() if entry.path and Path(entry.path).is_file() else entry.splits[:1])
+    named = replace(wanted, name=name, subsets=tuple(s for s in subsets if s != "default"), splits=splits)
+    mapped = entry.mapper(config.columns or {})
+    for record in _named(named, option, use_hf=use_hf, hub_token=hub_token):
+        if isinstance(record, Dropped):
+            yield record
+            continue
+        value, source = record
+        try:
+            yield mapped(dict(value)), source
+        except BadRow as error:
+            yield Dropped(source, str(error))
+
+
+def _place(entry: KnownDataset, name: str, use_hf: bool | None) -> tuple[str, bool | None]:
+    """The path or id of a known data set, and the hub that has it: the one asked for, else the other."""
+    from swift.hub.resolve import choose_hub
+
+    if entry.path:
+        return entry.path, use_hf
+    hub, _ = choose_hub(use_hf)
+    ids = {"hf": entry.hf_id, "ms": entry.ms_id}
+    if ids[hub]:
+        return ids[hub], use_hf
+    other = "ms" if hub == "hf" else "hf"
+    return (ids[other], other == "hf") if use_hf is None else (name, use_hf)
+
+
+def _refuse_splits(wanted: DatasetName, option: str) -> None:
+    if wanted.splits:
+        raise SwiftError(
+            f"--{option} {wanted.name}@{'+'.join(wanted.splits)}: this data set has no splits",
+            fix=f"write --{option} {wanted.name}",
+        )
+
+
+def _folder(path: Path, wanted: DatasetName, option: str) -> Records:
+    """A folder that `save_to_disk` wrote, one laid out as a hub's where a subset or split is named, or plain files."""
+    for split in wanted.splits or (None,):
+        saved = saved_files(path, split, option)
+        if saved is None:
+            break
+        yield from _files(saved, option)
+    else:
+        return
+    laid_out = wanted.subsets or wanted.splits
+    yield from _hub_folder(path, wanted, option) if laid_out else _files(_data_files(path, option), option)
+
+
 def _plugin(wanted: DatasetName, option: str) -> Records:
     from swift.data import datasets
 
-    if wanted.subsets:
+    if wanted.subsets or wanted.splits:
         raise SwiftError(
-            f"--{option} {wanted.name}: a registered data set has no subsets", fix=f"write --{option} {wanted.name}"
+            f"--{option} {wanted.name}: a registered data set has no subsets and no splits",
+            fix=f"write --{option} {wanted.name}",
         )
     try:
         for number, value in enumerate(datasets.get(wanted.name)(), 1):
@@ -120,8 +204,10 @@ def _data_files(folder: Path, option: str) -> list[Path]:
         for path in below
         if path.name not in NOT_DATA and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
+    # Beside data, a text is most often about it.
+    files = [path for path in files if ".txt" not in path.suffixes[-2:]] or files
     if not files:
-        raise SwiftError(f"--{option} {folder} holds no data files", fix=f"it needs one of {', '.join(READERS)}")
+        raise SwiftError(f"--{option} {folder} holds no data files", fix=f"it needs one of {KINDS}")
     return files
 
 
@@ -139,7 +225,6 @@ def _from_hub(wanted: DatasetName, option: str, *, use_hf: bool | None, hub_toke
     from swift.data import datasets
     from swift.hub import resolve_dataset
 
-    use_hf = use_hf if wanted.use_hf is None else wanted.use_hf
     known = [] if wanted.use_hf is not None else [*datasets, *NAMES]
     found = resolve_dataset(wanted.name, use_hf=use_hf, token=hub_token, known=known, option=option)
     yield from _hub_folder(Path(found.path), wanted, option)
@@ -162,12 +247,7 @@ def _hub_folder(folder: Path, wanted: DatasetName, option: str) -> Records:
                 where=str(folder),
                 fix="name one of its configurations after a colon, or a data file inside it",
             ) from error
-        split = "train" if "train" in splits else next(iter(splits))
-        if split != "train" and len(splits) > 1:
-            raise SwiftError(
-                f"--{option} {label} has no split train, but {', '.join(splits)}",
-                where=str(folder),
-                fix="name the data file of the split that you want",
-            )
-        for number, value in enumerate(splits[split], 1):
-            yield without_nulls(value), Source(f"{label}/{split}", number)
+        for name in wanted.splits or (None,):
+            split = pick_split(splits, name, f"--{option} {label}")
+            tables = splits[split].with_format("arrow").iter(BATCH)
+            yield from rows_of(tables, f"{label}/{split}")

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from swift.config.data import DataConfig
-from swift.data import RowSet, datasets, load_rows, self_cognition, split_rows
+from swift.data import Dropped, RowSet, datasets, iter_rows, load_rows, self_cognition, split_rows
 from swift.data.sources import DatasetName, parse_name
 from swift.errors import SwiftError
 
@@ -31,6 +31,7 @@ def load(*names, seed=1, shuffle=False, **options) -> RowSet:
         ("a/b:x/y#500", DatasetName("a/b", ("x", "y"), 500)),
         ("HF::a/b:x", DatasetName("a/b", ("x",), use_hf=True)),
         ("ms::a/b#5", DatasetName("a/b", rows=5, use_hf=False)),
+        ("a/b:x@dev+test#5", DatasetName("a/b", ("x",), 5, splits=("dev", "test"))),
         ("data/*.jsonl#5", DatasetName("data/*.jsonl", rows=5)),
     ],
 )
@@ -301,3 +302,84 @@ def test_a_split_of_nothing_and_of_everything(jsonl):
     assert len(split_rows(loaded, 0.001, 1)[1]) == 1
     with pytest.raises(SwiftError, match="leaves no row"):
         split_rows(RowSet(loaded.rows[:1]), 0.5, 1)
+
+
+def test_rows_can_be_had_one_by_one(jsonl):
+    a = jsonl([*rows_of(2, "a"), {"query": 1}], "a.jsonl")
+    b = jsonl(rows_of(3, "b"), "b.jsonl")
+    items = list(iter_rows([f"{a}#5", f"{b}#2"], DataConfig()))
+    bad = [item for item in items if isinstance(item, Dropped)]
+    assert [str(item.source) for item in bad] == [f"{a}:3"]
+    assert [item for item in items if item not in bad] == load(f"{a}#5", f"{b}#2", strict=False).rows
+    assert isinstance(next(iter_rows([str(a), "no.jsonl"], DataConfig())), tuple)
+
+
+@pytest.mark.parametrize("stopping", ["first_exhausted", "all_exhausted"])
+@pytest.mark.parametrize("seed", [0, 7])
+def test_data_sets_are_interleaved_as_datasets_does(jsonl, stopping, seed):
+    from datasets import Dataset, interleave_datasets
+
+    sizes, weights = {"a": 5, "b": 9, "c": 40}, [0.2, 0.3, 0.5]
+    files = [jsonl(rows_of(size, name), f"{name}.jsonl") for name, size in sizes.items()]
+    sets = [Dataset.from_list(rows_of(size, name)) for name, size in sizes.items()]
+    expected = interleave_datasets(sets, probabilities=weights, seed=seed, stopping_strategy=stopping)["query"]
+    options = {"interleave_prob": [2.0, 3.0, 5.0], "stopping_strategy": stopping}
+    assert queries(load(*files, seed=seed, **options)) == list(expected)
+    streamed = iter_rows([str(file) for file in files], DataConfig(**options), seed=seed)
+    assert queries(RowSet(list(streamed))) == list(expected)
+    mixed = load(*files, seed=seed, shuffle=True, **options)
+    assert len(mixed) == len(expected)
+    assert mixed == load(*files, seed=seed, shuffle=True, **options)
+
+
+@pytest.mark.parametrize(
+    ("weights", "what"), [([1.0], "1 weights for 2 data sets"), ([0.0, 0.0], "not all 0"), ([-1.0, 2.0], "0 or more")]
+)
+def test_weights_that_cannot_be_used(jsonl, weights, what):
+    with pytest.raises(SwiftError, match=f"--interleave_prob.*{what}"):
+        load("no/a.jsonl", "no/b.jsonl", interleave_prob=weights)
+
+
+def test_bad_rows_of_a_mixture_are_all_told(jsonl):
+    a, b = jsonl([*rows_of(2), "{"], "a.jsonl"), jsonl([*rows_of(3), '{"query": 1}'], "b.jsonl")
+    with pytest.raises(SwiftError, match="2 of 7 rows cannot be used"):
+        load(a, b, interleave_prob=[0.5, 0.5])
+    assert len(load(a, b, interleave_prob=[0.5, 0.5], strict=False).dropped) == 2
+
+
+def test_folders_that_save_to_disk_wrote(tmp_path):
+    from datasets import Dataset, DatasetDict
+
+    train, test = Dataset.from_list(rows_of(3, "t")), Dataset.from_list(rows_of(2, "e"))
+    train.save_to_disk(tmp_path / "one", num_shards=2)
+    DatasetDict({"train": train, "test": test}).save_to_disk(tmp_path / "two")
+    DatasetDict({"a": train, "b": test}).save_to_disk(tmp_path / "three")
+    assert queries(load(tmp_path / "one")) == ["t0", "t1", "t2"]
+    assert queries(load(tmp_path / "two")) == ["t0", "t1", "t2"]
+    assert queries(load(f"{tmp_path}/two@test#1")) == ["e0"]
+    assert queries(load(f"{tmp_path}/three@b+a")) == ["e0", "e1", "t0", "t1", "t2"]
+    with pytest.raises(SwiftError, match=r"two has no split dev\n.*it has train, test"):
+        load(f"{tmp_path}/two@dev")
+    with pytest.raises(SwiftError, match="three has no split train, but a, b"):
+        load(tmp_path / "three")
+    with pytest.raises(SwiftError, match="one@train: this folder holds one data set without splits"):
+        load(f"{tmp_path}/one@train")
+
+
+def test_splits_of_a_folder_of_files(jsonl, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    jsonl(rows_of(2, "t"), "set/train.jsonl")
+    jsonl(rows_of(1, "e"), "set/test.jsonl")
+    jsonl(["about this"], "set/LICENSE.txt")
+    assert queries(load(tmp_path / "set")) == ["e0", "t0", "t1"]
+    assert queries(load(f"{tmp_path}/set@train")) == ["t0", "t1"]
+    assert str(load(f"{tmp_path}/set@test").rows[0][1]).endswith("set/test:1")
+    with pytest.raises(SwiftError, match=r"set/train\.jsonl@train: this data set has no splits"):
+        load(f"{tmp_path}/set/train.jsonl@train")
+    with pytest.raises(SwiftError, match="no split follows @"):
+        load("a/b@")
+
+
+def test_the_channel_of_a_row_is_kept(jsonl):
+    path = jsonl([{**row, "channel": "math"} for row in rows_of(2)])
+    assert [row["channel"] for row, _ in load(path).rows] == ["math", "math"]

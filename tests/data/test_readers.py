@@ -104,9 +104,13 @@ def test_bad_rows_of_other_files(tmp_path, name, text, line, reason):
         ("a.json", b" ", "holds no rows"),
         ("a.csv", b"a,b,a\n1,2,3", "column 'a' stands twice in the header"),
         ("a.csv", b"query,response\n", "holds no rows"),
-        ("a.txt", b"text", "files of this kind are not read"),
+        ("a.txt", b"\n \n", "holds no rows"),
+        ("a.pdf", b"text", "files of this kind are not read"),
+        ("a.arrow", b"ARROW1", "is not a whole Arrow file"),
+        ("a.jsonl.xz", b"plain", "cannot be read"),
+        ("a.jsonl.bz2", b"plain", "cannot be read"),
         ("a.csv", b"a,b\n1,\xff\n", "is not UTF-8: byte 0xff"),
-        ("a.parquet", b"PAR1", "is not a parquet file"),
+        ("a.parquet", b"PAR1", "is not a whole parquet file"),
         ("a.jsonl.gz", b"plain", "cannot be read: Not a gzipped file"),
     ],
 )
@@ -115,3 +119,85 @@ def test_files_that_cannot_be_used(tmp_path, name, content, what):
     with pytest.raises(SwiftError, match=what) as error:
         list(read_file(tmp_path / name))
     assert str(tmp_path / name) in str(error.value)
+
+
+def pack(end: str, content: bytes) -> bytes:
+    import bz2
+    import lzma
+
+    if end == ".zst":
+        zstandard = pytest.importorskip("zstandard")
+        half = len(content) // 2
+        # Two frames, as parallel writers make them.
+        return b"".join(zstandard.ZstdCompressor().compress(part) for part in (content[:half], content[half:]))
+    return {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}[end](content)
+
+
+@pytest.mark.parametrize("end", [".gz", ".bz2", ".xz", ".zst"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.tsv", "a.txt"])
+def test_compressed_files_read_as_plain_ones(tmp_path, end, name):
+    mark = "\t" if name == "a.tsv" else ","
+    text = {"a.json": json.dumps(ROWS), "a.jsonl": "\n".join(map(json.dumps, ROWS))}.get(
+        name, f"query{mark}response\nq1{mark}a1\n"
+    )
+    plain, packed = tmp_path / name, tmp_path / f"{name}{end}"
+    plain.write_text(text)
+    packed.write_bytes(pack(end, text.encode()))
+    assert places(plain)
+    assert places(packed) == places(plain)
+    packed.write_bytes(packed.read_bytes()[:-5])
+    with pytest.raises(SwiftError, match="cannot be read"):
+        places(packed)
+
+
+def test_each_line_of_a_text_is_a_row(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeffone\r\n\n  two \x85 三\n".encode() + b"\xff\n")
+    *rows, bad = read_file(path)
+    assert [(value, source.line) for value, source in rows] == [({"text": "one"}, 1), ({"text": "  two \x85 三"}, 3)]
+    assert str(bad) == f"{path}:4: not UTF-8: byte 1 of the line is 0xff"
+
+
+@pytest.mark.parametrize("field", ["data", "rows", "examples", "instances"])
+def test_rows_within_an_object(tmp_path, field):
+    path = tmp_path / "a.json"
+    path.write_text(f'{{"version": {{"a": [1]}},\n "name": "x",\n "{field}": [{{"a": 1}},\n {{"a": 2}}], "end": 1}}')
+    assert places(path) == [({"a": 1}, 3), ({"a": 2}, 4)]
+    path.write_text(f'{{"query": "q", "response": "a", "{field}": ["x"]}}')
+    assert len(places(path)) == 1
+
+
+def test_json_lines_may_be_indented_and_nested_too_deeply(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('  {"a": 1} \n' + "[" * 100_000 + "\n" + '{"a": 1} x\n\t{"a": }\n')
+    first, *bad = read_file(path)
+    assert first[0] == {"a": 1}
+    assert [item.reason for item in bad] == [
+        "not JSON: nested too deeply",
+        "not JSON: Extra data at column 10",
+        "not JSON: Expecting value at column 8",
+    ]
+
+
+@pytest.fixture
+def table() -> pa.Table:
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "loss": False}]
+    return pa.Table.from_pylist([{"messages": turns, "image": {"bytes": b"1", "path": None}, "id": 3}] * 3)
+
+
+@pytest.mark.parametrize("kind", ["file", "stream", "parquet"])
+def test_tables_leave_out_the_empty_fields_of_objects(tmp_path, table, kind):
+    path = tmp_path / ("a.parquet" if kind == "parquet" else "a.arrow")
+    if kind == "parquet":
+        pq.write_table(table, path)
+    else:
+        make = pa.ipc.new_file if kind == "file" else pa.ipc.new_stream
+        with pa.OSFile(str(path), "wb") as file, make(file, table.schema) as writer:
+            writer.write_table(table, max_chunksize=2)
+    rows = places(path)
+    assert [line for _, line in rows] == [1, 2, 3]
+    assert rows[0][0]["messages"] == [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "a", "loss": False},
+    ]
+    assert rows[0][0]["image"] == {"bytes": b"1"}
