@@ -22,7 +22,7 @@ from swift.templates.scales import LossScale, Part, Weighed, label, scale_of
 from swift.templates.tokens import Tokens
 from swift.templates.turns import Sample
 from tests.templates.cases import CONVERSATIONS, SHARED, TOOLS, say, tokenizer_for
-from tests.tiny import make_tokenizer
+from tests.tiny_tokenizer import make_tokenizer
 
 REACT = "Thought: x\nAction: find\nAction Input: {}\nObservation: made up\nFinal Answer: z"
 needs_shared = pytest.mark.skipif(SHARED is None, reason="no shared folder with chat templates here")
