@@ -20,6 +20,7 @@ from swift.rows import EncodedRow, Row, Source
 if TYPE_CHECKING:
     from swift.data.loading import RowSet
 
+TOO_LONG = "tokens are more than --max_length"
 CHUNK = 512
 """Rows that a worker takes at a time, at most."""
 
@@ -65,22 +66,34 @@ class _Job:
             except SwiftError as error:
                 chunk.bad.append(Dropped(source, f"{error.what}; {error.fix}" if error.fix else error.what, row))
                 continue
+            lost: list[str] = []
             for sample in encoded:
-                yield from self._kept(sample, row, source, chunk)
+                sample.source = source
+                yield from self._kept(sample, lost)
+            self._note_lost(lost, len(encoded), row, source, chunk)
 
-    def _kept(self, sample: EncodedRow, row: Row, source: Source, chunk: _Chunk) -> Iterator[EncodedRow]:
+    def _kept(self, sample: EncodedRow, lost: list[str]) -> Iterator[EncodedRow]:
         """Shorten a sample, and note what is lost by it."""
-        sample.source = source
         pieces = shorten(sample, self.max_length, self.strategy)
         if not pieces:
-            reason = f"{sample.length} tokens are more than --max_length {self.max_length}"
-            (chunk.too_long if self.strategy == "raise" else chunk.dropped).append(Dropped(source, reason, row))
+            lost.append(f"{sample.length} {TOO_LONG} {self.max_length}")
         for piece in pieces:
             if piece.trained:
                 yield piece
             else:
                 cut = f" is left within --max_length {self.max_length}" if piece.length < sample.length else ""
-                chunk.dropped.append(Dropped(source, f"no token that carries loss{cut}", row))
+                lost.append(f"no token that carries loss{cut}")
+
+    def _note_lost(self, lost: list[str], samples: int, row: Row, source: Source, chunk: _Chunk) -> None:
+        """Count a row once for each kind of loss, however many of its samples it befell."""
+        kinds: dict[str, list[str]] = {}
+        for reason in lost:
+            kinds.setdefault(Dropped(source, reason).group, []).append(reason)
+        for reasons in kinds.values():
+            too_long = TOO_LONG in reasons[0]
+            part = f" ({len(reasons)} of the row's {samples} samples)" if too_long and samples > 1 else ""
+            place = chunk.too_long if too_long and self.strategy == "raise" else chunk.dropped
+            place.append(Dropped(source, reasons[0] + part, row))
 
 
 def encode_rows(

@@ -20,6 +20,7 @@ SWITCHES = (
     "response_prefix",
     "special_tokens_in_content",
     "loss_scale",
+    "loss_scale_tables",
     "add_non_thinking_prefix",
 )
 """Options of a template that stay when its Jinja source is replaced."""
@@ -58,6 +59,8 @@ def _choose(tokenizer: Any, flags: TemplateConfig, decisions: Decisions, recorde
     if flags.response_prefix is not None:
         # A shell hands \n over as two characters.
         given["response_prefix"] = flags.response_prefix.replace("\\n", "\n")
+    if "loss_scale" in given:
+        given["loss_scale_tables"] = None
     kept = {name: recorded[name] for name in SWITCHES if recorded.get(name) is not None} if recorded else {}
     if flags.chat_template:
         decisions.add("template", flags.chat_template, "flag", "--chat_template")

@@ -104,18 +104,17 @@ def builtin_tables() -> Mapping[str, Any]:
     return dict(json.loads(BUILTIN.read_text(encoding="utf-8")))
 
 
-def read_table_file(path: str) -> PatternTable:
-    """The scale that a JSON file holds.
+def read_table_file(path: str) -> Any:
+    """The table that a JSON file holds.
 
     Raises:
-        SwiftError: the file is not there, is not JSON or holds no table.
+        SwiftError: the file is not there or is not JSON.
     """
     try:
-        table = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        return json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
     except OSError as error:
         raise SwiftError(
             f"--loss_scale {path} cannot be read: {error.strerror}", fix="name a JSON file that exists"
         ) from None
     except ValueError as error:
         raise SwiftError(f"--loss_scale {path} is not JSON: {error}", fix=FORM) from None
-    return PatternTable(table, path)

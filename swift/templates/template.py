@@ -15,7 +15,7 @@ from swift.templates.closing import CALL, REASONING, TOOL, USER
 from swift.templates.environment import ChatTemplate
 from swift.templates.parsing import parse_text
 from swift.templates.provenance import LITERAL, Traced, origin_of
-from swift.templates.scales import LossScale, Weighed, completed, label
+from swift.templates.scales import LossScale, Weighed, completed, label, read_tables
 from swift.templates.search import lost, search_origins
 from swift.templates.shapes import Shapes, key_of
 from swift.templates.skeleton import Skeletons, placed, runs_of
@@ -42,6 +42,7 @@ class Template:
         response_prefix: text that the server puts behind the generation prompt; it is not trained.
         use_chat_template: False joins contents as they are and trains the assistant's, for base models.
         loss_scale: what is trained, as `LossScale` takes it.
+        loss_scale_tables: what the files that it names hold, so that a checkpoint does not need them.
         preserve_thinking: keep or drop the reasoning of earlier turns; None leaves it to the template.
         add_non_thinking_prefix: turns without reasoning are trained behind the prompt of the thinking switch set off.
         source: where the template came from, for messages and checkpoints.
@@ -63,6 +64,7 @@ class Template:
         response_prefix: str | None = None,
         use_chat_template: bool = True,
         loss_scale: str = "default",
+        loss_scale_tables: dict[str, Any] | None = None,
         preserve_thinking: bool | None = None,
         add_non_thinking_prefix: bool = False,
         source: str = "",
@@ -77,7 +79,8 @@ class Template:
         self.chat_template_kwargs = dict(chat_template_kwargs or {})
         self.special_tokens_in_content, self.response_prefix = special_tokens_in_content, response_prefix
         self.use_chat_template, self.source = use_chat_template, source
-        self.loss_scale, self.preserve_thinking = loss_scale, preserve_thinking
+        self.loss_scale, self.loss_scale_tables = loss_scale, loss_scale_tables or {}
+        self.preserve_thinking = preserve_thinking
         self.add_non_thinking_prefix = add_non_thinking_prefix
         self.chat_template = chat_template if use_chat_template else _bare()
         self.fixed: dict[str, Any] = {"now": datetime.now().isoformat(timespec="seconds")}
@@ -106,6 +109,7 @@ class Template:
             "response_prefix": self.response_prefix,
             "use_chat_template": self.use_chat_template,
             "loss_scale": self.loss_scale,
+            "loss_scale_tables": read_tables(self.loss_scale, self.loss_scale_tables),
             "preserve_thinking": self.preserve_thinking,
             "add_non_thinking_prefix": self.add_non_thinking_prefix,
             "source": self.source,
@@ -392,7 +396,7 @@ class Template:
     @cached_property
     def scale(self) -> LossScale:
         """What is trained of a row."""
-        return LossScale(self.loss_scale)
+        return LossScale(self.loss_scale, self.loss_scale_tables)
 
     @property
     def stop_texts(self) -> list[str]:
