@@ -123,7 +123,7 @@ def check_row(template: Template, messages: Any, tools: Any) -> None:
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
 def test_what_is_trained_is_what_is_served(path: Path) -> None:
-    template = Template(tokenizer_for(path))
+    template = Template(tokenizer_for(path, os.environ.get("SWIFT_VOCABULARY", "gpt-2")))
     off = Template(template.tokenizer, chat_template_kwargs=dict.fromkeys(THINKING, False))
 
     @settings(
