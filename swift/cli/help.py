@@ -17,6 +17,7 @@ EXAMPLES = {
     "sft": "swift sft --model demo --dataset self-cognition --model_name Robin --model_author 'the team'",
     "infer": "swift infer --adapters output/demo/v0-.../checkpoint-20",
     "merge-lora": "swift merge-lora --adapters output/demo/v0-.../checkpoint-20 --output_dir merged",
+    "template": "swift template --model demo --row rows.jsonl --format json",
     "doctor": "swift doctor",
 }
 
