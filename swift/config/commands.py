@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
 from swift.config.data import DataConfig
 from swift.config.fields import Option, at_least, named, option, options_in, per_class
 from swift.config.generate import GenerateConfig
-from swift.config.model import ModelConfig
+from swift.config.model import ModelConfig, SourceConfig
 from swift.config.output import OutputConfig, PluginConfig
 from swift.config.template import TemplateConfig, TrainTemplateConfig
 from swift.config.train import TrainConfig
@@ -173,7 +173,7 @@ class ShowConfig(CommandConfig):
     """Render, tokens and loss mask of rows, without the model's weights."""
 
     command: ClassVar[str] = "template"
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: SourceConfig = field(default_factory=SourceConfig)
     template: TrainTemplateConfig = field(default_factory=TrainTemplateConfig)
     rows: RowsConfig = field(default_factory=RowsConfig)
     plugins: PluginConfig = field(default_factory=PluginConfig)
