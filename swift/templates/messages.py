@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from swift.errors import SwiftError
-from swift.templates.parsing import parse_calls
 from swift.templates.provenance import Traced, TracedDict, origin_of
 
 ROLES = ("system", "user", "assistant", "tool", "developer", "function", "ipython")
@@ -178,20 +177,6 @@ def split_reasoning(message: dict[str, Any], *, opened: bool) -> dict[str, Any]:
     if not found or not found[1].strip():
         return message
     return {**message, "reasoning_content": found[1], "thinking": found[1], "content": content[found.end() :]}
-
-
-def split_calls(message: dict[str, Any]) -> dict[str, Any]:
-    """Move `<tool_call>` blocks with JSON inside, at the end of an assistant's text, into `tool_calls`.
-
-    Blocks with text behind them, and such as are no calls, stay text: a message has its calls behind its content.
-    """
-    content = message.get("content")
-    if message.get("role") != "assistant" or message.get("tool_calls") or not isinstance(content, str):
-        return message
-    parsed = parse_calls(content)
-    if not parsed.get("tool_calls") or content.partition("<tool_call>")[0].rstrip() != parsed["content"].rstrip():
-        return message
-    return {**message, **parsed, "content": parsed["content"].rstrip()}
 
 
 def shape_of(messages: Sequence[dict[str, Any]]) -> tuple[Any, ...]:

@@ -11,9 +11,10 @@ from typing import Any
 from swift.errors import SwiftError
 from swift.rows import THINKING, EncodedRow, Message, Row, Source
 from swift.templates import messages as checks
+from swift.templates.answers import Answers
 from swift.templates.closing import CALL, REASONING, TOOL, USER
 from swift.templates.environment import ChatTemplate
-from swift.templates.parsing import parse_text
+from swift.templates.parsing import Parser
 from swift.templates.provenance import LITERAL, Traced, origin_of
 from swift.templates.scales import LossScale, Weighed, completed, label
 from swift.templates.search import lost, search_origins
@@ -91,6 +92,7 @@ class Template:
         self._turns = Turns(self, self._encoder.pattern, self.notes, options)
         self._skeletons, self._shapes = Skeletons(), Shapes()
         self._shows: dict[bool, tuple[bool, bool]] = {}
+        self._answers = Answers(self)
         self._select(None)
 
     # What a checkpoint records
@@ -126,6 +128,11 @@ class Template:
         return Template.from_dict, (self.tokenizer, self.to_dict())
 
     # Rendering
+
+    @property
+    def jinja(self) -> str:
+        """The template's source; where a model has several, all of them."""
+        return str(self.chat_template or self.tokenizer.chat_template)
 
     def _select(self, tools: Any) -> ChatTemplate:
         source: Any = self.chat_template or self.tokenizer.chat_template
@@ -368,9 +375,7 @@ class Template:
         reads, keeps = self._reasoning(bool(tools))
         if reads or not keeps:
             conversation = [checks.split_reasoning(message, opened=not keeps) for message in conversation]
-        if any("<tool_call>" in checks.text_of(message) for message in conversation) and self._turns.takes_calls:
-            conversation = [checks.split_calls(message) for message in conversation]
-        return conversation
+        return [self._answers.read(conversation, at, tools) for at in range(len(conversation))]
 
     def _reasoning(self, tools: bool) -> tuple[bool, bool]:
         """Whether the template shows `reasoning_content`, and whether it keeps a think block written in the text."""
@@ -416,11 +421,30 @@ class Template:
         token = self.tokenizer.convert_tokens_to_ids(text.strip() or text)
         return None if token == self.tokenizer.unk_token_id else token
 
-    def parse(self, text: str) -> Message:
-        """The message that a generated text stands for: reasoning, content and tool calls."""
-        for stop in self.stop_texts:
-            text = text.removesuffix(stop)
-        return parse_text(text)
+    def served_turn(self, conversation: Sequence[Any], tools: Any) -> tuple[str, str]:
+        """The prompt of a conversation's last turn, and what the model generates for it.
+
+        Raises:
+            SwiftError: the template refuses the conversation or drops its calls.
+        """
+        messages = checks.served(conversation)
+        turn = self._turns.turn(messages, tools, len(messages) - 1)
+        text = str.__getitem__(turn.text, slice(None))
+        return text[: turn.span.start], text[turn.span.start : turn.span.stop]
+
+    def parse(self, text: str, *, tools: Any = None, prompt: str | None = None) -> Message:
+        """The message that a generated text stands for: reasoning, content and tool calls.
+
+        Args:
+            text: what was generated.
+            tools: the tools of the request: their schemas tell the types of arguments, where the format loses them.
+            prompt: what it was generated behind, for a prompt may have opened the reasoning.
+        """
+        return self._answers.parse(text, tools, prompt)
+
+    def parser(self, *, tools: Any = None, prompt: str | None = None) -> Parser:
+        """A parser that takes an answer piece by piece; without a prompt, that of a plain question is assumed."""
+        return self._answers.parser(tools, prompt)
 
 
 def _bare() -> str:
