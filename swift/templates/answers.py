@@ -1,4 +1,4 @@
-"""A template's answers: their format, read off once, what was generated as messages, and calls written out in a text."""
+"""A template's answers: their format, what was generated as messages, and calls written out in a row's text."""
 
 from __future__ import annotations
 

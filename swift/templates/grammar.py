@@ -227,11 +227,9 @@ class Grammar:
             return True
         if self.calls is None:
             return False
-        return (
-            any(sign in text for sign in self.calls.signs)
-            if self.calls.signs
-            else bool(tools) and start.startswith("{")
-        )
+        if not self.calls.signs:
+            return bool(tools) and start.startswith("{")
+        return any(sign in text for sign in self.calls.signs)
 
     def opens(self, prompt: str) -> bool:
         """Whether a prompt has opened the reasoning."""

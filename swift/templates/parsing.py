@@ -290,6 +290,16 @@ def collect(pieces: Iterable[Piece]) -> Message:
     return message
 
 
+def pieces_of(message: Message) -> list[Piece]:
+    """A whole message as pieces."""
+    found = [Piece("reasoning", message.get("reasoning_content") or ""), Piece("content", message.get("content") or "")]
+    for index, call in enumerate(message.get("tool_calls") or ()):
+        function = call["function"]
+        found.append(Piece("name", function["name"], index, call.get("id") or ""))
+        found.append(Piece("arguments", json.dumps(function["arguments"], ensure_ascii=False), index))
+    return [piece for piece in found if piece.text]
+
+
 def parse(grammar: Grammar, text: str, *, tools: Sequence[Any] | None = None, opened: bool | None = None) -> Message:
     """Split a generated text into reasoning, content and tool calls.
 
