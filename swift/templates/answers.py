@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,9 @@ class Answers:
     def grammar(self) -> Grammar:
         """The format of the model's answers, read off the template."""
         with self._unnoted():
-            return derive(self._served, self._template.jinja, self._stops, self._default_prompt())
+            grammar = derive(self._served, self._template.jinja, self._stops, self._default_prompt())
+        agent = self._template.agent
+        return grammar if agent is None else replace(grammar, calls=agent.calls, origin=agent.name)
 
     @cached_property
     def _stops(self) -> list[str]:

@@ -62,6 +62,39 @@ def check_calls(calls: Any, index: int, where: str | None) -> None:
             )
 
 
+def tools_of(tools: Any, where: str | None) -> list[dict[str, Any]] | None:
+    """Tools in the OpenAI shape: bare function objects are wrapped, JSON text is read.
+
+    Raises:
+        SwiftError: one of them is no tool.
+    """
+    if isinstance(tools, str):
+        tools = _json_tool(tools, where)
+    if isinstance(tools, dict):
+        tools = [tools]
+    if not tools:
+        return None
+    out = []
+    for tool in tools:
+        tool = _json_tool(tool, where) if isinstance(tool, str) else tool
+        function = tool.get("function", tool) if isinstance(tool, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise SwiftError(
+                f"a tool names no function: {str(tool)[:60]}",
+                where=where,
+                fix="write {'type': 'function', 'function': {'name': …, 'description': …, 'parameters': {…}}}",
+            )
+        out.append(tool if "function" in tool else {"type": "function", "function": tool})
+    return out
+
+
+def _json_tool(text: str, where: str | None) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise SwiftError(f"tools hold text that is no JSON: {text[:60]!r}", where=where) from None
+
+
 def served(messages: Sequence[Any]) -> list[dict[str, Any]]:
     """Messages as servers hand them to the template.
 

@@ -11,6 +11,7 @@ from typing import Any
 from swift.errors import SwiftError
 from swift.rows import THINKING, EncodedRow, Message, Row, Source
 from swift.templates import messages as checks
+from swift.templates.agent_formats import AgentFormat
 from swift.templates.answers import Answers
 from swift.templates.closing import CALL, REASONING, TOOL, USER
 from swift.templates.environment import ChatTemplate
@@ -45,6 +46,7 @@ class Template:
         loss_scale: what is trained, as `LossScale` takes it.
         preserve_thinking: keep or drop the reasoning of earlier turns; None leaves it to the template.
         add_non_thinking_prefix: turns without reasoning are trained behind the prompt of the thinking switch set off.
+        agent_template: the format in which tools become text, for templates that know none.
         source: where the template came from, for messages and checkpoints.
 
     Attributes:
@@ -66,6 +68,7 @@ class Template:
         loss_scale: str = "default",
         preserve_thinking: bool | None = None,
         add_non_thinking_prefix: bool = False,
+        agent_template: str | None = None,
         source: str = "",
     ) -> None:
         special_tokens_in_content = FORMER.get(special_tokens_in_content, special_tokens_in_content)
@@ -92,6 +95,7 @@ class Template:
         self._turns = Turns(self, self._encoder.pattern, self.notes, options)
         self._skeletons, self._shapes = Skeletons(), Shapes()
         self._shows: dict[bool, tuple[bool, bool]] = {}
+        self.agent = None if agent_template is None else AgentFormat.load(agent_template)
         self._answers = Answers(self)
         self._select(None)
 
@@ -110,6 +114,7 @@ class Template:
             "loss_scale": self.loss_scale,
             "preserve_thinking": self.preserve_thinking,
             "add_non_thinking_prefix": self.add_non_thinking_prefix,
+            "agent_template": None if self.agent is None else self.agent.name,
             "source": self.source,
             "fixed": dict(self.fixed),
         }
@@ -128,6 +133,11 @@ class Template:
         return Template.from_dict, (self.tokenizer, self.to_dict())
 
     # Rendering
+
+    @property
+    def takes_calls(self) -> bool:
+        """Whether the chat template writes tool calls."""
+        return self._turns.takes_calls
 
     @property
     def jinja(self) -> str:
@@ -233,17 +243,28 @@ class Template:
             return list(messages)
         return [{"role": "system", "content": self.system}, *messages]
 
+    def prepared(self, messages: Any, tools: Any, where: str | None = None) -> tuple[Any, Any]:
+        """Messages, and tools in the OpenAI shape; with an agent format, all of it as text in the messages."""
+        tools = checks.tools_of(tools, where)
+        if self.agent is None:
+            return messages, tools
+        checks.check(messages, where)
+        return self.agent.rewrite(self.conversation(messages), tools), None
+
     def render(self, messages: Any, tools: Any = None, *, add_generation_prompt: bool = False) -> str:
         """The text of the model's own chat template."""
+        messages, tools = self.prepared(messages, tools)
         return self.plain(self._conversation(messages, None), tools, prompt=add_generation_prompt)
 
     def prompt_text(self, messages: Any, tools: Any = None, **switches: Any) -> str:
         """The text a server sends for the next assistant turn; `switches` are variables of this request alone."""
+        messages, tools = self.prepared(messages, tools)
         conversation = self._parse_tags(self._conversation(messages, None), tools)
         return self.plain(conversation, tools, prompt=True, **switches)
 
     def prompt(self, messages: Any, tools: Any = None, **switches: Any) -> list[int]:
         """The token ids a server sends for the next assistant turn; `switches` as in `prompt_text`."""
+        messages, tools = self.prepared(messages, tools)
         conversation = self._parse_tags(self._conversation(messages, None), tools)
         if self._encoder.pattern.search(repr((messages, tools))):
             traced = self.traced(conversation, tools, prompt=True, **switches)
@@ -278,13 +299,13 @@ class Template:
             raise SwiftError(error.what, where=where, fix=error.fix) from error
 
     def _encode(self, row: Row, source: Source | None, where: str | None) -> list[EncodedRow]:
-        messages = row.get("messages")
+        messages, tools = self.prepared(row.get("messages"), row.get("tools"), where)
         conversation = self._conversation(messages, where)
         inserted = len(conversation) > len(messages or ())
         given = [*([{"role": "system"}] if inserted else []), *(messages or ())]
         wanted = self.scale.turns(given, where)
-        conversation = self._parse_tags(conversation, row.get("tools"))
-        samples = self._samples(conversation, row.get("tools"), wanted)
+        conversation = self._parse_tags(conversation, tools)
+        samples = self._samples(conversation, tools, wanted)
         weighed = self.scale.weigh(samples, given, self.stop_texts)
         return [encoded for each in weighed for encoded in self._tokenise(each, source)]
 
@@ -415,7 +436,8 @@ class Template:
     @property
     def stop_strings(self) -> list[str]:
         """The ends of turns that are no single token, so that a server has to watch the text for them."""
-        return [text for text in self.stop_texts if self._token_of(text) is None]
+        words = [text for text in self.stop_texts if self._token_of(text) is None]
+        return words if self.agent is None else [*words, *self.agent.stop]
 
     def _token_of(self, text: str) -> int | None:
         token = self.tokenizer.convert_tokens_to_ids(text.strip() or text)
