@@ -54,24 +54,19 @@ TYPED: dict[str, tuple[str, Any, str]] = {
     "zqmap": ("object", {"a": 1}, r"\{.*?\}"),
 }
 """Keys of other types than text: the type, a value, and how that may begin."""
-TOOLS = [
-    {
-        "type": "function",
-        "function": {
-            "name": name,
-            "description": "Probe.",
-            "parameters": {
-                "type": "object",
-                "properties": {
-                    **{key: {"type": "string", "description": "Probe."} for key in KEYS},
-                    **{key: {"type": kind, "description": "Probe."} for key, (kind, _, _) in TYPED.items()},
-                },
-                "required": [],
-            },
-        },
-    }
-    for name in NAMES
-]
+
+
+def _probe_tools(types: dict[str, str]) -> list[dict[str, Any]]:
+    properties = {key: {"type": kind, "description": "Probe."} for key, kind in types.items()}
+    parameters = {"type": "object", "properties": properties, "required": []}
+    return [
+        {"type": "function", "function": {"name": name, "description": "Probe.", "parameters": parameters}}
+        for name in NAMES
+    ]
+
+
+TEXT_TOOLS = _probe_tools(dict.fromkeys(KEYS, "string"))
+TOOLS = _probe_tools({**dict.fromkeys(KEYS, "string"), **{key: kind for key, (kind, _, _) in TYPED.items()}})
 
 Served = Callable[[dict[str, Any], Any], tuple[str, str]]
 """From an assistant's message and tools to the prompt that a server sends and the text that the model generates."""
@@ -92,9 +87,12 @@ class Probes:
     def __init__(self, served: Served, stops: Sequence[str]) -> None:
         self._served, self._stops = served, sorted(stops, key=len, reverse=True)
         self._known: dict[str, tuple[str, str] | None] = {}
+        self._tools = TOOLS
+        if self.served(PLAIN) is None:
+            self._tools = TEXT_TOOLS
 
     def _get(self, message: dict[str, Any], tools: Any) -> tuple[str, str] | None:
-        key = json.dumps([message, bool(tools)])
+        key = json.dumps([message, tools])
         if key not in self._known:
             try:
                 prompt, text = self._served({"role": "assistant", **message}, tools)
@@ -108,7 +106,7 @@ class Probes:
     def message(self, content: str = "", reasoning: str = "") -> tuple[str, str] | None:
         """The prompt and the text of a message without calls."""
         turn = {"content": content} | ({"reasoning_content": reasoning} if reasoning else {})
-        return self._get(turn, None) or self._get(turn, TOOLS)
+        return self._get(turn, None) or self._get(turn, self._tools)
 
     def served(self, *arguments: Any, content: str = "", reasoning: str = "") -> tuple[str, str] | None:
         """The prompt and the text of a message with a call for each of the arguments, if it writes all of it."""
@@ -117,7 +115,7 @@ class Probes:
             for at, value in enumerate(arguments)
         ]
         turn = {"content": content, "tool_calls": made} | ({"reasoning_content": reasoning} if reasoning else {})
-        found = self._get(turn, TOOLS)
+        found = self._get(turn, self._tools)
         words = (content, reasoning, *NAMES[: len(made)])
         return found if found is not None and all(word in found[1] for word in words) else None
 

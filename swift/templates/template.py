@@ -15,6 +15,7 @@ from swift.templates.agent_formats import AgentFormat
 from swift.templates.answers import Answers
 from swift.templates.closing import CALL, REASONING, TOOL, USER
 from swift.templates.environment import ChatTemplate
+from swift.templates.grammar import Grammar
 from swift.templates.parsing import Parser
 from swift.templates.provenance import LITERAL, Traced, origin_of
 from swift.templates.scales import LossScale, Weighed, completed, label
@@ -133,6 +134,11 @@ class Template:
         return Template.from_dict, (self.tokenizer, self.to_dict())
 
     # Rendering
+
+    @property
+    def grammar(self) -> Grammar:
+        """The format of the model's answers, read off the template."""
+        return self._answers.grammar
 
     @property
     def takes_calls(self) -> bool:

@@ -2,59 +2,24 @@
 
 from __future__ import annotations
 
-import random
+from functools import cache
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from swift.errors import SwiftError
 from swift.templates import Template
-from swift.templates import messages as checks
-from swift.templates.parsing import Piece, collect
-from swift.templates.provenance import origin_of
+from swift.templates.parsing import Piece
+from swift.templates.round_trip import CASES, TOOLS, functions_of, generated, in_pieces, message_for
 from swift.templates.survey import byte_tokenizer
 from tests.templates.cases import TEMPLATES
 
-
-def tool(name: str, **properties: str) -> dict[str, Any]:
-    parameters = {"type": "object", "properties": {key: {"type": kind, "description": "d"} for key, kind in
-                                                   properties.items()}, "required": []}  # fmt: skip
-    return {"type": "function", "function": {"name": name, "description": "d", "parameters": parameters}}
-
-
-TOOLS = [tool("get_weather", city="string", days="integer", exact="boolean", ratio="number", where="object",
-              names="array"), tool("find", text="string")]  # fmt: skip
-ARGUMENTS: dict[str, dict[str, Any]] = {
-    "text": {"city": "Paris"},
-    "text that looks like a number": {"city": "12"},
-    "numbers": {"city": "x", "days": 5, "exact": True, "ratio": 0.5},
-    "nested": {"where": {"lat": 1, "name": "a b"}, "names": ["a", "b"]},
-    "unicode": {"city": "Zürich 你好 🌍"},
-    "quotes": {"city": 'the "big" one, it\'s'},
-    "braces": {"city": "a } b { c ] d [ <e> & </f>"},
-    "lines": {"city": "first\n\n  second\nthird"},
-    "empty": {},
-}
 WRITTEN_OTHERWISE = {
     ("openai-gpt-oss-120b", "content and call"): "content before a call is written as reasoning",
     ("deepseek-ai-DeepSeek-R1-Distill-Qwen-32B", "content and call"): "content goes behind the end of the turn",
 }
-CASES = ["content", "reasoning", "call", "two calls", "content and call", "reasoning and call", *ARGUMENTS]
-
-
-def call(index: int, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    return {"id": f"abcdef12{index}", "type": "function", "function": {"name": name, "arguments": arguments}}
-
-
-def message_for(case: str) -> dict[str, Any]:
-    one = call(0, "get_weather", ARGUMENTS.get(case, ARGUMENTS["text"]))
-    return {
-        "role": "assistant",
-        "content": "Let me see:\n\nit is fine." if "content" in case or case == "reasoning" else "",
-        **({"reasoning_content": "First this.\n\nThen that."} if "reasoning" in case else {}),
-        **({"tool_calls": [one]} if case not in ("content", "reasoning") else {}),
-        **({"tool_calls": [one, call(1, "find", {"text": "b"})]} if case == "two calls" else {}),
-    }
 
 
 @pytest.fixture(scope="module", params=TEMPLATES, ids=lambda path: path.stem)
@@ -63,52 +28,27 @@ def template(request: pytest.FixtureRequest) -> Template:
     return Template(byte_tokenizer(source), source=request.param.stem)
 
 
-def generated(template: Template, message: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
-    """The prompt, what is generated behind it, and the message as far as the template writes it."""
-    conversation = checks.served([{"role": "user", "content": "Weather?"}, message])
+def case_of(template: Template, case: str) -> tuple[str, str, dict[str, Any]]:
     try:
-        turn = template._turns.turn(conversation, TOOLS, 1)
+        return generated(template, message_for(case))
     except SwiftError as error:
         pytest.skip(f"the template takes no such message: {error.what}")
-    span = turn.span
-    written = turn.text.origins[span.start : span.stop]
-    expected = {key: message[key] for key in ("role", "content", "tool_calls", "reasoning_content") if key in message}
-    for field, bare in (("content", ""), ("reasoning_content", None)):
-        if message.get(field) and origin_of(1, field) not in written:
-            expected[field] = bare
-    text = str.__getitem__(turn.text, slice(None))
-    calls = [c for c in message.get("tool_calls") or () if c["function"]["name"] in text[span.start : span.stop]]
-    expected["tool_calls"] = calls or None
-    return text[: span.start], text[span.start : span.stop], {k: v for k, v in expected.items() if v is not None}
-
-
-def plain(message: Any) -> Any:
-    """Without ids, which most formats do not have."""
-    calls = [call["function"] for call in message.get("tool_calls") or ()]
-    return {**message, "tool_calls": calls}
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_what_is_generated_for_a_message_is_parsed_as_the_message(template: Template, case: str) -> None:
     if why := WRITTEN_OTHERWISE.get((template.source, case)):
         pytest.skip(why)
-    prompt, text, expected = generated(template, message_for(case))
-    assert plain(template.parse(text, tools=TOOLS, prompt=prompt)) == plain(expected), repr(text)
+    prompt, text, expected = case_of(template, case)
+    assert functions_of(template.parse(text, tools=TOOLS, prompt=prompt)) == functions_of(expected), repr(text)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_pieces_of_any_size_give_the_same(template: Template, case: str) -> None:
-    prompt, text, _ = generated(template, message_for(case))
+    prompt, text, _ = case_of(template, case)
     whole = template.parse(text, tools=TOOLS, prompt=prompt)
-    rng = random.Random(case)
     for size in (1, 2, 7, 40):
-        parser = template.parser(tools=TOOLS, prompt=prompt)
-        pieces, at = [], 0
-        while at < len(text):
-            step = rng.randint(1, size)
-            pieces += parser.feed(text[at : at + step])
-            at += step
-        assert collect([*pieces, *parser.finish()]) == whole
+        assert in_pieces(template, text, prompt, size, case) == whole
 
 
 BY_HAND = {
@@ -136,15 +76,14 @@ def template_named(name: str) -> Template:
 @pytest.mark.parametrize("name", BY_HAND)
 def test_formats_that_no_probe_shows(name: str) -> None:
     message = template_named(name).parse(BY_HAND[name], tools=TOOLS)
-    assert plain(message)["tool_calls"] == [{"name": "find", "arguments": {"text": "b"}}]
-    assert message["content"] == ""
+    assert functions_of(message) == {"role": "assistant", "tool_calls": [{"name": "find", "arguments": {"text": "b"}}]}
 
 
 @pytest.mark.parametrize("name", ["Qwen-Qwen3-0.6B", "Qwen3-Coder", "mistralai-Mistral-Nemo-Instruct-2407", "GLM-4.6",
                                   "google-gemma-4-31B-it", "meta-llama-Llama-3.1-8B-Instruct"])  # fmt: skip
 def test_malformed_calls_stay_in_the_content(name: str) -> None:
     template = template_named(name)
-    prompt, text, _ = generated(template, message_for("text"))
+    prompt, text, _ = case_of(template, "text")
     text = next(text.removesuffix(stop) for stop in template.stop_texts if text.endswith(stop))
     for broken in (text[: len(text) // 2], text.replace("get_weather", "", 1), text.replace("city", "", 1)[:-30]):
         message = template.parse(f"So.{broken}", tools=TOOLS, prompt=prompt)
@@ -153,7 +92,7 @@ def test_malformed_calls_stay_in_the_content(name: str) -> None:
 
 def test_without_a_schema_untyped_formats_go_by_the_look() -> None:
     template = template_named("Qwen3-Coder")
-    prompt, text, _ = generated(template, message_for("text that looks like a number"))
+    prompt, text, _ = case_of(template, "text that looks like a number")
     (call,) = template.parse(text, prompt=prompt)["tool_calls"]
     assert call["function"]["arguments"] == {"city": 12}
     (call,) = template.parse(text, prompt=prompt, tools=TOOLS)["tool_calls"]
@@ -166,3 +105,29 @@ def test_what_is_certain_is_given_at_once() -> None:
     assert parser.feed("\n</thi") == []
     assert parser.feed("nk>\n\nHello <tool") == [Piece("content", "Hello ")]
     assert parser.feed("s>") == [Piece("content", "<tools>")]
+
+
+FRAGMENTS = ["<think>", "</think>", "\n", "\n\n", " ", "Hi", "<tool_call>", "</tool_call>", "<tool", '{"name": "find"',
+             ', "arguments": ', '{"text": "b"}', "}", "<function=find>", "</function>", "<parameter=text>",
+             "</parameter>", "<|im_end|>", "[TOOL_CALLS]", "[", "]", "find", "(", ")", "{", "<arg_key>"]  # fmt: skip
+
+
+@cache
+def fuzzed(name: str) -> Template:
+    return template_named(name)
+
+
+@pytest.mark.parametrize("name", ["Qwen-Qwen3-0.6B", "Qwen3-Coder", "mistralai-Mistral-Nemo-Instruct-2407", "GLM-4.6",
+                                  "Qwen-QwQ-32B", "LFM2.5-8B-A1B", "meta-llama-Llama-3.1-8B-Instruct"])  # fmt: skip
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(parts=st.lists(st.sampled_from(FRAGMENTS), max_size=14), seed=st.text("ab", max_size=4), opened=st.booleans())
+def test_any_text_in_any_pieces_is_the_same_and_nothing_is_lost(name, parts, seed, opened) -> None:
+    template, text = fuzzed(name), "".join(parts)
+    prompt = template.grammar.prompt_open if opened else "no"
+    whole = template.parse(text, tools=TOOLS, prompt=prompt)
+    for size in (1, 3, 9):
+        assert in_pieces(template, text, prompt, size, seed) == whole
+    if "tool_calls" not in whole:
+        kept = "".join(f"{whole.get('reasoning_content', '')}{whole['content']}".split())
+        dropped = "".join(text.split()).replace("<think>", "").replace("</think>", "").replace("<|im_end|>", "")
+        assert kept.replace("<think>", "").replace("</think>", "").replace("<|im_end|>", "") == dropped
