@@ -16,6 +16,7 @@ from typing import Any
 
 import regex
 
+from swift.errors import SwiftError
 from swift.templates.arguments import (
     HOLE_ID,
     HOLE_NAME,
@@ -96,7 +97,7 @@ class Probes:
         if key not in self._known:
             try:
                 prompt, text = self._served({"role": "assistant", **message}, tools)
-            except Exception:
+            except SwiftError:
                 self._known[key] = None
                 return None
             text = next((text[: -len(stop)] for stop in self._stops if text.endswith(stop)), text)

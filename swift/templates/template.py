@@ -232,7 +232,7 @@ class Template:
 
         try:
             return render()
-        except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+        except (TemplateError, TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
             raise SwiftError(
                 f"the chat template refuses this conversation: {error}",
                 where=self.source or None,

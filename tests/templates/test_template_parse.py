@@ -131,3 +131,33 @@ def test_any_text_in_any_pieces_is_the_same_and_nothing_is_lost(name, parts, see
         kept = "".join(f"{whole.get('reasoning_content', '')}{whole['content']}".split())
         dropped = "".join(text.split()).replace("<think>", "").replace("</think>", "").replace("<|im_end|>", "")
         assert kept.replace("<think>", "").replace("</think>", "").replace("<|im_end|>", "") == dropped
+
+
+@pytest.mark.parametrize("name", ["Qwen3-Coder", "GLM-4.6", "Mistral-Small-3.2-24B-Instruct-2506", "Kimi-K3",
+                                  "meta-llama-Llama-3.1-8B-Instruct", "MiniMax-M3", "LFM2.5-8B-A1B"])  # fmt: skip
+def test_calls_in_the_text_of_a_row_are_calls(name: str) -> None:
+    """A row whose text holds what the model generates trains the same tokens as a row with fields."""
+    template = template_named(name)
+    question = {"role": "user", "content": "Weather?"}
+    message = message_for("call")
+    _, text, _ = case_of(template, "call")
+    stop = next(stop for stop in template.stop_texts if text.endswith(stop))
+    text = text.removesuffix(stop).replace("<think></think>", "").replace("</mm:think>", "").strip()
+    text = text.removeprefix("<|close|>think<|sep|><|open|>response<|sep|>")
+    (fields,) = template.encode({"messages": [question, message], "tools": TOOLS})  # type: ignore[typeddict-item]
+    written = {"role": "assistant", "content": text}
+    (inline,) = template.encode({"messages": [question, written], "tools": TOOLS})  # type: ignore[typeddict-item]
+    assert template.notes["tool calls or reasoning in an assistant's text read as fields"] == 1
+    if "CALL_ID" not in text:
+        assert inline.input_ids.tolist() == fields.input_ids.tolist()
+        assert inline.labels.tolist() == fields.labels.tolist()
+
+
+def test_a_call_with_text_behind_it_stays_text() -> None:
+    template = template_named("Qwen-Qwen2.5-7B-Instruct")
+    text = 'Write\n<tool_call>\n{"name": "find", "arguments": {}}\n</tool_call>\nand nothing else.'
+    row: Any = {"messages": [{"role": "user", "content": "How?"}, {"role": "assistant", "content": text}]}
+    (sample,) = template.encode(row)
+    assert text in template.tokenizer.decode(sample.input_ids)
+    note = "tool calls or reasoning in an assistant's text left as text: the template would write them otherwise"
+    assert template.notes[note] == 1
