@@ -8,6 +8,7 @@ from typing import Any
 from swift.config import Decisions, TemplateConfig, TrainTemplateConfig
 from swift.errors import SwiftError, first_line
 from swift.templates import chat_templates
+from swift.templates.agent_formats import resolve_agent
 from swift.templates.loading import NAMES, load_template
 from swift.templates.template import Template
 from swift.templates.thinking import check_preserving, has_switch
@@ -48,6 +49,12 @@ def choose_template(
             fix="leave one of them out: without a chat template, contents are joined as they stand",
         )
     template = _choose(tokenizer, flags, decisions, recorded)
+    agent_name: str | None = flags.agent_template or (recorded or {}).get("agent_template")
+    if agent_name is not None:
+        agent = resolve_agent(agent_name, template.takes_calls)
+        template = Template.from_dict(tokenizer, template.to_dict() | {"agent_template": agent})
+        why = "tools become text" if agent else "not needed: the model's own template writes tools"
+        decisions.add("agent_template", agent_name, "flag" if flags.agent_template else "checkpoint", why)
     _note_options(template, flags, decisions)
     return template
 

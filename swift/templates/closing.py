@@ -145,20 +145,32 @@ def _user() -> dict[str, Any]:
 
 
 def turn_opener(renderer: Renderer, control: re.Pattern[str]) -> str:
-    """The control token that opens an assistant's turn, from whichever probe renders; an empty string without one."""
+    """What opens an assistant's turn, from whichever probe renders: a control token and the words behind it.
+
+    The token alone may open other things as well, such as the arguments of a call. Empty where there is none.
+    """
     for tools in (None, [TOOL]):
         try:
-            return opener(renderer, [_user()], tools, control)
+            prompt = _generation_prompt(renderer, [_user()], tools)
         except SwiftError:
             continue
+        found = control.search(prompt) or MARK.search(prompt)
+        if found is None:
+            return ""
+        behind = prompt[found.end() :]
+        stop = control.search(behind) or MARK.search(behind)
+        return found[0] + behind[: stop.start() if stop else None].rstrip()
     return ""
+
+
+def _generation_prompt(renderer: Renderer, messages: list[Any], tools: Any) -> str:
+    whole = renderer.plain(messages, tools, prompt=True)
+    return whole[len(shared_start(whole, renderer.plain(messages, tools, prompt=False))) :]
 
 
 def opener(renderer: Renderer, messages: list[Any], tools: Any, control: re.Pattern[str]) -> str:
     """The control token that opens an assistant's turn, or an empty string."""
-    whole = renderer.plain(messages, tools, prompt=True)
-    before = renderer.plain(messages, tools, prompt=False)
-    opened = whole[len(shared_start(whole, before)) :]
+    opened = _generation_prompt(renderer, messages, tools)
     found = control.search(opened) or MARK.search(opened)
     return found[0] if found else ""
 

@@ -9,6 +9,7 @@ import torch
 from swift.engines import InferRequest, PtEngine, RequestConfig, engines
 from swift.errors import SwiftError
 from swift.templates import load_template
+from swift.templates.parsing import collect
 from tests.tiny import ask, make_model, make_tokenizer
 
 QUESTIONS = ["hi", "what is the capital of France?", "你好", "sky", "the colour of the sky and the capital", "a" * 60]
@@ -154,6 +155,8 @@ def test_streamed_pieces_are_the_answer(engine, config):
         response = engine.infer([request], config)[0]
         assert "".join(delta.text for delta in deltas) == response.choices[0].text
         assert deltas[-1].response == response
+        message = collect(piece for delta in deltas for piece in delta.pieces)
+        assert message == response.choices[0].message.to_message()
         assert deltas[-1].finish_reason == response.choices[0].finish_reason
         assert all(delta.finish_reason is None for delta in deltas[:-1])
 
