@@ -219,7 +219,9 @@ def _mixed(
     if not weights:
         return [row for part in parts for row in part]
     if empty := [name for name, part in zip(names, parts, strict=True) if not part]:
-        raise SwiftError(f"--interleave_prob: no row of {empty[0]} can be used, so it cannot be drawn from")
+        raise SwiftError(
+            f"--interleave_prob: no row of {empty[0]} can be used, so it cannot be drawn from", fix="leave it out"
+        )
     sources: list[Callable[[], Iterator[Placed | Dropped]]] = [partial(iter, part) for part in parts]
     rows = interleave(sources, weights, seed=seed, stopping=config.stopping_strategy)
     return [row for row in rows if not isinstance(row, Dropped)]

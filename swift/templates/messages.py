@@ -92,7 +92,9 @@ def _json_tool(text: str, where: str | None) -> Any:
     try:
         return json.loads(text)
     except ValueError:
-        raise SwiftError(f"tools hold text that is no JSON: {text[:60]!r}", where=where) from None
+        raise SwiftError(
+            f"tools hold text that is no JSON: {text[:60]!r}", where=where, fix="write a JSON object"
+        ) from None
 
 
 def served(messages: Sequence[Any]) -> list[dict[str, Any]]:
