@@ -92,7 +92,7 @@ def _check_turn(template: Template, row: Row, source: Source, sample: EncodedRow
     messages: list[Any] = template.conversation(prepared)[: turn.message]
     if not messages or messages[-1]["role"] == "assistant":
         return 0
-    request = InferRequest(messages, tools, chat_template_kwargs=turn.switches)
+    request = InferRequest(messages, tools if template.shows_tools else None, chat_template_kwargs=turn.switches)
     served = encode_prompt(template, request, None)
     trained = sample.input_ids[: turn.token].tolist()
     if served != trained:

@@ -17,8 +17,9 @@ from typing import Any, Protocol
 import regex
 
 NAME = r"""[^\s<>"'(){}\[\],=:|`]+"""
-STRUCTURE = regex.compile(r'"(?:[^"\\]|\\.)*+"|["{}\[\]]', regex.DOTALL)
-PYTHON = regex.compile(r""""(?:[^"\\]|\\.)*+"|'(?:[^'\\]|\\.)*+'|["'(){}\[\]]""", regex.DOTALL)
+QUOTED = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+STRUCTURE = regex.compile(QUOTED + r'|["{}\[\]]', regex.DOTALL)
+PYTHON = regex.compile(QUOTED + "|" + QUOTED.replace('"', "'") + r"""|["'(){}\[\]]""", regex.DOTALL)
 BARE_KEY = regex.compile(r'([{,]\s*)([^\s{}\[\],:"\x00]+)\s*:')
 HOLE_ID, HOLE_NAME, HOLE_NUMBER = "\ue000", "\ue001", "\ue002"
 HOLES = {HOLE_ID: r"(?P<id>[\w.:-]*)", HOLE_NAME: NAME, HOLE_NUMBER: r"\d+"}
@@ -118,8 +119,7 @@ def read_json(text: str, at: int) -> tuple[int, Any]:
     if at >= len(text):
         raise Incomplete
     if text[at] == '"':
-        quoted = regex.compile(r'"(?:[^"\\]|\\.)*+"', regex.DOTALL)
-        end = match_at(quoted, text, at).end()
+        end = match_at(regex.compile(QUOTED, regex.DOTALL), text, at).end()
     elif text[at] in "{[":
         end = closed_at(text, at)
     else:

@@ -14,10 +14,11 @@ from swift.errors import SwiftError
 from swift.templates.provenance import LITERAL, Traced, message_of, origin_of, origins_of
 
 USER, ANSWER, REASONING, RESULT = "Probe question", "Probe answer", "Probe reasoning", "Probe result"
+PROBE_TOOL = "probe_tool"
 TOOL = {
     "type": "function",
     "function": {
-        "name": "probe_tool",
+        "name": PROBE_TOOL,
         "description": "Probe.",
         "parameters": {
             "type": "object",
@@ -26,7 +27,7 @@ TOOL = {
         },
     },
 }
-CALL = {"id": "call12345", "type": "function", "function": {"name": "probe_tool", "arguments": {"key": "probe"}}}
+CALL = {"id": "call12345", "type": "function", "function": {"name": PROBE_TOOL, "arguments": {"key": "probe"}}}
 
 
 MARK = re.compile(
@@ -114,7 +115,7 @@ def text_ending(renderer: Renderer, control: re.Pattern[str], eos: str) -> Endin
 def tool_ending(renderer: Renderer, control: re.Pattern[str], text: Ending) -> Ending:
     """How a turn that calls a tool ends; as a turn of text does where the template takes no calls."""
     call = {"role": "assistant", "content": "", "tool_calls": [CALL]}
-    result = {"role": "tool", "content": RESULT, "name": "probe_tool", "tool_call_id": CALL["id"]}
+    result = {"role": "tool", "content": RESULT, "name": PROBE_TOOL, "tool_call_id": CALL["id"]}
     messages = [_user(), call, result, {"role": "assistant", "content": ANSWER}]
     try:
         short, long = renderer.traced(messages[:2], [TOOL]), renderer.traced(messages, [TOOL])

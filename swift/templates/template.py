@@ -13,7 +13,7 @@ from swift.rows import THINKING, EncodedRow, Message, Row, Source
 from swift.templates import messages as checks
 from swift.templates.agent_formats import AgentFormat
 from swift.templates.answers import Answers
-from swift.templates.closing import CALL, REASONING, TOOL, USER
+from swift.templates.closing import CALL, PROBE_TOOL, REASONING, TOOL, USER
 from swift.templates.environment import ChatTemplate
 from swift.templates.grammar import Grammar
 from swift.templates.parsing import Parser
@@ -144,6 +144,17 @@ class Template:
         """The format of the model's answers, read off the template."""
         return self._answers.grammar
 
+    @cached_property
+    def shows_tools(self) -> bool:
+        """Whether tools reach the prompt; a template that refuses the question is not said to drop them."""
+        if self.agent is not None:
+            return True
+        try:
+            text = self.plain([{"role": "user", "content": USER}], [TOOL], prompt=True)
+        except SwiftError:
+            return True
+        return PROBE_TOOL in text
+
     @property
     def takes_calls(self) -> bool:
         """Whether the chat template writes tool calls."""
@@ -257,6 +268,8 @@ class Template:
         """Messages, and tools in the OpenAI shape; with an agent format, all of it as text in the messages."""
         tools = checks.tools_of(tools, where)
         if self.agent is None:
+            if tools and not self.shows_tools:
+                self.notes["conversations whose tools the template drops"] += 1
             return messages, tools
         checks.check(messages, where)
         return self.agent.rewrite(self.conversation(messages), tools), None

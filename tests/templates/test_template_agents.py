@@ -10,6 +10,8 @@ import pytest
 
 from swift.config import Decisions
 from swift.config.template import TemplateConfig
+from swift.engines import InferRequest
+from swift.engines.prompts import encode_prompt
 from swift.errors import SwiftError
 from swift.templates import Template, trained_spans
 from swift.templates.agent_formats import own_formats, text_formats
@@ -135,3 +137,12 @@ def test_tools_that_are_none_are_an_error() -> None:
         template_with(None).encode({"messages": CONVERSATION[:1], "tools": [{"x": 1}]})
     with pytest.raises(SwiftError, match="no JSON"):
         template_with(None).encode({"messages": CONVERSATION[:1], "tools": "search"})  # type: ignore[typeddict-item]
+
+
+def test_tools_that_a_template_drops_are_noted_and_refused_by_engines() -> None:
+    bare = template_with(None)
+    bare.encode({"messages": [CONVERSATION[0], CONVERSATION[4]], "tools": TOOLS})
+    assert bare.notes["conversations whose tools the template drops"] == 1
+    with pytest.raises(SwiftError, match="drops the tools of the request"):
+        encode_prompt(bare, InferRequest(CONVERSATION[:1], TOOLS), None)
+    assert encode_prompt(template_with("hermes"), InferRequest(CONVERSATION[:1], TOOLS), None)
