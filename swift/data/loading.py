@@ -184,47 +184,49 @@ def load_rows(
     weights = config.interleave_prob if option == "dataset" else None
     check_weights(weights, len(names))
     reader = RowReader(config, use_hf=use_hf, hub_token=hub_token, option=option, answers=answers)
-    parts, bad, total = list[list[Placed]](), list[Dropped](), 0
+    rows, parts, bad, total = list[Placed](), list[list[int]](), list[Dropped](), 0
     for number, name in enumerate(names):
-        wanted = parse_name(name, option)
-        rows: list[Placed] = []
+        wanted, start = parse_name(name, option), len(rows)
         for item in reader.rows(wanted):
             total += 1
             bad.append(item) if isinstance(item, Dropped) else rows.append(item)
-        if rows and wanted.rows is not None:
-            rows = [rows[index] for index in _draw(len(rows), wanted.rows, seeded(seed, number), shuffle)]
+        part = list(range(start, len(rows)))
+        if part and wanted.rows is not None:
+            part = [part[index] for index in _draw(len(part), wanted.rows, seeded(seed, number), shuffle)]
         if weights and shuffle:
-            rows = [rows[index] for index in seeded(seed, number, 1).permutation(len(rows))]
-        parts.append(rows)
+            part = [part[index] for index in seeded(seed, number, 1).permutation(len(part))]
+        parts.append(part)
     # Data for evaluation may have our names already, where the data for training has others.
     if option == "dataset":
         _check_columns(config, reader.columns)
     if config.strict:
         stop_at(bad, total, fix="mend these rows; --strict false drops them and writes them to dropped.jsonl")
-    whole = RowSet(_mixed(parts, names, config, weights, seed), bad)
-    if names and not whole.rows:
+    if names and not rows:
         raise SwiftError(
             f"--{option} {' '.join(names)}: none of {total} rows can be used",
             where=str(bad[0]) if bad else None,
             fix="mend the rows; docs/data.md tells what they hold",
         )
+    order = _mixed(parts, names, config, weights, seed)
     if shuffle:
-        whole.rows = [whole.rows[index] for index in seeded(seed, len(names)).permutation(len(whole.rows))]
-    return whole
+        order = [order[index] for index in seeded(seed, len(names)).permutation(len(order))]
+    return RowSet([rows[index] for index in order], bad)
 
 
 def _mixed(
-    parts: list[list[Placed]], names: list[str], config: DataConfig, weights: list[float] | None, seed: int
-) -> list[Placed]:
+    parts: list[list[int]], names: list[str], config: DataConfig, weights: list[float] | None, seed: int
+) -> list[int]:
+    """The numbers of the rows in the order of the mixture; a number may come more than once."""
     if not weights:
-        return [row for part in parts for row in part]
+        return [number for part in parts for number in part]
     if empty := [name for name, part in zip(names, parts, strict=True) if not part]:
         raise SwiftError(
-            f"--interleave_prob: no row of {empty[0]} can be used, so it cannot be drawn from", fix="leave it out"
+            f"--interleave_prob: no row of {empty[0]} can be used, so it cannot be drawn from",
+            fix="mend its rows, or leave it and its weight out",
         )
-    sources: list[Callable[[], Iterator[Placed | Dropped]]] = [partial(iter, part) for part in parts]
-    rows = interleave(sources, weights, seed=seed, stopping=config.stopping_strategy)
-    return [row for row in rows if not isinstance(row, Dropped)]
+    sources: list[Callable[[], Iterator[int | Dropped]]] = [partial(iter, part) for part in parts]
+    mixture = interleave(sources, weights, seed=seed, stopping=config.stopping_strategy)
+    return [number for number in mixture if not isinstance(number, Dropped)]
 
 
 def _draw(rows: int, wanted: int, random: np.random.RandomState, shuffle: bool) -> list[int]:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -374,3 +376,31 @@ def test_a_row_of_the_user_is_not_changed():
     before = json.dumps(record)
     row_of(record)
     assert json.dumps(record) == before
+
+
+def documented_rows():
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    return re.findall(r"^\| ([^|]+) \| `(\{.*\})` \|$", page, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("form", "text"), documented_rows())
+def test_documented_rows_are_read_as_they_say(form, text):
+    row = row_of(json.loads(text))
+    kept = {
+        "preference pair": {"rejected_messages", "margin"},
+        "pair of conversations": {"rejected_messages"},
+        "pair beside a conversation": {"rejected_messages"},
+        "liked or not (KTO)": {"label"},
+        "class, classes or score": {"label"},
+        "passages to be found or not": {"positives", "negatives"},
+        "two sentences and their likeness": {"positives", "label"},
+        "steps with labels": {"steps", "step_labels"},
+        "a question for rewards": {"extra"},
+        "pictures, films, sounds": {"images"},
+        "ShareGPT with tools": {"tools"},
+    }
+    assert row.keys() == {"messages"} | kept.get(form, set())
+
+
+def test_every_form_is_documented():
+    assert len(documented_rows()) == 19
