@@ -12,6 +12,7 @@ from swift.config.data import DataConfig
 from swift.data.checks import check_row
 from swift.data.drops import BadRow, Dropped, stop_at
 from swift.data.formats import to_row
+from swift.data.row_store import Placed, RowStore, StoredRows
 from swift.data.sources import parse_name, read_records
 from swift.data.steps import seeded
 from swift.errors import SwiftError
@@ -22,7 +23,7 @@ from swift.rows import Row, Source
 class RowSet:
     """Rows to use, each with where it came from, and those left out."""
 
-    rows: list[tuple[Row, Source]] = field(default_factory=list)
+    rows: Sequence[Placed] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -57,11 +58,11 @@ def load_rows(
     Raises:
         SwiftError: no such data set, unreadable files, bad rows (strict), no rows.
     """
-    whole, bad, seen = RowSet(), list[Dropped](), set[str]()
+    store, parts, bad, seen = RowStore(), list[StoredRows](), list[Dropped](), set[str]()
     total = 0
     for number, name in enumerate(names):
         wanted = parse_name(name, option)
-        rows: list[tuple[Row, Source]] = []
+        start = len(store)
         for record in read_records(wanted, config, use_hf=use_hf, hub_token=hub_token, option=option):
             total += 1
             if isinstance(record, Dropped):
@@ -69,27 +70,28 @@ def load_rows(
                 continue
             seen.update(record[0])
             try:
-                rows.append((checked_row(record[0], config, answers), record[1]))
+                store.append(checked_row(record[0], config, answers), record[1])
             except BadRow as error:
                 bad.append(Dropped(record[1], str(error), record[0]))
+        rows = store.all(start)
         if rows and wanted.rows is not None:
-            rows = [rows[index] for index in _draw(len(rows), wanted.rows, seeded(seed, number), shuffle)]
-        whole.rows += rows
+            rows = rows.take(_draw(len(rows), wanted.rows, seeded(seed, number), shuffle))
+        parts.append(rows)
     # Data for evaluation may have our names already, where the data for training has others.
     if option == "dataset":
         _check_columns(config, seen)
     if config.strict:
         stop_at(bad, total, fix="mend these rows; --strict false drops them and writes them to dropped.jsonl")
-    whole.dropped = bad
-    if names and not whole.rows:
+    rows = sum(parts, start=store.all(len(store)))
+    if names and not rows:
         raise SwiftError(
             f"--{option} {' '.join(names)}: none of {total} rows can be used",
             where=str(bad[0]) if bad else None,
             fix="mend the rows; docs/data.md tells what they hold",
         )
     if shuffle:
-        whole.rows = [whole.rows[index] for index in seeded(seed, len(names)).permutation(len(whole.rows))]
-    return whole
+        rows = rows.take(seeded(seed, len(names)).permutation(len(rows)))
+    return RowSet(rows, bad)
 
 
 def checked_row(record: Mapping[str, Any], config: DataConfig, answers: bool) -> Row:
@@ -128,14 +130,27 @@ def split_rows(rowset: RowSet, ratio: float, seed: int | None) -> tuple[RowSet, 
     """
     if not ratio:
         return rowset, RowSet()
-    sources = list(dict.fromkeys(source for _, source in rowset.rows))
-    count = max(1, int(len(sources) * ratio))
-    if count >= len(sources):
+    numbers, different = _same(rowset.rows)
+    count = max(1, int(different * ratio))
+    if count >= different:
         raise SwiftError(
-            f"--split_dataset_ratio {ratio} leaves no row of {len(sources)} to train on",
+            f"--split_dataset_ratio {ratio} leaves no row of {different} to train on",
             fix="use more rows, or leave it out and name --val_dataset",
         )
-    order: Sequence[int] = range(len(sources)) if seed is None else seeded(seed).permutation(len(sources)).tolist()
-    held = {sources[index] for index in order[-count:]}
-    train = [row for row in rowset.rows if row[1] not in held]
-    return RowSet(train, rowset.dropped), RowSet([row for row in rowset.rows if row[1] in held])
+    order = np.arange(different) if seed is None else seeded(seed).permutation(different)
+    held = np.isin(numbers, order[-count:])
+    train, kept = (_some(rowset.rows, np.flatnonzero(chosen)) for chosen in (~held, held))
+    return RowSet(train, rowset.dropped), RowSet(kept)
+
+
+def _same(rows: Sequence[Placed]) -> tuple[np.ndarray, int]:
+    """A number for each row, the same for copies of one, and how many there are."""
+    if isinstance(rows, StoredRows):
+        return rows.same()
+    known: dict[Source, int] = {}
+    numbers = np.array([known.setdefault(source, len(known)) for _, source in rows], np.int64)
+    return numbers, len(known)
+
+
+def _some(rows: Sequence[Placed], order: np.ndarray) -> Sequence[Placed]:
+    return rows.take(order) if isinstance(rows, StoredRows) else [rows[index] for index in order]
