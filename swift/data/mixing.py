@@ -32,7 +32,8 @@ def check_weights(weights: Sequence[float] | None, sets: int) -> None:
         )
     if min(weights) < 0 or not sum(weights) > 0 or not np.isfinite(sum(weights)):
         raise SwiftError(
-            f"--interleave_prob {' '.join(map(str, weights))} are no weights", fix="give numbers from 0 on, not all 0"
+            f"--interleave_prob {' '.join(map(str, weights))} are no weights: they are 0 or more, and not all 0",
+            fix="give one for each data set",
         )
 
 
