@@ -10,7 +10,7 @@ COMPAT ?= .venv-compat
 # A folder of chat templates, for the table of docs/templates.md.
 TEMPLATES ?= ../shared/chat_templates
 
-.PHONY: install demo test test-all test-compat lint docs bench clean
+.PHONY: install demo test test-all test-compat lint docs bench bench-data clean
 
 install: $(STAMP)
 
@@ -48,9 +48,13 @@ test-compat: install
 docs: install
 	$(BIN)/python -m swift.config.reference docs/flags.md
 	@test ! -d "$(TEMPLATES)" || $(BIN)/python -m swift.templates.survey $(TEMPLATES) docs/templates.md
+	@test ! -d "$(TEMPLATES)" || $(BIN)/python -m swift.templates.round_trip $(TEMPLATES) docs/agents.md
 
 bench: install
 	@$(BIN)/python benchmarks/train.py
+
+bench-data: install
+	@$(BIN)/python benchmarks/data.py
 
 clean:
 	rm -rf $(VENV) $(COMPAT) build *.egg-info

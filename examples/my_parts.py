@@ -1,5 +1,7 @@
 """Parts of your own, one decorator each: `swift sft --external_plugins examples/my_parts.py ...`."""
 
+import re
+
 import torch
 from transformers import LlamaForCausalLM, TrainerCallback
 
@@ -7,7 +9,7 @@ from swift.data import dataset
 from swift.engines import ChatMessage, Choice, Delta, Response, Usage, engine
 from swift.models import model_loader
 from swift.objectives import objective
-from swift.templates import chat_template
+from swift.templates import chat_template, loss_scale
 from swift.train import callback, metric
 from swift.tuners import optimizer, tuner
 
@@ -29,6 +31,12 @@ def dialogue(tokenizer):
     )
 
 
+@loss_scale("numbers")
+def numbers(answer, before):
+    """Numbers weigh twice, the rest 1: `--loss_scale numbers`; stretches (start, stop, weight), in their order."""
+    return [(match.start(), match.end(), 2.0) for match in re.finditer(r"\d+", answer)]
+
+
 @tuner("norms")
 def norms(model, config):
     """Train only the normalisation layers: `--train_type norms`."""
@@ -48,8 +56,8 @@ def focal(outputs):
     """Focal loss (Lin et al., 2017, eq. 5, gamma = 2), a sum over trained tokens: `--loss_type focal`."""
     from swift.objectives.types import Loss
 
-    probabilities = outputs.logps.exp()
-    return Loss(total=-((1 - probabilities) ** 2 * outputs.logps).sum())
+    losses = -((1 - outputs.logps.exp()) ** 2) * outputs.logps
+    return Loss(total=(losses if outputs.weights is None else losses * outputs.weights).sum())
 
 
 @metric("first_digit")

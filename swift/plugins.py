@@ -4,6 +4,7 @@ Each room has one decorator for what a user may add to it:
 
 - `swift.models.model_loader(name)`: a class that loads models of an architecture
 - `swift.templates.chat_template(name)`: a chat template
+- `swift.templates.loss_scale(name)`: weights for the parts of an answer
 - `swift.data.dataset(name)`: a function that gives rows
 - `swift.tuners.tuner(name)`, `swift.tuners.optimizer(name)`
 - `swift.objectives.objective(name)`: a loss

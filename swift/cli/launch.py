@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -70,7 +71,8 @@ def launch(words: Sequence[str]) -> int:
                 child.wait()
         errors = {file.read_text(encoding="utf-8") for file in folder.glob("error-*")}
     if errors:
-        raise SwiftError("\n".join(sorted(errors)))
+        first, *more = (SwiftError(**json.loads(error)) for error in sorted(errors))
+        raise SwiftError("\n".join(map(str, [*more, first.what])), where=first.where, fix=first.fix)
     return 128 + received[0] if received else status
 
 
@@ -129,7 +131,8 @@ def report_error(error: SwiftError) -> bool:
     file = Path(folder) / f"error-{os.environ.get('RANK', '0')}"
     # Renamed into its place, so that the launcher never reads half of it.
     unfinished = file.with_name(f".{file.name}")
-    unfinished.write_text(str(error), encoding="utf-8")
+    told = {"what": error.what, "where": error.where, "fix": error.fix}
+    unfinished.write_text(json.dumps(told), encoding="utf-8")
     unfinished.replace(file)
     time.sleep(PATIENCE)
     return True

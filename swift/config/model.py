@@ -9,8 +9,8 @@ from swift.config.fields import named, option
 
 
 @dataclass
-class ModelConfig:
-    """Options of the model."""
+class SourceConfig:
+    """Which model: all that a command without its weights needs."""
 
     model: str | None = option(
         None,
@@ -30,6 +30,20 @@ class ModelConfig:
         "does, else Hugging Face",
     )
     hub_token: str | None = option(None, "Token for gated or private models.", secret=True)
+    trust_remote_code: bool = option(
+        False,
+        "Run Python code that comes with the model.",
+        why="ms-swift always runs it; code from a hub should run only where the user said so",
+    )
+    model_type: str | None = option(
+        None, "Accepted from old scripts; the model itself says what it is, so it is noted and not needed."
+    )
+
+
+@dataclass
+class ModelConfig(SourceConfig):
+    """Options of the model: which, and how its weights are loaded."""
+
     torch_dtype: Literal["bfloat16", "float16", "float32"] | None = option(
         None, "Data type of the weights; unset means the model's own where the device has it.", aliases=("dtype",)
     )
@@ -40,12 +54,4 @@ class ModelConfig:
         aliases=("attn_implementation",),
     )
     device_map: str | dict[str, Any] | None = option(None, "Where the weights go: a device, auto, or a JSON map.")
-    trust_remote_code: bool = option(
-        False,
-        "Run Python code that comes with the model.",
-        why="ms-swift always runs it; code from a hub should run only where the user said so",
-    )
     model_kwargs: dict[str, Any] | None = option(None, "More arguments of from_pretrained, as JSON.")
-    model_type: str | None = option(
-        None, "Accepted from old scripts; the model itself says what it is, so it is noted and not needed."
-    )

@@ -27,6 +27,12 @@ class TemplateConfig:
         why="ms-swift edits the messages; a server that renders the template would not",
     )
     chat_template_kwargs: dict[str, Any] | None = option(None, "More variables for the chat template, as JSON.")
+    agent_template: str | None = option(
+        None,
+        "How tools, calls and results become text for a model whose template knows no tools: react_en, react_zh, "
+        "react_grpo, toolbench, hermes, qwen_en, qwen_zh, qwen_en_parallel or qwen_zh_parallel. Names of formats that "
+        "chat templates write themselves are accepted and not needed.",
+    )
     response_prefix: str | None = option(
         None, "Text behind every generation prompt, such as '<think>\\n': served, and not trained."
     )

@@ -98,6 +98,9 @@ def known_dataset(name: str, tables: tuple[str, ...] = ()) -> KnownDataset | Non
     return None
 
 
+SHAPE = 'write a list of objects such as {"name": "mine", "path": "rows.jsonl"}'
+
+
 @cache
 def read_table(path: str) -> tuple[KnownDataset, ...]:
     """The data sets of a table: a JSON list of objects with the fields of `KnownDataset`.
@@ -109,11 +112,11 @@ def read_table(path: str) -> tuple[KnownDataset, ...]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SwiftError(f"--custom_dataset_info {path} cannot be read: {error.strerror}") from None
+        raise SwiftError(f"--custom_dataset_info {path} cannot be read: {error.strerror}", fix=SHAPE) from None
     except ValueError as error:
-        raise SwiftError(f"--custom_dataset_info {path} is not JSON: {error}") from None
+        raise SwiftError(f"--custom_dataset_info {path} is not JSON: {error}", fix=SHAPE) from None
     if not isinstance(content, list):
-        raise SwiftError(f"--custom_dataset_info {path} holds {kind_of(content)}, not a list of data sets")
+        raise SwiftError(f"--custom_dataset_info {path} holds {kind_of(content)}, not a list of data sets", fix=SHAPE)
     return tuple(_entry(value, f"{path}: entry {number}", file.parent) for number, value in enumerate(content, 1))
 
 
@@ -121,7 +124,7 @@ def _entry(value: Any, where: str, folder: Path) -> KnownDataset:
     from swift.data.converters import CONVERTERS
 
     if not isinstance(value, dict):
-        raise SwiftError(f"a data set is an object, this is {kind_of(value)}", where=where)
+        raise SwiftError(f"a data set is an object, this is {kind_of(value)}", where=where, fix=SHAPE)
     given = {str(OTHER_NAMES.get(name, name)): part for name, part in value.items()}
     there = {part.name: part for part in fields(KnownDataset)}
     if unknown := [name for name in given if name not in there]:
@@ -130,7 +133,7 @@ def _entry(value: Any, where: str, folder: Path) -> KnownDataset:
         given[name] = _value(name, part, where)
     entry = KnownDataset(**given)
     if not (entry.ms_id or entry.hf_id or entry.path):
-        raise SwiftError("a data set needs ms_id, hf_id, or a name with a path", where=where)
+        raise SwiftError("a data set needs ms_id, hf_id, or a name with a path", where=where, fix="say where it lies")
     if entry.path and not entry.name:
         given["name"] = entry.path
     if entry.path and not Path(entry.path).expanduser().is_absolute():
@@ -148,12 +151,14 @@ def _value(name: str, value: Any, where: str) -> Any:
         items = [value] if isinstance(value, str) else value
         if isinstance(items, list) and all(isinstance(item, str) for item in items):
             return tuple(items)
-        raise SwiftError(f"{name} is {kind_of(value)}, not a list of texts", where=where)
+        raise SwiftError(f"{name} is {kind_of(value)}, not a list of texts", where=where, fix='write ["one", "two"]')
     if name == "columns":
         if isinstance(value, dict) and all(isinstance(item, str) for item in value.values()):
             return value
-        raise SwiftError(f"columns is {kind_of(value)}, not an object of names", where=where)
-    kind = bool if name == "huge" else str
+        raise SwiftError(
+            f"columns is {kind_of(value)}, not an object of names", where=where, fix='write {"question": "query"}'
+        )
+    kind, wanted = (bool, "true or false") if name == "huge" else (str, "text")
     if not isinstance(value, kind):
-        raise SwiftError(f"{name} is {kind_of(value)}, not {'true or false' if kind is bool else 'text'}", where=where)
+        raise SwiftError(f"{name} is {kind_of(value)}, not {wanted}", where=where, fix=f"write it as {wanted}")
     return value

@@ -31,7 +31,10 @@ def check_weights(weights: Sequence[float] | None, sets: int) -> None:
             f"--interleave_prob has {len(weights)} weights for {sets} data sets", fix="give one weight for each"
         )
     if min(weights) < 0 or not sum(weights) > 0 or not np.isfinite(sum(weights)):
-        raise SwiftError(f"--interleave_prob {' '.join(map(str, weights))}: weights are 0 or more, and not all 0")
+        raise SwiftError(
+            f"--interleave_prob {' '.join(map(str, weights))} are no weights: they are 0 or more, and not all 0",
+            fix="give one for each data set",
+        )
 
 
 def interleave(

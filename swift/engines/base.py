@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from swift.errors import SwiftError
 from swift.registry import Registry
 from swift.rows import Message
+from swift.templates.parsing import Piece
 
 OTHER = "give another value, or none for the model's own"
 
@@ -148,11 +149,17 @@ class Response:
 
 @dataclass
 class Delta:
-    """A piece of a streamed answer; the last one carries the finish reason and the whole response."""
+    """A piece of a streamed answer; the last one carries the finish reason and the whole response.
+
+    Attributes:
+        text: what was generated, as it is.
+        pieces: what of reasoning, content and tool calls is certain now.
+    """
 
     text: str
     finish_reason: FinishReason | None = None
     response: Response | None = None
+    pieces: list[Piece] = field(default_factory=list)
 
 
 OnResponse = Callable[[int, Response], None]

@@ -88,10 +88,11 @@ def _turns(sample: EncodedRow) -> tuple[TurnStart, ...]:
 
 def _check_turn(template: Template, row: Row, source: Source, sample: EncodedRow, turn: TurnStart) -> int:
     """Compare one prompt; 0 where no request can ask for the turn."""
-    messages: list[Any] = template.conversation(row["messages"])[: turn.message]
+    prepared, tools = template.prepared(row["messages"], row.get("tools"))
+    messages: list[Any] = template.conversation(prepared)[: turn.message]
     if not messages or messages[-1]["role"] == "assistant":
         return 0
-    request = InferRequest(messages, row.get("tools"), chat_template_kwargs=turn.switches)
+    request = InferRequest(messages, tools if template.shows_tools else None, chat_template_kwargs=turn.switches)
     served = encode_prompt(template, request, None)
     trained = sample.input_ids[: turn.token].tolist()
     if served != trained:

@@ -15,7 +15,8 @@ def encode_prompt(template: Template, request: InferRequest, context: int | None
     """The prompt's token ids, checked against the context.
 
     Raises:
-        SwiftError: the request holds media, has nothing to answer, or is longer than the context.
+        SwiftError: the request holds media, or tools that the template drops; it has nothing to answer, or is longer
+            than the context.
     """
     if request.has_media:
         raise SwiftError("images, videos and audios are not answered yet", fix="leave them out of the request")
@@ -25,6 +26,11 @@ def encode_prompt(template: Template, request: InferRequest, context: int | None
         raise SwiftError(
             "the conversation ends with the assistant's turn: there is nothing to answer",
             fix="end it with a turn of the user or a tool",
+        )
+    if request.tools and not template.shows_tools:
+        raise SwiftError(
+            "the chat template drops the tools of the request",
+            fix="give --agent_template hermes, or a template that knows tools with --chat_template FILE.jinja",
         )
     prompt = template.prompt(request.messages, request.tools, **request.chat_template_kwargs)
     if not prompt:

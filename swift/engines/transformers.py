@@ -26,17 +26,20 @@ from swift.engines.base import (
     Usage,
     engine,
 )
-from swift.engines.detokenize import TextStream, cut
+from swift.engines.detokenize import TextStream, cut, decode
 from swift.engines.prompts import encode_prompt
 from swift.engines.sampling import SeededSampler, greedy_arguments, row_seed, sampling_of
 from swift.errors import SwiftError
 from swift.models.source import ModelSource, find_source
 from swift.templates.choose import choose_template
+from swift.templates.parsing import pieces_of
 from swift.tuners.adapters import add_adapters
 
 if TYPE_CHECKING:
     from swift.templates import Template
 
+END_TOKENS = 64
+"""Tokens of a prompt's end that are looked at."""
 LONGEST_DEFAULT = 2048
 """Tokens of an answer where nobody sets a limit and the context leaves more."""
 
@@ -50,6 +53,7 @@ class _Job:
     prompt: list[int]
     limit: int
     seed: int
+    tools: list[dict[str, Any]] | None = None
 
 
 class _Watch(StoppingCriteria):
@@ -253,7 +257,8 @@ class PtEngine:
             if self.context is not None:
                 limit = min(limit, self.context - len(prompt))
             jobs += [
-                _Job(number, choice, prompt, limit, row_seed(config.seed, prompt, choice)) for choice in range(config.n)
+                _Job(number, choice, prompt, limit, row_seed(config.seed, prompt, choice), request.tools)
+                for choice in range(config.n)
             ]
         return jobs
 
@@ -310,7 +315,7 @@ class PtEngine:
     def _choice(self, job: _Job, row: list[int], config: RequestConfig) -> Choice:
         ids, text, reason = cut(self.tokenizer, row, limit=job.limit, stop_ids=self._stop_ids, stop=config.stop)
         text = (self.template.response_prefix or "") + text
-        parsed = self.template.parse(text)
+        parsed = self.template.parse(text, tools=job.tools, prompt=self._prompt_end(job))
         message = ChatMessage(
             role=parsed.get("role", "assistant"),
             content=parsed.get("content") or "",
@@ -319,9 +324,14 @@ class PtEngine:
         )
         return Choice(job.choice, message, reason, ids, text)
 
+    def _prompt_end(self, job: _Job) -> str:
+        """The last words of a prompt, which tell whether it has opened the reasoning."""
+        return decode(self.tokenizer, job.prompt[-END_TOKENS:]).removesuffix(self.template.response_prefix or "")
+
     def _whole(self, request: InferRequest, config: RequestConfig) -> Iterator[Delta]:
         response = self.infer([request], config)[0]
-        yield Delta(response.choices[0].text, response.choices[0].finish_reason, response)
+        choice = response.choices[0]
+        yield Delta(choice.text, choice.finish_reason, response, pieces_of(choice.message.to_message()))
 
     def _pieces(self, job: _Job, config: RequestConfig) -> Iterator[Delta]:
         """`generate` runs in a thread and puts tokens into a queue; None ends them."""
@@ -340,14 +350,15 @@ class PtEngine:
 
         thread = threading.Thread(target=work, name="swift-generate", daemon=True)
         thread.start()
+        parser = self.template.parser(tools=job.tools, prompt=self._prompt_end(job))
         text = TextStream(self.tokenizer, config.stop)
         try:
             if self.template.response_prefix:
-                yield Delta(self.template.response_prefix)
+                yield Delta(self.template.response_prefix, pieces=parser.feed(self.template.response_prefix))
             while (token := tokens.get()) is not None:
                 piece = "" if token in self._stop_ids else text.push(token)
                 if piece:
-                    yield Delta(piece)
+                    yield Delta(piece, pieces=parser.feed(piece))
             if failure:
                 raise failure[0]
         finally:
@@ -355,7 +366,8 @@ class PtEngine:
             thread.join()
         choice = self._choice(job, rows[0], config)
         response = Response([choice], Usage(len(job.prompt), len(choice.token_ids)))
-        yield Delta(text.finish(), choice.finish_reason, response)
+        rest = text.finish()
+        yield Delta(rest, choice.finish_reason, response, [*parser.feed(rest), *parser.finish()])
 
     def _with_stops(self, config: RequestConfig | None) -> RequestConfig:
         """The parameters with the template's ends of turns that are text to this tokenizer."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swift.config.decisions import Decisions
-from swift.config.model import ModelConfig
+from swift.config.model import SourceConfig
 from swift.errors import SwiftError
 from swift.models.adapter_files import check_adapter
 from swift.models.architecture import read_config
@@ -57,7 +57,7 @@ class ModelSource:
         return load_tokenizer(self.tokenizer_folder, trust_remote_code)
 
 
-def find_source(config: ModelConfig, decisions: Decisions) -> ModelSource:
+def find_source(config: SourceConfig, decisions: Decisions) -> ModelSource:
     """Find base model and adapters and check that they belong together, before any weights are loaded.
 
     Raises:
@@ -108,7 +108,7 @@ def adapter_folder(name: str, use_hf: bool | None = None, token: str | None = No
 
 
 def _base_of(
-    records: list[CheckpointRecord], settings: list[dict[str, Any]], config: ModelConfig
+    records: list[CheckpointRecord], settings: list[dict[str, Any]], config: SourceConfig
 ) -> tuple[str, Resolved]:
     """The base model that the adapters name, from where their run took it."""
     named = {record.base_model for record in records if record.base_model}

@@ -69,7 +69,8 @@ def _shortened(samples: list[EncodedRow], longest: int | None, strategy: Truncat
     if not pieces:
         raise SwiftError(
             f"no token that carries loss is left within --max_length {longest}: "
-            f"the row's samples have {', '.join(str(sample.length) for sample in samples)} tokens"
+            f"the row's samples have {', '.join(str(sample.length) for sample in samples)} tokens",
+            fix="raise --max_length or choose another --truncation_strategy",
         )
     return pieces
 

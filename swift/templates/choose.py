@@ -8,6 +8,7 @@ from typing import Any
 from swift.config import Decisions, TemplateConfig, TrainTemplateConfig
 from swift.errors import SwiftError, first_line
 from swift.templates import chat_templates
+from swift.templates.agent_formats import resolve_agent
 from swift.templates.loading import NAMES, load_template
 from swift.templates.template import Template
 from swift.templates.thinking import check_preserving, has_switch
@@ -20,6 +21,7 @@ SWITCHES = (
     "response_prefix",
     "special_tokens_in_content",
     "loss_scale",
+    "loss_scale_tables",
     "add_non_thinking_prefix",
 )
 """Options of a template that stay when its Jinja source is replaced."""
@@ -47,6 +49,12 @@ def choose_template(
             fix="leave one of them out: without a chat template, contents are joined as they stand",
         )
     template = _choose(tokenizer, flags, decisions, recorded)
+    agent_name: str | None = flags.agent_template or (recorded or {}).get("agent_template")
+    if agent_name is not None:
+        agent = resolve_agent(agent_name, template.takes_calls)
+        template = Template.from_dict(tokenizer, template.to_dict() | {"agent_template": agent})
+        why = "tools become text" if agent else "not needed: the model's own template writes tools"
+        decisions.add("agent_template", agent_name, "flag" if flags.agent_template else "checkpoint", why)
     _note_options(template, flags, decisions)
     return template
 
@@ -58,6 +66,8 @@ def _choose(tokenizer: Any, flags: TemplateConfig, decisions: Decisions, recorde
     if flags.response_prefix is not None:
         # A shell hands \n over as two characters.
         given["response_prefix"] = flags.response_prefix.replace("\\n", "\n")
+    if "loss_scale" in given:
+        given["loss_scale_tables"] = None
     kept = {name: recorded[name] for name in SWITCHES if recorded.get(name) is not None} if recorded else {}
     if flags.chat_template:
         decisions.add("template", flags.chat_template, "flag", "--chat_template")

@@ -14,10 +14,11 @@ from swift.errors import SwiftError
 from swift.templates.provenance import LITERAL, Traced, message_of, origin_of, origins_of
 
 USER, ANSWER, REASONING, RESULT = "Probe question", "Probe answer", "Probe reasoning", "Probe result"
+PROBE_TOOL = "probe_tool"
 TOOL = {
     "type": "function",
     "function": {
-        "name": "probe_tool",
+        "name": PROBE_TOOL,
         "description": "Probe.",
         "parameters": {
             "type": "object",
@@ -26,7 +27,7 @@ TOOL = {
         },
     },
 }
-CALL = {"id": "call12345", "type": "function", "function": {"name": "probe_tool", "arguments": {"key": "probe"}}}
+CALL = {"id": "call12345", "type": "function", "function": {"name": PROBE_TOOL, "arguments": {"key": "probe"}}}
 
 
 MARK = re.compile(
@@ -114,7 +115,7 @@ def text_ending(renderer: Renderer, control: re.Pattern[str], eos: str) -> Endin
 def tool_ending(renderer: Renderer, control: re.Pattern[str], text: Ending) -> Ending:
     """How a turn that calls a tool ends; as a turn of text does where the template takes no calls."""
     call = {"role": "assistant", "content": "", "tool_calls": [CALL]}
-    result = {"role": "tool", "content": RESULT, "name": "probe_tool", "tool_call_id": CALL["id"]}
+    result = {"role": "tool", "content": RESULT, "name": PROBE_TOOL, "tool_call_id": CALL["id"]}
     messages = [_user(), call, result, {"role": "assistant", "content": ANSWER}]
     try:
         short, long = renderer.traced(messages[:2], [TOOL]), renderer.traced(messages, [TOOL])
@@ -145,20 +146,32 @@ def _user() -> dict[str, Any]:
 
 
 def turn_opener(renderer: Renderer, control: re.Pattern[str]) -> str:
-    """The control token that opens an assistant's turn, from whichever probe renders; an empty string without one."""
+    """What opens an assistant's turn, from whichever probe renders: a control token and the words behind it.
+
+    The token alone may open other things as well, such as the arguments of a call. Empty where there is none.
+    """
     for tools in (None, [TOOL]):
         try:
-            return opener(renderer, [_user()], tools, control)
+            prompt = _generation_prompt(renderer, [_user()], tools)
         except SwiftError:
             continue
+        found = control.search(prompt) or MARK.search(prompt)
+        if found is None:
+            return ""
+        behind = prompt[found.end() :]
+        stop = control.search(behind) or MARK.search(behind)
+        return found[0] + behind[: stop.start() if stop else None].rstrip()
     return ""
+
+
+def _generation_prompt(renderer: Renderer, messages: list[Any], tools: Any) -> str:
+    whole = renderer.plain(messages, tools, prompt=True)
+    return whole[len(shared_start(whole, renderer.plain(messages, tools, prompt=False))) :]
 
 
 def opener(renderer: Renderer, messages: list[Any], tools: Any, control: re.Pattern[str]) -> str:
     """The control token that opens an assistant's turn, or an empty string."""
-    whole = renderer.plain(messages, tools, prompt=True)
-    before = renderer.plain(messages, tools, prompt=False)
-    opened = whole[len(shared_start(whole, before)) :]
+    opened = _generation_prompt(renderer, messages, tools)
     found = control.search(opened) or MARK.search(opened)
     return found[0] if found else ""
 

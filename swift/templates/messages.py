@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from swift.errors import SwiftError
-from swift.templates.parsing import parse_calls
 from swift.templates.provenance import Traced, TracedDict, origin_of
 
 ROLES = ("system", "user", "assistant", "tool", "developer", "function", "ipython")
@@ -61,6 +60,41 @@ def check_calls(calls: Any, index: int, where: str | None) -> None:
                 where=where,
                 fix="write {'type': 'function', 'function': {'name': …, 'arguments': {…}}}",
             )
+
+
+def tools_of(tools: Any, where: str | None) -> list[dict[str, Any]] | None:
+    """Tools in the OpenAI shape: bare function objects are wrapped, JSON text is read.
+
+    Raises:
+        SwiftError: one of them is no tool.
+    """
+    if isinstance(tools, str):
+        tools = _json_tool(tools, where)
+    if isinstance(tools, dict):
+        tools = [tools]
+    if not tools:
+        return None
+    out = []
+    for tool in tools:
+        tool = _json_tool(tool, where) if isinstance(tool, str) else tool
+        function = tool.get("function", tool) if isinstance(tool, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise SwiftError(
+                f"a tool names no function: {str(tool)[:60]}",
+                where=where,
+                fix="write {'type': 'function', 'function': {'name': …, 'description': …, 'parameters': {…}}}",
+            )
+        out.append(tool if "function" in tool else {"type": "function", "function": tool})
+    return out
+
+
+def _json_tool(text: str, where: str | None) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise SwiftError(
+            f"tools hold text that is no JSON: {text[:60]!r}", where=where, fix="write a JSON object"
+        ) from None
 
 
 def served(messages: Sequence[Any]) -> list[dict[str, Any]]:
@@ -178,20 +212,6 @@ def split_reasoning(message: dict[str, Any], *, opened: bool) -> dict[str, Any]:
     if not found or not found[1].strip():
         return message
     return {**message, "reasoning_content": found[1], "thinking": found[1], "content": content[found.end() :]}
-
-
-def split_calls(message: dict[str, Any]) -> dict[str, Any]:
-    """Move `<tool_call>` blocks with JSON inside, at the end of an assistant's text, into `tool_calls`.
-
-    Blocks with text behind them, and such as are no calls, stay text: a message has its calls behind its content.
-    """
-    content = message.get("content")
-    if message.get("role") != "assistant" or message.get("tool_calls") or not isinstance(content, str):
-        return message
-    parsed = parse_calls(content)
-    if not parsed.get("tool_calls") or content.partition("<tool_call>")[0].rstrip() != parsed["content"].rstrip():
-        return message
-    return {**message, **parsed, "content": parsed["content"].rstrip()}
 
 
 def shape_of(messages: Sequence[dict[str, Any]]) -> tuple[Any, ...]:

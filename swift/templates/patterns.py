@@ -95,7 +95,7 @@ def _compiled(key: str, word: bool, place: str) -> re.Pattern[str]:
     try:
         return re.compile(re.escape(key) if word else key, re.DOTALL)
     except re.error as error:
-        raise SwiftError(f"{key!r} is not a regular expression: {error}", where=place) from None
+        raise SwiftError(f"{key!r} is not a regular expression: {error}", where=place, fix="mend the key") from None
 
 
 @cache
@@ -104,16 +104,17 @@ def builtin_tables() -> Mapping[str, Any]:
     return dict(json.loads(BUILTIN.read_text(encoding="utf-8")))
 
 
-def read_table_file(path: str) -> PatternTable:
-    """The scale that a JSON file holds.
+def read_table_file(path: str) -> Any:
+    """The table that a JSON file holds.
 
     Raises:
-        SwiftError: the file is not there, is not JSON or holds no table.
+        SwiftError: the file is not there or is not JSON.
     """
     try:
-        table = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        return json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
     except OSError as error:
-        raise SwiftError(f"--loss_scale {path} cannot be read: {error.strerror}") from None
+        raise SwiftError(
+            f"--loss_scale {path} cannot be read: {error.strerror}", fix="name a JSON file that exists"
+        ) from None
     except ValueError as error:
         raise SwiftError(f"--loss_scale {path} is not JSON: {error}", fix=FORM) from None
-    return PatternTable(table, path)

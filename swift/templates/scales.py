@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,21 +56,23 @@ class LossScale:
 
     Args:
         spec: such as `default`, `last_round`, `hermes`, `last_round+hermes+ignore_empty_think` or `weights.json`.
+        tables: what files hold, by their names; others are read.
 
     Raises:
         SwiftError: a name is unknown or there twice, or a file holds no table.
     """
 
-    def __init__(self, spec: str) -> None:
+    def __init__(self, spec: str, tables: Mapping[str, Any] | None = None) -> None:
         self.spec = spec
-        names = [name.strip() for name in spec.split("+")]
+        names = names_in(spec)
         bases = [name for name in names if name in BASES]
         if len(bases) > 1 or len(set(names)) < len(names):
             what = "several strategies" if len(bases) > 1 else "a name twice"
             raise SwiftError(f"--loss_scale {spec} has {what}", fix=f"take one of {', '.join(BASES)}, each name once")
         self.base = bases[0] if bases else "default"
         self.names = [name for name in names if name not in BASES]
-        self._scales = [(name, scale_of(name, spec)) for name in self.names]
+        tables = read_tables(spec, tables or {})
+        self._scales = [(name, scale_of(name, tables)) for name in self.names]
 
     def describe(self) -> str:
         """What is trained, in words."""
@@ -187,22 +189,36 @@ def completed(samples: list[Sample], full: Traced, roles: Sequence[str]) -> list
     return [*samples, Sample(full)]
 
 
-def scale_of(name: str, spec: str) -> Scale:
-    """The scale of a name: a plug-in, one of the library's, or a JSON file.
+def names_in(spec: str) -> list[str]:
+    """The names that `+` joins."""
+    return [name.strip() for name in spec.split("+")]
+
+
+def read_tables(spec: str, known: Mapping[str, Any]) -> dict[str, Any]:
+    """What the files hold that a `--loss_scale` names: what is known of them, or else what stands in them now.
+
+    Raises:
+        SwiftError: a file cannot be read.
+    """
+    files = [name for name in names_in(spec) if name.endswith(".json") and name not in loss_scales]
+    return {name: known[name] if name in known else read_table_file(name) for name in files}
+
+
+def scale_of(name: str, tables: Mapping[str, Any]) -> Scale:
+    """The scale of a name: a plug-in, one of the library's, or a file's table.
 
     Raises:
         SwiftError: there is none of that name.
     """
     if name in loss_scales:
         return loss_scales.get(name)
-    if name in builtin_tables():
-        return PatternTable(builtin_tables()[name], name)
-    if name.endswith(".json"):
-        return read_table_file(name)
-    raise SwiftError(
-        f"--loss_scale {spec}: there is no {name!r}",
-        fix=f"join with +: {', '.join([*BASES, *builtin_tables(), *loss_scales])}, or a .json file of patterns",
-    )
+    table = tables[name] if name in tables else builtin_tables().get(name)
+    if table is None:
+        raise SwiftError(
+            f"--loss_scale: there is no {name!r}",
+            fix=f"join with +: {', '.join([*BASES, *builtin_tables(), *loss_scales])}, or a .json file of patterns",
+        )
+    return PatternTable(table, name)
 
 
 def is_trained(message: Any) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from swift.templates.provenance import FIELDS, LITERAL, Traced, message_of
@@ -31,13 +31,13 @@ class Shape:
 
     Attributes:
         pieces: text of the template, or a hole: message, name of its field, what is done to its edges, its origin.
-        spans: start and stop as (piece, place in it), and the message.
+        spans: start and stop as (piece, place in it), and the span that was there.
         notes: counted warnings that come with the shape.
         uses: how often it was taken.
     """
 
     pieces: list[str | tuple[int, str, Callable[[str], str], str]]
-    spans: list[tuple[tuple[int, int], tuple[int, int], int]]
+    spans: list[tuple[tuple[int, int], tuple[int, int], Span]]
     notes: Counter[str]
     uses: int = 0
 
@@ -52,7 +52,7 @@ class Shape:
         for piece, text in zip(self.pieces, texts, strict=True):
             ends.append(ends[-1] + len(text))
             origins.append((LITERAL if isinstance(piece, str) else piece[3]) * len(text))
-        spans = [Span(ends[a] + x, ends[b] + y, message) for (a, x), (b, y), message in self.spans]
+        spans = [replace(span, start=ends[a] + x, stop=ends[b] + y) for (a, x), (b, y), span in self.spans]
         return Sample(Traced("".join(texts), "".join(origins)), spans)
 
     @property
@@ -132,5 +132,5 @@ def _shape(messages: Sequence[Any], sample: Sample, notes: Counter[str]) -> Shap
         places = place_in(sample.text, runs, span.start), place_in(sample.text, runs, span.stop)
         if places[0] is None or places[1] is None:
             return None
-        spans.append((places[0], places[1], span.message))
+        spans.append((places[0], places[1], span))
     return Shape(pieces, spans, notes)

@@ -11,11 +11,14 @@ from typing import Any
 from swift.errors import SwiftError
 from swift.rows import THINKING, EncodedRow, Message, Row, Source
 from swift.templates import messages as checks
-from swift.templates.closing import CALL, REASONING, TOOL, USER
+from swift.templates.agent_formats import AgentFormat
+from swift.templates.answers import Answers
+from swift.templates.closing import CALL, PROBE_TOOL, REASONING, TOOL, USER
 from swift.templates.environment import ChatTemplate
-from swift.templates.parsing import parse_text
+from swift.templates.grammar import Grammar
+from swift.templates.parsing import Parser
 from swift.templates.provenance import LITERAL, Traced, origin_of
-from swift.templates.scales import LossScale, Weighed, completed, label
+from swift.templates.scales import LossScale, Weighed, completed, label, read_tables
 from swift.templates.search import lost, search_origins
 from swift.templates.shapes import Shapes, key_of
 from swift.templates.skeleton import Skeletons, placed, runs_of
@@ -42,8 +45,10 @@ class Template:
         response_prefix: text that the server puts behind the generation prompt; it is not trained.
         use_chat_template: False joins contents as they are and trains the assistant's, for base models.
         loss_scale: what is trained, as `LossScale` takes it.
+        loss_scale_tables: what the files that it names hold, so that a checkpoint does not need them.
         preserve_thinking: keep or drop the reasoning of earlier turns; None leaves it to the template.
         add_non_thinking_prefix: turns without reasoning are trained behind the prompt of the thinking switch set off.
+        agent_template: the format in which tools become text, for templates that know none.
         source: where the template came from, for messages and checkpoints.
 
     Attributes:
@@ -63,8 +68,10 @@ class Template:
         response_prefix: str | None = None,
         use_chat_template: bool = True,
         loss_scale: str = "default",
+        loss_scale_tables: dict[str, Any] | None = None,
         preserve_thinking: bool | None = None,
         add_non_thinking_prefix: bool = False,
+        agent_template: str | None = None,
         source: str = "",
     ) -> None:
         special_tokens_in_content = FORMER.get(special_tokens_in_content, special_tokens_in_content)
@@ -77,7 +84,8 @@ class Template:
         self.chat_template_kwargs = dict(chat_template_kwargs or {})
         self.special_tokens_in_content, self.response_prefix = special_tokens_in_content, response_prefix
         self.use_chat_template, self.source = use_chat_template, source
-        self.loss_scale, self.preserve_thinking = loss_scale, preserve_thinking
+        self.loss_scale, self.loss_scale_tables = loss_scale, loss_scale_tables or {}
+        self.preserve_thinking = preserve_thinking
         self.add_non_thinking_prefix = add_non_thinking_prefix
         self.chat_template = chat_template if use_chat_template else _bare()
         self.fixed: dict[str, Any] = {"now": datetime.now().isoformat(timespec="seconds")}
@@ -91,6 +99,8 @@ class Template:
         self._turns = Turns(self, self._encoder.pattern, self.notes, options)
         self._skeletons, self._shapes = Skeletons(), Shapes()
         self._shows: dict[bool, tuple[bool, bool]] = {}
+        self.agent = None if agent_template is None else AgentFormat.load(agent_template)
+        self._answers = Answers(self)
         self._select(None)
 
     # What a checkpoint records
@@ -106,8 +116,10 @@ class Template:
             "response_prefix": self.response_prefix,
             "use_chat_template": self.use_chat_template,
             "loss_scale": self.loss_scale,
+            "loss_scale_tables": read_tables(self.loss_scale, self.loss_scale_tables),
             "preserve_thinking": self.preserve_thinking,
             "add_non_thinking_prefix": self.add_non_thinking_prefix,
+            "agent_template": None if self.agent is None else self.agent.name,
             "source": self.source,
             "fixed": dict(self.fixed),
         }
@@ -117,15 +129,45 @@ class Template:
         """The template that `to_dict` recorded."""
         options = {key: value for key, value in values.items() if key != "fixed"}
         template = cls(tokenizer, options.pop("chat_template"), **options)
-        template.fixed = dict(values["fixed"])
-        template._compiled.clear()
+        template.hold(values["fixed"])
         return template
+
+    def hold(self, fixed: dict[str, Any]) -> None:
+        """Hold still what would move by itself at the values of an earlier run."""
+        self.fixed = dict(fixed)
+        self._compiled.clear()
 
     def __reduce__(self) -> Any:
         # Compiled templates cannot be pickled; what makes them can.
         return Template.from_dict, (self.tokenizer, self.to_dict())
 
     # Rendering
+
+    @property
+    def grammar(self) -> Grammar:
+        """The format of the model's answers, read off the template."""
+        return self._answers.grammar
+
+    @cached_property
+    def shows_tools(self) -> bool:
+        """Whether tools reach the prompt; a template that refuses the question is not said to drop them."""
+        if self.agent is not None:
+            return True
+        try:
+            text = self.plain([{"role": "user", "content": USER}], [TOOL], prompt=True)
+        except SwiftError:
+            return True
+        return PROBE_TOOL in text
+
+    @property
+    def takes_calls(self) -> bool:
+        """Whether the chat template writes tool calls."""
+        return self._turns.takes_calls
+
+    @property
+    def jinja(self) -> str:
+        """The template's source; where a model has several, all of them."""
+        return str(self.chat_template or self.tokenizer.chat_template)
 
     def _select(self, tools: Any) -> ChatTemplate:
         source: Any = self.chat_template or self.tokenizer.chat_template
@@ -209,7 +251,7 @@ class Template:
 
         try:
             return render()
-        except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+        except (TemplateError, TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
             raise SwiftError(
                 f"the chat template refuses this conversation: {error}",
                 where=self.source or None,
@@ -226,17 +268,30 @@ class Template:
             return list(messages)
         return [{"role": "system", "content": self.system}, *messages]
 
+    def prepared(self, messages: Any, tools: Any, where: str | None = None) -> tuple[Any, Any]:
+        """Messages, and tools in the OpenAI shape; with an agent format, all of it as text in the messages."""
+        tools = checks.tools_of(tools, where)
+        if self.agent is None:
+            if tools and not self.shows_tools:
+                self.notes["conversations whose tools the template drops"] += 1
+            return messages, tools
+        checks.check(messages, where)
+        return self.agent.rewrite(self.conversation(messages), tools), None
+
     def render(self, messages: Any, tools: Any = None, *, add_generation_prompt: bool = False) -> str:
         """The text of the model's own chat template."""
+        messages, tools = self.prepared(messages, tools)
         return self.plain(self._conversation(messages, None), tools, prompt=add_generation_prompt)
 
     def prompt_text(self, messages: Any, tools: Any = None, **switches: Any) -> str:
         """The text a server sends for the next assistant turn; `switches` are variables of this request alone."""
+        messages, tools = self.prepared(messages, tools)
         conversation = self._parse_tags(self._conversation(messages, None), tools)
         return self.plain(conversation, tools, prompt=True, **switches)
 
     def prompt(self, messages: Any, tools: Any = None, **switches: Any) -> list[int]:
         """The token ids a server sends for the next assistant turn; `switches` as in `prompt_text`."""
+        messages, tools = self.prepared(messages, tools)
         conversation = self._parse_tags(self._conversation(messages, None), tools)
         if self._encoder.pattern.search(repr((messages, tools))):
             traced = self.traced(conversation, tools, prompt=True, **switches)
@@ -271,13 +326,13 @@ class Template:
             raise SwiftError(error.what, where=where, fix=error.fix) from error
 
     def _encode(self, row: Row, source: Source | None, where: str | None) -> list[EncodedRow]:
-        messages = row.get("messages")
+        messages, tools = self.prepared(row.get("messages"), row.get("tools"), where)
         conversation = self._conversation(messages, where)
         inserted = len(conversation) > len(messages or ())
         given = [*([{"role": "system"}] if inserted else []), *(messages or ())]
         wanted = self.scale.turns(given, where)
-        conversation = self._parse_tags(conversation, row.get("tools"))
-        samples = self._samples(conversation, row.get("tools"), wanted)
+        conversation = self._parse_tags(conversation, tools)
+        samples = self._samples(conversation, tools, wanted)
         weighed = self.scale.weigh(samples, given, self.stop_texts)
         return [encoded for each in weighed for encoded in self._tokenise(each, source)]
 
@@ -368,9 +423,7 @@ class Template:
         reads, keeps = self._reasoning(bool(tools))
         if reads or not keeps:
             conversation = [checks.split_reasoning(message, opened=not keeps) for message in conversation]
-        if any("<tool_call>" in checks.text_of(message) for message in conversation) and self._turns.takes_calls:
-            conversation = [checks.split_calls(message) for message in conversation]
-        return conversation
+        return [self._answers.read(conversation, at, tools) for at in range(len(conversation))]
 
     def _reasoning(self, tools: bool) -> tuple[bool, bool]:
         """Whether the template shows `reasoning_content`, and whether it keeps a think block written in the text."""
@@ -392,7 +445,7 @@ class Template:
     @cached_property
     def scale(self) -> LossScale:
         """What is trained of a row."""
-        return LossScale(self.loss_scale)
+        return LossScale(self.loss_scale, self.loss_scale_tables)
 
     @property
     def stop_texts(self) -> list[str]:
@@ -410,17 +463,37 @@ class Template:
     @property
     def stop_strings(self) -> list[str]:
         """The ends of turns that are no single token, so that a server has to watch the text for them."""
-        return [text for text in self.stop_texts if self._token_of(text) is None]
+        words = [text for text in self.stop_texts if self._token_of(text) is None]
+        return words if self.agent is None else [*words, *self.agent.stop]
 
     def _token_of(self, text: str) -> int | None:
         token = self.tokenizer.convert_tokens_to_ids(text.strip() or text)
         return None if token == self.tokenizer.unk_token_id else token
 
-    def parse(self, text: str) -> Message:
-        """The message that a generated text stands for: reasoning, content and tool calls."""
-        for stop in self.stop_texts:
-            text = text.removesuffix(stop)
-        return parse_text(text)
+    def served_turn(self, conversation: Sequence[Any], tools: Any) -> tuple[str, str]:
+        """The prompt of a conversation's last turn, and what the model generates for it.
+
+        Raises:
+            SwiftError: the template refuses the conversation or drops its calls.
+        """
+        messages = checks.served(conversation)
+        turn = self._turns.turn(messages, tools, len(messages) - 1)
+        text = str.__getitem__(turn.text, slice(None))
+        return text[: turn.span.start], text[turn.span.start : turn.span.stop]
+
+    def parse(self, text: str, *, tools: Any = None, prompt: str | None = None) -> Message:
+        """The message that a generated text stands for: reasoning, content and tool calls.
+
+        Args:
+            text: what was generated.
+            tools: the tools of the request: their schemas tell the types of arguments, where the format loses them.
+            prompt: what it was generated behind, for a prompt may have opened the reasoning.
+        """
+        return self._answers.parse(text, tools, prompt)
+
+    def parser(self, *, tools: Any = None, prompt: str | None = None) -> Parser:
+        """A parser that takes an answer piece by piece; without a prompt, that of a plain question is assumed."""
+        return self._answers.parser(tools, prompt)
 
 
 def _bare() -> str:

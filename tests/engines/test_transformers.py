@@ -9,6 +9,7 @@ import torch
 from swift.engines import InferRequest, PtEngine, RequestConfig, engines
 from swift.errors import SwiftError
 from swift.templates import load_template
+from swift.templates.parsing import collect
 from tests.tiny import ask, make_model, make_tokenizer
 
 QUESTIONS = ["hi", "what is the capital of France?", "你好", "sky", "the colour of the sky and the capital", "a" * 60]
@@ -154,6 +155,8 @@ def test_streamed_pieces_are_the_answer(engine, config):
         response = engine.infer([request], config)[0]
         assert "".join(delta.text for delta in deltas) == response.choices[0].text
         assert deltas[-1].response == response
+        message = collect(piece for delta in deltas for piece in delta.pieces)
+        assert message == response.choices[0].message.to_message()
         assert deltas[-1].finish_reason == response.choices[0].finish_reason
         assert all(delta.finish_reason is None for delta in deltas[:-1])
 
@@ -228,3 +231,32 @@ def test_recurrent_models_are_not_padded():
     config = RequestConfig(12, temperature=0)
     assert batched.context is None
     assert ids(batched.infer([*requests(), *requests()], config)) == ids(single.infer(requests(), config)) * 2
+
+
+def test_an_answer_begins_with_the_response_prefix():
+    """It is part of the prompt and of the answer, streamed or not."""
+    template = load_template(make_tokenizer(), response_prefix="Well, ")
+    engine = PtEngine((make_model(), template))
+    request, config = requests()[1], RequestConfig(8, temperature=0)
+    assert template.tokenizer.decode(engine.encode(request)).endswith("assistant\nWell, ")
+    (choice,) = engine.infer([request], config)[0].choices
+    assert choice.text == "Well, " + template.tokenizer.decode(choice.token_ids)
+    assert choice.message.content == choice.text
+    assert "".join(delta.text for delta in engine.stream(request, config)) == choice.text
+
+
+def test_a_stop_that_is_no_token_is_watched_for():
+    """A template whose end of turn the vocabulary has no token for: the answer ends before it."""
+    engine = make_engine()
+    request, config = requests()[0], RequestConfig(24, temperature=0)
+    text = engine.infer([request], config)[0].choices[0].text
+    stop = next(text[at : at + 3] for at in range(6, len(text)) if "�" not in text[at : at + 3])
+    source = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+        "{{ 'STOP' if m.role == 'assistant' else '<|im_end|>' }}\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    ).replace("STOP", stop)
+    engine.template = load_template(make_tokenizer(source))
+    assert engine.template.stop_strings == [stop]
+    choice = engine.infer([request], config)[0].choices[0]
+    assert (choice.text, choice.finish_reason) == (text[: text.index(stop)], "stop")

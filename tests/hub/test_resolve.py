@@ -8,10 +8,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
+from swift.config import Decisions, ModelConfig
 from swift.errors import SwiftError
 from swift.hub import choose_hub, modelscope, resolve, resolve_adapter, resolve_dataset
+from swift.models.source import find_source
 
 MODEL = {
     "config.json": json.dumps({"model_type": "llama"}),
@@ -191,6 +195,17 @@ def test_an_adapter_comes_by_its_id(hub: Any, name: str, tmp_path: Path) -> None
     assert resolve_adapter(str(tmp_path)).path == tmp_path
     with pytest.raises(SwiftError, match="owner/none"):
         resolve_adapter("owner/none", use_hf=name == "hf")
+
+
+@pytest.mark.parametrize("name", HUBS)
+def test_an_adapter_of_a_hub_brings_its_base_model(hub: Any, name: str) -> None:
+    weights = save({"a.lora_A.weight": np.zeros((2, 2), np.float32)})
+    settings = json.dumps({"base_model_name_or_path": "owner/tiny", "peft_type": "LORA"})
+    hub.add("owner/adapter", {"adapter_config.json": settings, "adapter_model.safetensors": weights})
+    hub.add("owner/tiny", MODEL)
+    source = find_source(ModelConfig(adapters=["owner/adapter"], use_hf=name == "hf"), Decisions())
+    assert source.base == "owner/tiny" and files_in(source.path) == KEPT
+    assert [files_in(folder) for folder in source.adapters] == [{"adapter_config.json", "adapter_model.safetensors"}]
 
 
 @pytest.mark.parametrize("name", HUBS)

@@ -22,7 +22,7 @@ from swift.templates.scales import LossScale, Part, Weighed, label, scale_of
 from swift.templates.tokens import Tokens
 from swift.templates.turns import Sample
 from tests.templates.cases import CONVERSATIONS, SHARED, TOOLS, say, tokenizer_for
-from tests.tiny import make_tokenizer
+from tests.tiny_tokenizer import make_tokenizer
 
 REACT = "Thought: x\nAction: find\nAction Input: {}\nObservation: made up\nFinal Answer: z"
 needs_shared = pytest.mark.skipif(SHARED is None, reason="no shared folder with chat templates here")
@@ -153,8 +153,12 @@ def test_scales_read_what_the_template_writes() -> None:
 def test_a_file_of_patterns(tmp_path: Path) -> None:
     file = tmp_path / "weights.json"
     file.write_text(json.dumps({r"\d+": 3, "no": [0]}))
-    rows = weighed(tiny(f"last_round+{file}"), say("q", "so 12 no 7"))
-    assert rows == [[(1, "so "), (3, "12"), (1, " "), (1, " "), (3, "7"), (1, "<|im_end|>")]]
+    template = tiny(f"last_round+{file}")
+    expected = [[(1, "so "), (3, "12"), (1, " "), (1, " "), (3, "7"), (1, "<|im_end|>")]]
+    assert weighed(template, say("q", "so 12 no 7")) == expected
+    record = template.to_dict()
+    file.unlink()
+    assert weighed(Template.from_dict(template.tokenizer, record), say("q", "so 12 no 7")) == expected
 
 
 @pytest.mark.parametrize(
@@ -184,6 +188,7 @@ def test_a_broken_file_is_refused(tmp_path: Path, table: str, said: str) -> None
         ("react+react", "a name twice"),
         ("gone.json", "cannot be read"),
         ("", "there is no ''"),
+        ("default+", "there is no ''"),
     ],
 )
 def test_a_wrong_name_is_refused(spec: str, said: str) -> None:
@@ -240,7 +245,7 @@ def test_weights_are_those_of_the_patterns_alone(one: list[str], two: list[str])
     for answer in answers:
         weights = np.ones(len(answer))
         for name in ("react", "ignore_think_prefix"):
-            for start, stop, weight in scale_of(name, name)(answer, "q"):
+            for start, stop, weight in scale_of(name, {})(answer, "q"):
                 weights[start:stop] *= weight
         ids = template.tokenizer(answer, return_offsets_mapping=True, add_special_tokens=False).offset_mapping
         expected += [*(float(weights[start]) for start, _ in ids), 1.0]

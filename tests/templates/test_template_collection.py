@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from swift.compat import transformers_major
+from swift.engines.parity import check_parity
 from swift.errors import SwiftError
-from swift.rows import IGNORE
+from swift.rows import IGNORE, Source
 from swift.templates import Template
 from swift.templates.messages import with_text_arguments
 from tests.templates.cases import CALLING, CONVERSATIONS, TEMPLATES, TOOLS, clock_of, tokenizer_for, trained_texts
@@ -106,3 +107,20 @@ def test_ids_are_the_tokenizers_own(template: Template) -> None:
         assert (
             sample.input_ids.tolist() == ids or sample.input_ids[: len(prompt)].tolist() == prompt != ids[: len(prompt)]
         )
+
+
+@pytest.mark.parametrize("value", [True, False])
+@pytest.mark.parametrize("name", ["multi", "reasoning"])
+def test_thinking_switched(template: Template, name: str, value: bool) -> None:
+    """With the switch on or off for a whole run, turns are served and trained with it."""
+    switched, messages = Template(template.tokenizer, enable_thinking=value), CONVERSATIONS[name]
+    expected = reference(switched, messages, None, enable_thinking=value)
+    if expected is None:
+        pytest.skip("the template refuses this conversation")
+    assert switched.render(messages) == expected
+    row: Any = {"messages": messages}
+    assert check_parity(switched, [(row, Source(name, 1))]).turns == len(messages) // 2
+    answers = [text for sample in switched.encode(row) for text in trained_texts(sample, template.tokenizer)]
+    assert len(answers) == len(messages) // 2
+    for message, text in zip(messages[1::2], answers, strict=True):
+        assert message["content"] in text
