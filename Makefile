@@ -10,7 +10,7 @@ COMPAT ?= .venv-compat
 # A folder of chat templates, for the table of docs/templates.md.
 TEMPLATES ?= ../shared/chat_templates
 
-.PHONY: install demo test test-all test-compat lint docs bench clean
+.PHONY: install demo test test-all test-compat lint docs bench bench-data clean
 
 install: $(STAMP)
 
@@ -52,6 +52,9 @@ docs: install
 
 bench: install
 	@$(BIN)/python benchmarks/train.py
+
+bench-data: install
+	@$(BIN)/python benchmarks/data.py
 
 clean:
 	rm -rf $(VENV) $(COMPAT) build *.egg-info

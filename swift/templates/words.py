@@ -8,7 +8,7 @@ other kinds of tokenizers) is left to the tokenizer.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -68,8 +68,10 @@ class Words:
         self._check(backend)
 
     def _forget(self) -> None:
-        self._ids: dict[str, tuple[int, ...]] = {text: (at,) for text, at in self._given.items()}
-        self._widths: dict[str, tuple[int, ...]] = {text: (len(text),) for text in self._given}
+        # One look-up gives the ids and how far each token carries the place in the text.
+        self._known: dict[str, tuple[Sequence[int], Sequence[int]]] = {
+            text: ((at,), (len(text),)) for text, at in self._given.items()
+        }
         self._parted: dict[str, tuple[int, ...]] = {}
 
     def encode(self, text: str, ask: Callable[[str], Part]) -> Part:
@@ -116,31 +118,35 @@ class Words:
 
     def _join(self, words: list[str]) -> Part:
         try:
-            ids = list(chain.from_iterable([self._ids[word] for word in words]))
+            known = [self._known[word] for word in words]
         except KeyError:
             self._learn(words)
-            ids = list(chain.from_iterable([self._ids[word] for word in words]))
-        widths = np.array(list(chain.from_iterable([self._widths[word] for word in words])), np.int64)
+            known = [self._known[word] for word in words]
+        every, steps = zip(*known, strict=True)
+        widths = np.array(list(chain.from_iterable(steps)), np.int64)
         stops = np.cumsum(widths)
         if self._parted and not self._parted.keys().isdisjoint(words):
-            widths = np.array([at for word in words for at in self._parted.get(word, self._widths[word])], np.int64)
-        return ids, stops - widths, stops
+            widths = np.array([at for word in words for at in self._parted.get(word, self._known[word][1])], np.int64)
+        return list(chain.from_iterable(every)), stops - widths, stops
 
     def _learn(self, words: list[str]) -> None:
-        if len(self._ids) >= WORDS:
+        if len(self._known) >= WORDS:
             self._forget()
         for word in words:
-            if word in self._ids:
+            if word in self._known:
                 continue
             tokens = self._model.tokenize("".join([self._bytes[byte] for byte in word.encode()]))
-            self._ids[word] = tuple(token.id for token in tokens)
-            # The character that each byte belongs to.
-            owner = np.repeat(np.arange(len(word)), [len(char.encode()) for char in word])
-            ends = np.cumsum([len(token.value) for token in tokens])
-            stops, starts = owner[ends - 1] + 1, owner[np.concatenate([[0], ends[:-1]])]
-            self._widths[word] = tuple(np.diff(stops, prepend=0).tolist())
-            if (whole := tuple((stops - starts).tolist())) != self._widths[word]:
-                self._parted[word] = whole
+            ids, lengths = tuple([token.id for token in tokens]), tuple([len(token.value) for token in tokens])
+            self._known[word] = ids, lengths
+            if not word.isascii():
+                # The character that each byte belongs to.
+                owner = np.repeat(np.arange(len(word)), [len(char.encode()) for char in word])
+                ends = np.cumsum(lengths)
+                stops, starts = owner[ends - 1] + 1, owner[np.concatenate([[0], ends[:-1]])]
+                steps = tuple(np.diff(stops, prepend=0).tolist())
+                self._known[word] = ids, steps
+                if (whole := tuple((stops - starts).tolist())) != steps:
+                    self._parted[word] = whole
 
     def _check(self, backend: Any) -> None:
         """Compare with the tokenizer, on a probe and on the characters that count as safe."""
