@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class _Chunk:
 
 @dataclass
 class _Job:
-    rows: list[tuple[Row, Source]]
+    rows: Sequence[tuple[Row, Source]]
     template: Encoder
     max_length: int | None
     strategy: Truncation

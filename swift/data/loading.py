@@ -14,20 +14,18 @@ from swift.data.checks import check_row
 from swift.data.drops import BadRow, Dropped, stop_at
 from swift.data.formats import RowMapper
 from swift.data.mixing import check_weights, interleave
+from swift.data.row_store import Placed, RowStore, StoredRows
 from swift.data.sources import DatasetName, parse_name, read_records
 from swift.data.steps import seeded
 from swift.errors import SwiftError
 from swift.rows import Row, Source
-
-Placed = tuple[Row, Source]
-"""A row and where it came from."""
 
 
 @dataclass
 class RowSet:
     """Rows to use, each with where it came from, and those left out."""
 
-    rows: list[Placed] = field(default_factory=list)
+    rows: Sequence[Placed] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -184,24 +182,24 @@ def load_rows(
     weights = config.interleave_prob if option == "dataset" else None
     check_weights(weights, len(names))
     reader = RowReader(config, use_hf=use_hf, hub_token=hub_token, option=option, answers=answers)
-    rows, parts, bad, total = list[Placed](), list[list[int]](), list[Dropped](), 0
+    rows, parts, bad, total = RowStore(), list[np.ndarray](), list[Dropped](), 0
     for number, name in enumerate(names):
         wanted, start = parse_name(name, option), len(rows)
         for item in reader.rows(wanted):
             total += 1
-            bad.append(item) if isinstance(item, Dropped) else rows.append(item)
-        part = list(range(start, len(rows)))
-        if part and wanted.rows is not None:
-            part = [part[index] for index in _draw(len(part), wanted.rows, seeded(seed, number), shuffle)]
+            bad.append(item) if isinstance(item, Dropped) else rows.append(*item)
+        part = np.arange(start, len(rows))
+        if len(part) and wanted.rows is not None:
+            part = part[_draw(len(part), wanted.rows, seeded(seed, number), shuffle)]
         if weights and shuffle:
-            part = [part[index] for index in seeded(seed, number, 1).permutation(len(part))]
+            part = part[seeded(seed, number, 1).permutation(len(part))]
         parts.append(part)
     # Data for evaluation may have our names already, where the data for training has others.
     if option == "dataset":
         _check_columns(config, reader.columns)
     if config.strict:
         stop_at(bad, total, fix="mend these rows; --strict false drops them and writes them to dropped.jsonl")
-    if names and not rows:
+    if names and not len(rows):
         raise SwiftError(
             f"--{option} {' '.join(names)}: none of {total} rows can be used",
             where=str(bad[0]) if bad else None,
@@ -209,24 +207,24 @@ def load_rows(
         )
     order = _mixed(parts, names, config, weights, seed)
     if shuffle:
-        order = [order[index] for index in seeded(seed, len(names)).permutation(len(order))]
-    return RowSet([rows[index] for index in order], bad)
+        order = order[seeded(seed, len(names)).permutation(len(order))]
+    return RowSet(StoredRows(rows, order), bad)
 
 
 def _mixed(
-    parts: list[list[int]], names: list[str], config: DataConfig, weights: list[float] | None, seed: int
-) -> list[int]:
+    parts: list[np.ndarray], names: list[str], config: DataConfig, weights: list[float] | None, seed: int
+) -> np.ndarray:
     """The numbers of the rows in the order of the mixture; a number may come more than once."""
     if not weights:
-        return [number for part in parts for number in part]
-    if empty := [name for name, part in zip(names, parts, strict=True) if not part]:
+        return np.concatenate([np.zeros(0, np.int64), *parts])
+    if empty := [name for name, part in zip(names, parts, strict=True) if not len(part)]:
         raise SwiftError(
             f"--interleave_prob: no row of {empty[0]} can be used, so it cannot be drawn from",
             fix="mend its rows, or leave it and its weight out",
         )
-    sources: list[Callable[[], Iterator[int | Dropped]]] = [partial(iter, part) for part in parts]
+    sources: list[Callable[[], Iterator[int | Dropped]]] = [partial(iter, part.tolist()) for part in parts]
     mixture = interleave(sources, weights, seed=seed, stopping=config.stopping_strategy)
-    return [number for number in mixture if not isinstance(number, Dropped)]
+    return np.fromiter((number for number in mixture if not isinstance(number, Dropped)), np.int64)
 
 
 def _draw(rows: int, wanted: int, random: np.random.RandomState, shuffle: bool) -> list[int]:
@@ -258,14 +256,27 @@ def split_rows(rowset: RowSet, ratio: float, seed: int | None) -> tuple[RowSet, 
     """
     if not ratio:
         return rowset, RowSet()
-    sources = list(dict.fromkeys(source for _, source in rowset.rows))
-    count = max(1, int(len(sources) * ratio))
-    if count >= len(sources):
+    numbers, different = _same(rowset.rows)
+    count = max(1, int(different * ratio))
+    if count >= different:
         raise SwiftError(
-            f"--split_dataset_ratio {ratio} leaves no row of {len(sources)} to train on",
+            f"--split_dataset_ratio {ratio} leaves no row of {different} to train on",
             fix="use more rows, or leave it out and name --val_dataset",
         )
-    order: Sequence[int] = range(len(sources)) if seed is None else seeded(seed).permutation(len(sources)).tolist()
-    held = {sources[index] for index in order[-count:]}
-    train = [row for row in rowset.rows if row[1] not in held]
-    return RowSet(train, rowset.dropped), RowSet([row for row in rowset.rows if row[1] in held])
+    order = np.arange(different) if seed is None else seeded(seed).permutation(different)
+    held = np.isin(numbers, order[-count:])
+    train, kept = (_some(rowset.rows, np.flatnonzero(chosen)) for chosen in (~held, held))
+    return RowSet(train, rowset.dropped), RowSet(kept)
+
+
+def _same(rows: Sequence[Placed]) -> tuple[np.ndarray, int]:
+    """A number for each row, the same for copies of one, and how many there are."""
+    if isinstance(rows, StoredRows):
+        return rows.same()
+    known: dict[Source, int] = {}
+    numbers = np.array([known.setdefault(source, len(known)) for _, source in rows], np.int64)
+    return numbers, len(known)
+
+
+def _some(rows: Sequence[Placed], order: np.ndarray) -> Sequence[Placed]:
+    return rows.take(order) if isinstance(rows, StoredRows) else [rows[index] for index in order]

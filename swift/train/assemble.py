@@ -43,8 +43,13 @@ def check_prompts(template: Template, rows: RowSet, held: RowSet | None, decisio
     """
     from swift.engines.parity import check_parity
 
-    checked = check_parity(template, rows.rows + (held.rows if held else []))
-    decisions.add("parity", str(checked), "data", "served prompt and trained prefix are the same, id for id")
+    checked = [check_parity(template, each.rows) for each in (rows, held) if each]
+    decisions.add(
+        "parity",
+        f"{sum(each.samples for each in checked)} samples checked",
+        "data",
+        "served prompt and trained prefix are the same, id for id",
+    )
 
 
 @dataclass
