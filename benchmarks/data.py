@@ -38,13 +38,14 @@ def vocabulary(tokenizer: Path) -> list[str]:
 
 
 def conversations(count: int, known: list[str]) -> Iterator[dict[str, Any]]:
-    """Rows of two to four turns, with numbers, line breaks, and one word in ten made of two."""
+    """Rows of two to four turns, with numbers, line breaks, and one word in 25 made of two."""
     chance = random.Random(0)
     weights = list(itertools.accumulate(1 / (rank + 3) for rank in range(len(known))))
 
     def sentence(least: int, most: int) -> str:
         drawn = chance.choices(known, cum_weights=weights, k=chance.randint(least, most))
-        drawn = [word + chance.choice(known) if chance.random() < 0.1 else word for word in drawn]
+        pairs = iter(chance.choices(known, cum_weights=weights, k=len(drawn)))
+        drawn = [word + next(pairs) if chance.random() < 0.04 else word for word in drawn]
         if chance.random() < 0.2:
             drawn.append(str(chance.randint(1, 2030)))
         return " ".join(drawn).capitalize()

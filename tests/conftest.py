@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # Threads that wait must not take the cores from processes that tests start; torch reads this when it is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# Tests leave no tokenised rows behind.
+os.environ.setdefault("SWIFT_DATASET_CACHE", tempfile.mkdtemp(prefix="swift-tokens-"))
+atexit.register(shutil.rmtree, os.environ["SWIFT_DATASET_CACHE"], ignore_errors=True)

@@ -16,6 +16,7 @@ from swift.errors import SwiftError
 RUNS = {
     "sft": "swift.train.sft:main",
     "infer": "swift.infer.run:main",
+    "prepare": "swift.train.prepare:main",
     "merge-lora": "swift.export.merge:main",
     "template": "swift.show.template:main",
     "models": "swift.models.listing:main",
@@ -53,6 +54,7 @@ def run(words: list[str]) -> int:
     if words[0] in ("--version", "-V", "version"):
         print(f"swift {__version__}")
         return 0
+    words = _by_other_name(words)
     name = words[0].replace("_", "-")
     if name not in COMMANDS:
         raise unknown_command(words[0])
@@ -65,6 +67,19 @@ def run(words: list[str]) -> int:
         return launch(words)
     module, _, function = RUNS[name].partition(":")
     return getattr(import_module(module), function)(config)
+
+
+def _by_other_name(words: list[str]) -> list[str]:
+    """`swift export --to_cached_dataset true` is ms-swift's name of `swift prepare`."""
+    flag = "--to_cached_dataset"
+    if words[0] != "export" or flag not in words:
+        return words
+    at = words.index(flag)
+    given = words[at + 1 : at + 2]
+    named = bool(given) and not given[0].startswith("--")
+    if named and given[0].lower() not in ("true", "1"):
+        return words
+    return ["prepare", *words[1:at], *words[at + 1 + named :]]
 
 
 def unknown_command(word: str) -> SwiftError:

@@ -154,6 +154,28 @@ class MergeConfig(CommandConfig):
 
 
 @dataclass
+class PreparedConfig:
+    """Options of prepared rows."""
+
+    output_dir: str | None = option(None, "Folder of the tokenised rows.", check=named)
+    exist_ok: bool = option(False, "Replace a folder that is there.")
+    seed: int = option(42, "Seed of the order of rows.")
+    data_seed: int | None = option(None, "The same, under the name that training has for it; unset means --seed.")
+
+
+@dataclass
+class PrepareConfig(CommandConfig):
+    """Tokenise rows beforehand, for --cached_dataset."""
+
+    command: ClassVar[str] = "prepare"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    template: TrainTemplateConfig = field(default_factory=TrainTemplateConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    output: PreparedConfig = field(default_factory=PreparedConfig)
+    plugins: PluginConfig = field(default_factory=PluginConfig)
+
+
+@dataclass
 class RowsConfig:
     """Which rows are shown, and how."""
 
@@ -228,5 +250,15 @@ class DatasetsConfig(CommandConfig):
 
 
 COMMANDS: dict[str, type[CommandConfig]] = {
-    c.command: c for c in (SftConfig, InferConfig, MergeConfig, ShowConfig, ModelsConfig, DatasetsConfig, DoctorConfig)
+    c.command: c
+    for c in (
+        SftConfig,
+        InferConfig,
+        PrepareConfig,
+        MergeConfig,
+        ShowConfig,
+        ModelsConfig,
+        DatasetsConfig,
+        DoctorConfig,
+    )
 }

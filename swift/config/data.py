@@ -46,6 +46,18 @@ class DataConfig:
         needs=("interleave_prob",),
     )
     dataset_num_proc: int = option(1, "Processes that tokenise.", check=at_least(1))
+    load_from_cache_file: bool = option(
+        True,
+        "Keep tokenised rows in the cache ($SWIFT_DATASET_CACHE) and take them from there.",
+        aliases=("dataset_cache",),
+        why="ms-swift tokenises again in each run; the cache is keyed by all that tokens hang on",
+    )
+    cached_dataset: list[str] = option(
+        help="Train from what swift prepare made, in place of --dataset: its folder.", factory=list, check=named
+    )
+    cached_val_dataset: list[str] = option(
+        help="Evaluate on what swift prepare made: its folder.", factory=list, check=named
+    )
     model_name: list[str] = option(
         help="Fills {{NAME}} in self-cognition data: one name, or an English one and a Chinese one.",
         factory=list,

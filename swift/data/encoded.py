@@ -20,8 +20,11 @@ class EncodedDataset:
         dropped: rows and samples that were left out.
 
     Attributes:
+        ids, labels: int32[tokens], all samples end to end; weights: float32[tokens], or None.
+        offsets: int64[samples + 1], where each sample starts.
         lengths: int32[samples], tokens of each.
         trained: int32[samples], tokens of each that carry loss.
+        names: names of sources; source_names, source_lines: int32 and int64[samples], -1 for none.
         rows: source rows.
         dropped: what was left out, and why.
         weighted: whether any sample carries loss weights.
@@ -47,20 +50,59 @@ class EncodedDataset:
         whole._fill(store, rows, dropped)
         return whole
 
-    def _fill(self, store: _Store, rows: int | None, dropped: Sequence[Dropped]) -> None:
-        self.ids = np.frombuffer(store.ids, dtype=np.int32) if store.ids else np.zeros(0, np.int32)
-        self.labels = np.frombuffer(store.labels, dtype=np.int32) if store.labels else np.zeros(0, np.int32)
-        self.weights = np.frombuffer(store.weights, dtype=np.float32) if store.weights else None
-        self.lengths = np.array(store.lengths, dtype=np.int32)
+    @classmethod
+    def over(
+        cls,
+        ids: np.ndarray,
+        labels: np.ndarray,
+        weights: np.ndarray | None,
+        *,
+        lengths: np.ndarray,
+        trained: np.ndarray,
+        names: Sequence[str],
+        source_names: np.ndarray,
+        source_lines: np.ndarray,
+        rows: int,
+        dropped: Sequence[Dropped] = (),
+    ) -> EncodedDataset:
+        """A data set over arrays that are there, such as memory-mapped ones."""
+        whole = cls.__new__(cls)
+        whole._set(ids, labels, weights, lengths, trained, list(names), source_names, source_lines, rows, list(dropped))
+        return whole
+
+    def _set(
+        self,
+        ids: np.ndarray,
+        labels: np.ndarray,
+        weights: np.ndarray | None,
+        lengths: np.ndarray,
+        trained: np.ndarray,
+        names: list[str],
+        source_names: np.ndarray,
+        source_lines: np.ndarray,
+        rows: int,
+        dropped: list[Dropped],
+    ) -> None:
+        self.ids, self.labels, self.weights, self.lengths, self.trained = ids, labels, weights, lengths, trained
         # A run may hold more than 2^31 tokens, so the places need 64 bits.
-        self.offsets = np.zeros(len(self.lengths) + 1, dtype=np.int64)
-        np.cumsum(self.lengths, out=self.offsets[1:])
-        self.trained = np.array(store.trained, dtype=np.int32)
-        self._names = list(store.names)
-        self._source_names = np.array(store.source_names, dtype=np.int32)
-        self._source_lines = np.array(store.source_lines, dtype=np.int64)
-        self.rows = len(self.lengths) if rows is None else rows
-        self.dropped = list(dropped)
+        self.offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+        np.cumsum(lengths, out=self.offsets[1:])
+        self.names, self.source_names, self.source_lines = names, source_names, source_lines
+        self.rows, self.dropped = rows, dropped
+
+    def _fill(self, store: _Store, rows: int | None, dropped: Sequence[Dropped]) -> None:
+        self._set(
+            np.frombuffer(store.ids, dtype=np.int32) if store.ids else np.zeros(0, np.int32),
+            np.frombuffer(store.labels, dtype=np.int32) if store.labels else np.zeros(0, np.int32),
+            np.frombuffer(store.weights, dtype=np.float32) if store.weights else None,
+            np.array(store.lengths, dtype=np.int32),
+            np.array(store.trained, dtype=np.int32),
+            list(store.names),
+            np.array(store.source_names, dtype=np.int32),
+            np.array(store.source_lines, dtype=np.int64),
+            len(store.lengths) if rows is None else rows,
+            list(dropped),
+        )
 
     @property
     def weighted(self) -> bool:
@@ -80,8 +122,8 @@ class EncodedDataset:
 
     def source(self, index: int) -> Source | None:
         """The row that sample `index` came from."""
-        name = int(self._source_names[index])
-        return None if name < 0 else Source(self._names[name], int(self._source_lines[index]))
+        name = int(self.source_names[index])
+        return None if name < 0 else Source(self.names[name], int(self.source_lines[index]))
 
 
 class _Store:
@@ -111,9 +153,9 @@ class _Store:
         self.labels.frombytes(_bytes(part.labels, np.int32))
         self.lengths.extend(part.lengths.tolist())
         self.trained.extend(part.trained.tolist())
-        renamed = [self.names.setdefault(name, len(self.names)) for name in part._names]
-        self.source_names.extend(-1 if name < 0 else renamed[name] for name in part._source_names.tolist())
-        self.source_lines.extend(part._source_lines.tolist())
+        renamed = [self.names.setdefault(name, len(self.names)) for name in part.names]
+        self.source_names.extend(-1 if name < 0 else renamed[name] for name in part.source_names.tolist())
+        self.source_lines.extend(part.source_lines.tolist())
 
     def _weigh(self, weights: np.ndarray | None, tokens: int) -> None:
         """Append weights before the ids; samples without any weigh 1 once one sample has some."""

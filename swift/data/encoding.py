@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from swift.data.drops import Dropped, by_reason, stop_at
 from swift.data.encoded import EncodedDataset
+from swift.data.token_files import Progress, TokenWriter, open_tokens
 from swift.data.truncation import Truncation, shorten
 from swift.errors import SwiftError
 from swift.rows import EncodedRow, Row, Source
@@ -105,6 +107,7 @@ def encode_rows(
     num_proc: int = 1,
     strict: bool = True,
     progress: Callable[[int, int], None] | None = None,
+    folder: Path | None = None,
 ) -> EncodedDataset:
     """Encode every row; the result and its order do not depend on `num_proc`.
 
@@ -116,26 +119,38 @@ def encode_rows(
         num_proc: processes.
         strict: stop, after all rows were looked at, when the template could not encode some.
         progress: called with (rows done, rows).
+        folder: keeps the samples in files there instead of in memory; goes on where an earlier call was killed.
 
     Raises:
         SwiftError: rows that cannot be encoded (strict), rows too long under `raise`, nothing left, a worker that died.
     """
     job = _Job(rowset.rows, template, max_length, truncation_strategy)
     total = len(rowset.rows)
-    dropped, bad, too_long, done = list(rowset.dropped), list[Dropped](), list[Dropped](), 0
+    writer = None if folder is None else TokenWriter(folder)
+    told = Progress() if writer is None else writer.progress
+    template.notes.update(told.notes)
 
     def parts() -> Iterator[EncodedDataset]:
-        nonlocal done
-        for chunk in _chunks(job, num_proc):
-            dropped.extend(chunk.dropped)
-            bad.extend(chunk.bad)
-            too_long.extend(chunk.too_long)
-            done += chunk.rows
+        for chunk in _chunks(job, num_proc, told.rows):
+            left_out = {"dropped": chunk.dropped, "bad": chunk.bad, "too_long": chunk.too_long}
+            if writer is not None:
+                writer.add(chunk.samples, chunk.rows, chunk.notes, **left_out)
+            else:
+                told.rows += chunk.rows
+                for kind, rows in left_out.items():
+                    getattr(told, kind).extend(rows)
+                yield chunk.samples
             if progress:
-                progress(done, total)
-            yield chunk.samples
+                progress(told.rows, total)
 
-    samples = EncodedDataset.join(parts(), rows=total)
+    try:
+        samples = EncodedDataset.join(parts(), rows=total)
+    finally:
+        if writer is not None:
+            writer.close()
+    if folder is not None:
+        samples = open_tokens(folder)
+    dropped, bad, too_long = [*rowset.dropped, *told.dropped], told.bad, told.too_long
     stop_at(too_long, total, fix="raise --max_length, or choose another --truncation_strategy")
     if strict:
         stop_at(bad, total, fix="mend these rows; --strict false drops and counts them")
@@ -148,10 +163,10 @@ def encode_rows(
     return samples
 
 
-def _chunks(job: _Job, num_proc: int) -> Iterator[_Chunk]:
+def _chunks(job: _Job, num_proc: int, done: int) -> Iterator[_Chunk]:
     total = len(job.rows)
     size = max(1, min(CHUNK, -(-total // (4 * num_proc))))
-    spans = [(start, min(start + size, total)) for start in range(0, total, size)]
+    spans = [(start, min(start + size, total)) for start in range(done, total, size)]
     if num_proc == 1 or len(spans) < 2:
         return map(job.run, spans)
     return _in_workers(job, spans, min(num_proc, len(spans)))

@@ -28,6 +28,7 @@ class RowStore:
     def __init__(self) -> None:
         self._ends, self._lines, self._name_of = array("q", [0]), array("q"), array("i")
         self._names: dict[str, int] = {}
+        self._listed: list[str] = []
         self._memory = bytearray()
         self._file: IO[bytes] | None = None
         self._written = 0
@@ -50,7 +51,7 @@ class RowStore:
         if self._file is None:
             folder = cache_root() / "tmp"
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = tempfile.TemporaryFile(dir=folder, buffering=0)
+            self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
         with memoryview(self._memory) as data:
             at = 0
             while at < len(data):
@@ -71,9 +72,9 @@ class RowStore:
 
     def source(self, index: int) -> Source:
         """Where row `index` came from."""
-        if not hasattr(self, "_name_list") or len(self._name_list) != len(self._names):
-            self._name_list = list(self._names)
-        return Source(self._name_list[self._name_of[index]], self._lines[index])
+        if len(self._listed) != len(self._names):
+            self._listed = list(self._names)
+        return Source(self._listed[self._name_of[index]], self._lines[index])
 
     def places(self) -> np.ndarray:
         """int64[rows, 2], the name's number and the line of each row."""

@@ -129,9 +129,13 @@ class Template:
         """The template that `to_dict` recorded."""
         options = {key: value for key, value in values.items() if key != "fixed"}
         template = cls(tokenizer, options.pop("chat_template"), **options)
-        template.fixed = dict(values["fixed"])
-        template._compiled.clear()
+        template.hold(values["fixed"])
         return template
+
+    def hold(self, fixed: dict[str, Any]) -> None:
+        """Hold still what would move by itself at the values of an earlier run."""
+        self.fixed = dict(fixed)
+        self._compiled.clear()
 
     def __reduce__(self) -> Any:
         # Compiled templates cannot be pickled; what makes them can.

@@ -135,7 +135,7 @@ class Words:
         for word in words:
             if word in self._known:
                 continue
-            tokens = self._model.tokenize("".join([self._bytes[byte] for byte in word.encode()]))
+            tokens = self._model.tokenize(word.encode().decode("latin-1").translate(self._bytes))
             ids, lengths = tuple([token.id for token in tokens]), tuple([len(token.value) for token in tokens])
             self._known[word] = ids, lengths
             if not word.isascii():

@@ -13,19 +13,16 @@ from swift.data import (
     Collator,
     Dropped,
     EncodedDataset,
-    RowSet,
     StepPlan,
     by_reason,
     check_packing,
-    encode_rows,
-    load_rows,
     plan_packs,
-    split_rows,
 )
 from swift.errors import SwiftError
 from swift.models import load_config
 from swift.rows import IGNORE
 from swift.train import distributed
+from swift.train.tokenised import RunRows, tokenise
 
 if TYPE_CHECKING:
     from swift.models.source import ModelSource
@@ -35,21 +32,21 @@ ROWS_IN_A_STEP = 16
 PACK_AT_LEAST = 4096
 
 
-def check_prompts(template: Template, rows: RowSet, held: RowSet | None, decisions: Decisions) -> None:
+def check_prompts(template: Template, reader: RunRows, decisions: Decisions) -> None:
     """Stop where serving would send other prompts than training puts before its answers.
 
     Raises:
         SwiftError: it names the row and the turn and shows both texts.
     """
-    from swift.engines.parity import check_parity
+    from swift.engines.parity import check_deployment, check_parity
 
-    checked = [check_parity(template, each.rows) for each in (rows, held) if each]
-    decisions.add(
-        "parity",
-        f"{sum(each.samples for each in checked)} samples checked",
-        "data",
-        "served prompt and trained prefix are the same, id for id",
-    )
+    same = "served prompt and trained prefix are the same, id for id"
+    if reader.found is None:
+        # Rows that are tokenised already were checked then; the built-in ones show that nothing has changed since.
+        decisions.add("parity", f"{check_deployment(template).samples} built-in samples checked", "data", same)
+        return
+    checked = [check_parity(template, each.rows) for each in reader.found if each]
+    decisions.add("parity", f"{sum(each.samples for each in checked)} samples checked", "data", same)
 
 
 @dataclass
@@ -80,42 +77,17 @@ class Samples:
         packs = [np.array(unit, dtype=np.int64) for unit in self.units or []]
         total = 0
         for part in [*parts, *packs]:
-            total = zlib.crc32(b"" if part is None else np.ascontiguousarray(part).tobytes(), total)
+            total = zlib.crc32(b"" if part is None else np.ascontiguousarray(part).data, total)
         return f"{total:08x}-{len(self.dataset)}-{self.count}"
 
 
-def read_rows(config: SftConfig) -> tuple[RowSet, RowSet | None]:
-    """Read and check the rows for training and, where wanted, for evaluation.
+def read_rows(config: SftConfig) -> RunRows:
+    """Read and check the rows for training and evaluation, unless they are tokenised already.
 
     Raises:
         SwiftError: a row or file cannot be used; nothing has been loaded yet.
     """
-    data, model = config.data, config.model
-    seed = config.train.data_seed if config.train.data_seed is not None else config.train.seed
-
-    def load(names: list[str], shuffle: bool, option: str) -> RowSet:
-        return load_rows(
-            names, data, seed=seed, shuffle=shuffle, use_hf=model.use_hf, hub_token=model.hub_token, option=option
-        )
-
-    rows = load(data.dataset, data.dataset_shuffle, "dataset")
-    if data.val_dataset:
-        return rows, load(data.val_dataset, data.val_dataset_shuffle, "val_dataset")
-    if data.split_dataset_ratio:
-        return split_rows(rows, data.split_dataset_ratio, seed)
-    return rows, None
-
-
-def encode(config: SftConfig, rows: RowSet, template: Template, longest: int | None) -> EncodedDataset:
-    """Tokenise rows; those that cannot be used stop the run or are dropped and counted, as `--strict` says."""
-    return encode_rows(
-        rows,
-        template,
-        max_length=longest,
-        truncation_strategy=config.template.truncation_strategy,
-        num_proc=config.data.dataset_num_proc,
-        strict=config.data.strict,
-    )
+    return RunRows(config, config.train.data_seed if config.train.data_seed is not None else config.train.seed)
 
 
 def pack(config: SftConfig, dataset: EncodedDataset, longest: int | None, decisions: Decisions) -> Samples:
@@ -224,7 +196,7 @@ class Prepared:
 
 
 def prepare(
-    config: SftConfig, source: ModelSource, template: Template, rows: RowSet, held: RowSet | None, decisions: Decisions
+    config: SftConfig, source: ModelSource, template: Template, reader: RunRows, decisions: Decisions
 ) -> Prepared:
     """Tokenise, pack and order the rows.
 
@@ -238,8 +210,9 @@ def prepare(
     end_to_end = data.packing or data.padding_free
     if end_to_end:
         check_packing(load_config(source.path, trust_remote_code=config.model.trust_remote_code))
-    train = pack(config, encode(config, rows, template, longest), longest, decisions)
-    evaluation = Samples(encode(config, held, template, longest), None) if held else None
+    sets = tokenise(reader, template, longest, decisions)
+    train = pack(config, sets.train, longest, decisions)
+    evaluation = Samples(sets.held, None) if sets.held is not None else None
     plan = step_plan(config, train.count, distributed.world_size(), decisions)
     flash = end_to_end and (config.model.attn_impl or "").startswith("flash")
     dropped = train.dataset.dropped + (evaluation.dataset.dropped if evaluation else [])

@@ -33,13 +33,13 @@ def sft(config: SftConfig | None = None, **options: Any) -> SftResult:
     config = config or SftConfig.of(**options)
     decisions = Decisions()
     check_options(config, decisions)
-    rows, held = assemble.read_rows(config)
+    rows = assemble.read_rows(config)
 
     source = setup.open_for_training(config, decisions)
     quiet_libraries()
     template = setup.template_of(config, source, decisions)
-    data = assemble.prepare(config, source, template, rows, held, decisions)
-    assemble.check_prompts(template, rows, held, decisions)
+    data = assemble.prepare(config, source, template, rows, decisions)
+    assemble.check_prompts(template, rows, decisions)
     plan = setup.plan_run(config, source, data, decisions)
     screen = outcome.screen(plan, data, template.tokenizer)
     if config.output.dry_run:
@@ -75,7 +75,7 @@ def check_options(config: SftConfig, decisions: Decisions) -> None:
     load_plugins(config.plugins.external_plugins)
     if not config.model.model and not config.model.adapters:
         raise SwiftError("--model is missing", fix="add --model demo, a folder, or an id of a hub")
-    if not config.data.dataset:
+    if not config.data.dataset and not config.data.cached_dataset:
         raise SwiftError("--dataset is missing", fix="add --dataset self-cognition, a file, or an id of a hub")
     LossScale(config.template.loss_scale or "default")
     train = config.train

@@ -1,0 +1,213 @@
+"""Encoded samples in files: written chunk by chunk, gone on with after a crash, and memory-mapped."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from swift.data.drops import Dropped
+from swift.data.encoded import EncodedDataset
+from swift.rows import Source
+
+COLUMNS = {
+    "ids": np.int32,
+    "labels": np.int32,
+    "weights": np.float32,
+    "lengths": np.int32,
+    "trained": np.int32,
+    "names": np.int32,
+    "lines": np.int64,
+}
+"""Files of flat numbers, in the machine's order of bytes; `weights` is there only where a sample has some."""
+
+JOURNAL = "journal.jsonl"
+
+
+@dataclass
+class Progress:
+    """How far the files have come.
+
+    Attributes:
+        rows: rows that were read.
+        samples: samples written.
+        tokens: tokens written.
+        names: names of sources, by number.
+        weighted: whether there are weights.
+        notes: the template's counted warnings.
+        dropped, bad, too_long: what is not in the files.
+    """
+
+    rows: int = 0
+    samples: int = 0
+    tokens: int = 0
+    names: list[str] = field(default_factory=list)
+    weighted: bool = False
+    notes: Counter[str] = field(default_factory=Counter)
+    dropped: list[Dropped] = field(default_factory=list)
+    bad: list[Dropped] = field(default_factory=list)
+    too_long: list[Dropped] = field(default_factory=list)
+
+    def take(self, line: dict[str, Any]) -> None:
+        """Go on by one line of the journal."""
+        self.rows, self.samples, self.tokens = line["rows"], line["samples"], line["tokens"]
+        self.names += line["names"]
+        self.weighted = line["weighted"]
+        self.notes.update(line["notes"])
+        for kind in ("dropped", "bad", "too_long"):
+            getattr(self, kind).extend(dropped_of(each) for each in line[kind])
+
+    def size(self, column: str) -> int:
+        """Bytes of a column's file."""
+        per_token = column in ("ids", "labels", "weights")
+        return (self.tokens if per_token else self.samples) * np.dtype(COLUMNS[column]).itemsize
+
+
+class TokenWriter:
+    """Appends chunks of samples to the files of a folder; what a killed process left whole there is kept.
+
+    Args:
+        folder: exists; empty, or what an earlier writer of the same samples left.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.progress = folder, read_progress(folder)
+        self._files: dict[str, IO[bytes]] = {}
+        for column in COLUMNS:
+            if column != "weights" or self.progress.weighted:
+                self._open(column, self.progress.size(column))
+        keep = "".join(_journal_lines(folder, self.progress.rows))
+        self._journal = (folder / JOURNAL).open("w", encoding="utf-8")
+        self._journal.write(keep)
+        self._journal.flush()
+
+    def _open(self, column: str, size: int) -> None:
+        file = (self.folder / f"{column}.bin").open("ab")
+        file.truncate(size)
+        self._files[column] = file
+
+    def add(self, part: EncodedDataset, rows: int, notes: Counter[str], **left_out: list[Dropped]) -> None:
+        """Append the samples of the next `rows` rows, then note in the journal that they are there.
+
+        Args:
+            part: the samples.
+            rows: how many rows they come from.
+            notes: the template's counted warnings over these rows.
+            left_out: dropped, bad and too_long.
+        """
+        before = self.progress
+        if part.weights is not None and not before.weighted:
+            self._open("weights", 0)
+            self._ones(before.tokens)
+        fresh = [name for name in part.names if name not in before.names]
+        numbers = {name: at for at, name in enumerate([*before.names, *fresh])}
+        renamed = np.array([*(numbers[name] for name in part.names), -1], np.int32)
+        values = {
+            "ids": part.ids,
+            "labels": part.labels,
+            "lengths": part.lengths,
+            "trained": part.trained,
+            "names": renamed[part.source_names],
+            "lines": part.source_lines,
+        }
+        if part.weights is not None:
+            values["weights"] = part.weights
+        elif before.weighted:
+            self._ones(len(part.ids))
+        for column, value in values.items():
+            self._files[column].write(np.ascontiguousarray(value, COLUMNS[column]).data)
+        for file in self._files.values():
+            file.flush()
+        line = {
+            "rows": before.rows + rows,
+            "samples": before.samples + len(part),
+            "tokens": before.tokens + len(part.ids),
+            "names": fresh,
+            "weighted": "weights" in self._files,
+            "notes": dict(notes),
+            **{kind: [told_of(each) for each in left_out.get(kind, ())] for kind in ("dropped", "bad", "too_long")},
+        }
+        text = json.dumps(line, ensure_ascii=False, default=repr)
+        self._journal.write(text + "\n")
+        self._journal.flush()
+        before.take(json.loads(text))
+
+    def _ones(self, count: int) -> None:
+        for start in range(0, count, 1 << 20):
+            self._files["weights"].write(np.ones(min(1 << 20, count - start), np.float32).data)
+
+    def close(self) -> None:
+        """Close the files."""
+        self._journal.close()
+        for file in self._files.values():
+            file.close()
+
+
+def read_progress(folder: Path) -> Progress:
+    """What is whole in a folder: lines of the journal whose samples are all in the files."""
+    progress = Progress()
+    for text in _journal_lines(folder):
+        line = json.loads(text)
+        ahead = Progress(samples=line["samples"], tokens=line["tokens"])
+        columns = [column for column in COLUMNS if column != "weights" or line["weighted"]]
+        if any(_size(folder / f"{column}.bin") < ahead.size(column) for column in columns):
+            break
+        progress.take(line)
+    return progress
+
+
+def _journal_lines(folder: Path, rows: int | None = None) -> Iterable[str]:
+    """The whole lines of the journal, up to so many rows; a kill may leave half of one at the end."""
+    file = folder / JOURNAL
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.is_file() else []
+    for line in lines:
+        if not line.endswith("\n") or (rows is not None and json.loads(line)["rows"] > rows):
+            return
+        yield line
+
+
+def _size(path: Path) -> int:
+    return os.path.getsize(path) if path.is_file() else 0
+
+
+def told_of(dropped: Dropped) -> dict[str, Any]:
+    """What is dropped, for JSON."""
+    source = dropped.source
+    place = None if source is None else [source.name, source.line]
+    return {"source": place, "reason": dropped.reason, "row": dropped.row}
+
+
+def dropped_of(told: dict[str, Any]) -> Dropped:
+    """The way back of `told_of`."""
+    place = told["source"]
+    return Dropped(None if place is None else Source(*place), told["reason"], told["row"])
+
+
+def open_tokens(folder: Path) -> EncodedDataset:
+    """The samples of a folder, memory-mapped; what was left out stands in `dropped`."""
+    progress = read_progress(folder)
+
+    def column(name: str) -> np.ndarray:
+        dtype = np.dtype(COLUMNS[name])
+        count = progress.size(name) // dtype.itemsize
+        # An empty file cannot be mapped.
+        return np.memmap(folder / f"{name}.bin", dtype, "r", shape=(count,)) if count else np.zeros(0, dtype)
+
+    return EncodedDataset.over(
+        column("ids"),
+        column("labels"),
+        column("weights") if progress.weighted else None,
+        lengths=column("lengths"),
+        trained=column("trained"),
+        names=progress.names,
+        source_names=column("names"),
+        source_lines=column("lines"),
+        rows=progress.rows,
+        dropped=progress.dropped + progress.bad,
+    )

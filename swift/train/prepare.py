@@ -1,0 +1,84 @@
+"""`swift prepare`: rows tokenised beforehand, for `--cached_dataset`."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from swift.config import Decisions
+from swift.config.commands import PrepareConfig
+from swift.data import by_reason, write_dropped
+from swift.data.cache import HELD, ensure, is_whole, open_sets
+from swift.errors import SwiftError
+from swift.plugins import load_plugins
+from swift.train.tokenised import RunRows, about_of, fill
+
+
+def main(config: PrepareConfig) -> int:
+    """Run `swift prepare` and return its exit status."""
+    decisions = Decisions()
+    folder = prepare_rows(config, decisions)
+    print("\n".join(decisions.table()))
+    print(f"\nTrain with: swift sft --model {config.model.model} --cached_dataset {folder}")
+    return 0
+
+
+def prepare_rows(config: PrepareConfig, decisions: Decisions) -> Path:
+    """Read, check and tokenise rows into a folder; what a killed call left there is gone on with.
+
+    Returns:
+        The folder.
+
+    Raises:
+        SwiftError: an option is missing, a row cannot be used, or the folder is taken.
+    """
+    from swift.compat import quiet_libraries
+    from swift.models.source import find_source
+    from swift.templates.choose import choose_template
+    from swift.train.assemble import check_prompts
+
+    folder = check_options(config)
+    load_plugins(config.plugins.external_plugins)
+    # The folder is a place of its own: nothing is looked up in the cache or put there.
+    config.data.load_from_cache_file = False
+    seed = config.output.seed if config.output.data_seed is None else config.output.data_seed
+    reader = RunRows(config, seed)
+    source = find_source(config.model, decisions)
+    quiet_libraries()
+    tokenizer = source.load_tokenizer(config.model.trust_remote_code)
+    template = choose_template(tokenizer, config.template, decisions, source.recorded_template)
+    check_prompts(template, reader, decisions)
+    longest = config.template.max_length or source.limit
+    about = about_of(reader, template, longest)
+    ensure(folder, lambda place: about | fill(place, reader, template, longest))
+    for name, samples in zip(("train", HELD), open_sets(folder), strict=True):
+        if samples is not None:
+            lost = "".join(f"; {count:,} dropped: {reason}" for reason, count in by_reason(samples.dropped))
+            size = f"{len(samples):,} samples, {int(samples.lengths.sum()):,} tokens"
+            decisions.add(name, size, "data", f"from {samples.rows:,} rows{lost}")
+            if samples.dropped:
+                write_dropped(samples.dropped, folder / f"dropped-{name}.jsonl")
+    return folder
+
+
+def check_options(config: PrepareConfig) -> Path:
+    """The folder to fill.
+
+    Raises:
+        SwiftError: an option is missing, or the folder is there.
+    """
+    if not config.model.model and not config.model.adapters:
+        raise SwiftError("--model is missing", fix="add --model demo, a folder, or an id of a hub")
+    if not config.data.dataset:
+        raise SwiftError("--dataset is missing", fix="add --dataset self-cognition, a file, or an id of a hub")
+    if not config.output.output_dir:
+        raise SwiftError("--output_dir is missing", fix="name a folder for the tokenised rows")
+    folder = Path(config.output.output_dir).expanduser().absolute()
+    if folder.exists() and any(folder.iterdir()):
+        if not config.output.exist_ok or not is_whole(folder):
+            raise SwiftError(
+                f"--output_dir {folder} is there already",
+                fix="name another folder" + (", or replace it: --exist_ok true" if is_whole(folder) else ""),
+            )
+        shutil.rmtree(folder)
+    return folder

@@ -1,0 +1,217 @@
+"""Tokenised rows of a run: from the cache, from what `swift prepare` made, or made now."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from swift.config import Decisions
+from swift.data import EncodedDataset, RowSet, encode_rows, load_rows, split_rows
+from swift.data.cache import (
+    HELD,
+    TRAIN,
+    differences,
+    ensure,
+    is_whole,
+    open_sets,
+    passing_folder,
+    read_about,
+    tokens_root,
+)
+from swift.data.identity import code_identity, data_identity, key_of, template_identity
+from swift.data.token_files import dropped_of, open_tokens, read_progress, told_of
+from swift.errors import SwiftError
+
+if TYPE_CHECKING:
+    from swift.templates import Template
+
+DATA_CHARS, SET_CHARS = 16, 32
+"""Length of the names of folders: one for the data, and in it one for each template, length and version."""
+
+
+@dataclass
+class Sets:
+    """Tokenised rows.
+
+    Attributes:
+        train: samples for training.
+        held: samples for evaluation.
+        place: the folder they are kept in; None where they are not.
+    """
+
+    train: EncodedDataset
+    held: EncodedDataset | None
+    place: Path | None = None
+
+
+class RunRows:
+    """Reads the rows for training and, where wanted, for evaluation: at once, unless they seem to be tokenised already.
+
+    Args:
+        config: a command's configuration with model, template, data and plugins.
+        seed: of the order of rows.
+
+    Raises:
+        SwiftError: a row or file cannot be used; nothing has been loaded yet.
+    """
+
+    def __init__(self, config: Any, seed: int) -> None:
+        self.config, self.seed = config, seed
+        self.found: tuple[RowSet, RowSet | None] | None = None
+        data, model = config.data, config.model
+        self.identity: dict[str, Any] | None = None
+        if data.load_from_cache_file and not data.cached_dataset:
+            self.identity = data_identity(data, seed=seed, use_hf=model.use_hf, token=model.hub_token)
+        kept = self.identity is not None and (self.folder().is_dir() or os.environ.get("LOCAL_RANK", "0") != "0")
+        if not kept and not data.cached_dataset:
+            self.read()
+
+    def folder(self) -> Path:
+        """The folder of these rows in the cache."""
+        return tokens_root() / key_of(self.identity)[:DATA_CHARS]
+
+    def read(self) -> tuple[RowSet, RowSet | None]:
+        """The rows, read when they are first asked for."""
+        if self.found is None:
+            self.found = self._read()
+        return self.found
+
+    def _read(self) -> tuple[RowSet, RowSet | None]:
+        data, model = self.config.data, self.config.model
+
+        def load(names: list[str], shuffle: bool, option: str) -> RowSet:
+            hub = {"use_hf": model.use_hf, "hub_token": model.hub_token}
+            return load_rows(names, data, seed=self.seed, shuffle=shuffle, option=option, **hub)
+
+        rows = load(data.dataset, data.dataset_shuffle, "dataset")
+        if data.val_dataset:
+            return rows, load(data.val_dataset, data.val_dataset_shuffle, "val_dataset")
+        if data.split_dataset_ratio:
+            return split_rows(rows, data.split_dataset_ratio, self.seed)
+        return rows, None
+
+
+def tokenise(reader: RunRows, template: Template, longest: int | None, decisions: Decisions) -> Sets:
+    """The samples of a run's rows.
+
+    Raises:
+        SwiftError: a row cannot be used, no sample is left, or prepared samples were made for something else.
+    """
+    config = reader.config
+    if config.data.cached_dataset:
+        return _prepared(config, template, longest, decisions)
+    if reader.identity is None:
+        with passing_folder() as folder:
+            fill(folder, reader, template, longest)
+            return Sets(*_with_left_out(folder, None, template))
+    about = about_of(reader, template, longest)
+    place = reader.folder() / key_of(about)[:SET_CHARS]
+    there = ensure(place, lambda folder: about | fill(folder, reader, template, longest))
+    made = read_about(place)
+    template.hold(made["fixed"])
+    train, held = _with_left_out(place, made, template if there or reader.found is None else None)
+    said = "tokenised before, from the cache" if there else "tokenised now, kept in the cache"
+    decisions.add("tokens", str(place), "data", f"{said}: {len(train):,} samples")
+    return Sets(train, held, place)
+
+
+def about_of(reader: RunRows, template: Template, longest: int | None) -> dict[str, Any]:
+    """All that the samples hang on."""
+    config = reader.config
+    scales = [name for name in (config.template.loss_scale or "").split("+") if name.endswith(".json")]
+    files = [Path(each).expanduser() for each in [*config.plugins.external_plugins, *scales]]
+    return {
+        "data": reader.identity,
+        "template": template_identity(template),
+        "max_length": longest,
+        "truncation_strategy": config.template.truncation_strategy,
+        "plugins": [hashlib.blake2b(file.read_bytes()).hexdigest() for file in files if file.is_file()],
+        "code": code_identity(),
+    }
+
+
+def fill(folder: Path, reader: RunRows, template: Template, longest: int | None) -> dict[str, Any]:
+    """Tokenise the rows into the folders of a folder; gives what else has to be kept."""
+    config, left_out = reader.config, {}
+    for name, rows in zip((TRAIN, HELD), reader.read(), strict=True):
+        if rows is None or (name == HELD and not rows):
+            continue
+        (folder / name).mkdir(exist_ok=True)
+        encode_rows(
+            rows,
+            template,
+            max_length=longest,
+            truncation_strategy=config.template.truncation_strategy,
+            num_proc=config.data.dataset_num_proc,
+            strict=config.data.strict,
+            folder=folder / name,
+        )
+        left_out[name] = [told_of(each) for each in rows.dropped]
+    return {"fixed": template.fixed, "left_out": left_out}
+
+
+def _with_left_out(
+    folder: Path, made: dict[str, Any] | None, template: Template | None
+) -> tuple[EncodedDataset, EncodedDataset | None]:
+    sets = open_sets(folder)
+    for name, each in zip((TRAIN, HELD), sets, strict=True):
+        if each is None:
+            continue
+        if made is not None:
+            each.dropped[:0] = [dropped_of(told) for told in made["left_out"].get(name, ())]
+        if template is not None and made is not None:
+            template.notes.update(read_progress(folder / name).notes)
+    return sets
+
+
+def _prepared(config: Any, template: Template, longest: int | None, decisions: Decisions) -> Sets:
+    data = config.data
+    if data.dataset or data.val_dataset:
+        raise SwiftError(
+            "--cached_dataset and --dataset both name rows to train on",
+            fix="prepare all of them together: swift prepare --dataset …",
+        )
+    if max(len(data.cached_dataset), len(data.cached_val_dataset)) > 1:
+        raise SwiftError("--cached_dataset takes one folder", fix="prepare the data sets together: swift prepare")
+    folder, made = prepared_folder(data.cached_dataset[0], "cached_dataset")
+    check_made(folder, made, template)
+    template.hold(made["fixed"])
+    train, held = _with_left_out(folder, made, template)
+    if data.cached_val_dataset:
+        other, made = prepared_folder(data.cached_val_dataset[0], "cached_val_dataset")
+        check_made(other, made, template)
+        held = open_tokens(other / HELD if (other / HELD).is_dir() else other / TRAIN)
+    if longest and int(train.lengths.max()) > longest:
+        raise SwiftError(
+            f"--max_length {longest}: a prepared sample has {int(train.lengths.max())} tokens",
+            where=str(folder),
+            fix="prepare them with this --max_length",
+        )
+    decisions.add("tokens", str(folder), "flag", f"prepared before: {len(train):,} samples")
+    return Sets(train, held, folder)
+
+
+def prepared_folder(name: str, option: str) -> tuple[Path, dict[str, Any]]:
+    """The folder that `swift prepare` made, also where one of the sets in it is named."""
+    path = Path(name).expanduser().absolute()
+    for folder in (path, path.parent):
+        if is_whole(folder) and (folder == path or path.name in (TRAIN, HELD)):
+            return folder, read_about(folder)
+    raise SwiftError(f"--{option} {name}: no tokenised rows are there", fix="make them with swift prepare")
+
+
+def check_made(folder: Path, made: dict[str, Any], template: Template) -> None:
+    """Stop where prepared samples were made with another template or tokenizer.
+
+    Raises:
+        SwiftError: it names what differs.
+    """
+    if found := differences(made["template"], template_identity(template)):
+        raise SwiftError(
+            f"the prepared rows were made for something else: {'; '.join(found)}",
+            where=str(folder),
+            fix="prepare them again with the options of this run, or train with theirs",
+        )
