@@ -109,7 +109,7 @@ def tokenise(reader: RunRows, template: Template, longest: int | None, decisions
             return Sets(*_with_left_out(folder, None, template))
     about = about_of(reader, template, longest)
     place = reader.folder() / key_of(about)[:SET_CHARS]
-    there = ensure(place, lambda folder: about | fill(folder, reader, template, longest))
+    there = ensure(place, lambda folder: about | fill(folder, reader, template, longest), place.name)
     made = read_about(place)
     template.hold(made["fixed"])
     train, held = _with_left_out(place, made, template if there or reader.found is None else None)
