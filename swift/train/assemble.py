@@ -22,7 +22,7 @@ from swift.errors import SwiftError
 from swift.models import load_config
 from swift.rows import IGNORE
 from swift.train import distributed
-from swift.train.tokenised import RowReader, tokenise
+from swift.train.tokenised import RunRows, tokenise
 
 if TYPE_CHECKING:
     from swift.models.source import ModelSource
@@ -32,7 +32,7 @@ ROWS_IN_A_STEP = 16
 PACK_AT_LEAST = 4096
 
 
-def check_prompts(template: Template, reader: RowReader, decisions: Decisions) -> None:
+def check_prompts(template: Template, reader: RunRows, decisions: Decisions) -> None:
     """Stop where serving would send other prompts than training puts before its answers.
 
     Raises:
@@ -81,13 +81,13 @@ class Samples:
         return f"{total:08x}-{len(self.dataset)}-{self.count}"
 
 
-def read_rows(config: SftConfig) -> RowReader:
+def read_rows(config: SftConfig) -> RunRows:
     """Read and check the rows for training and evaluation, unless they are tokenised already.
 
     Raises:
         SwiftError: a row or file cannot be used; nothing has been loaded yet.
     """
-    return RowReader(config, config.train.data_seed if config.train.data_seed is not None else config.train.seed)
+    return RunRows(config, config.train.data_seed if config.train.data_seed is not None else config.train.seed)
 
 
 def pack(config: SftConfig, dataset: EncodedDataset, longest: int | None, decisions: Decisions) -> Samples:
@@ -196,7 +196,7 @@ class Prepared:
 
 
 def prepare(
-    config: SftConfig, source: ModelSource, template: Template, reader: RowReader, decisions: Decisions
+    config: SftConfig, source: ModelSource, template: Template, reader: RunRows, decisions: Decisions
 ) -> Prepared:
     """Tokenise, pack and order the rows.
 

@@ -47,7 +47,7 @@ class Sets:
     place: Path | None = None
 
 
-class RowReader:
+class RunRows:
     """Reads the rows for training and, where wanted, for evaluation: at once, unless they seem to be tokenised already.
 
     Args:
@@ -94,7 +94,7 @@ class RowReader:
         return rows, None
 
 
-def tokenise(reader: RowReader, template: Template, longest: int | None, decisions: Decisions) -> Sets:
+def tokenise(reader: RunRows, template: Template, longest: int | None, decisions: Decisions) -> Sets:
     """The samples of a run's rows.
 
     Raises:
@@ -109,7 +109,7 @@ def tokenise(reader: RowReader, template: Template, longest: int | None, decisio
             return Sets(*_with_left_out(folder, None, template))
     about = about_of(reader, template, longest)
     place = reader.folder() / key_of(about)[:SET_CHARS]
-    there = ensure(place, lambda folder: about | fill(folder, reader, template, longest))
+    there = ensure(place, lambda folder: about | fill(folder, reader, template, longest), place.name)
     made = read_about(place)
     template.hold(made["fixed"])
     train, held = _with_left_out(place, made, template if there or reader.found is None else None)
@@ -118,7 +118,7 @@ def tokenise(reader: RowReader, template: Template, longest: int | None, decisio
     return Sets(train, held, place)
 
 
-def about_of(reader: RowReader, template: Template, longest: int | None) -> dict[str, Any]:
+def about_of(reader: RunRows, template: Template, longest: int | None) -> dict[str, Any]:
     """All that the samples hang on."""
     config = reader.config
     scales = [name for name in (config.template.loss_scale or "").split("+") if name.endswith(".json")]
@@ -133,7 +133,7 @@ def about_of(reader: RowReader, template: Template, longest: int | None) -> dict
     }
 
 
-def fill(folder: Path, reader: RowReader, template: Template, longest: int | None) -> dict[str, Any]:
+def fill(folder: Path, reader: RunRows, template: Template, longest: int | None) -> dict[str, Any]:
     """Tokenise the rows into the folders of a folder; gives what else has to be kept."""
     config, left_out = reader.config, {}
     for name, rows in zip((TRAIN, HELD), reader.read(), strict=True):
