@@ -13,6 +13,8 @@ LORA, FREEZE, ADALORA = ("train_type", "lora"), ("train_type", "freeze"), ("trai
 SCALED = (*LORA, "adalora", "loha", "lokr")
 RANKED = (*LORA, "loha", "lokr", "bone")
 LORA_GA = ("init_weights", "lora-ga", "lora_ga")
+VERA, BOFT, OFT = ("train_type", "vera"), ("train_type", "boft"), ("train_type", "oft")
+FOURIERFT, IA3 = ("train_type", "fourierft"), ("train_type", "ia3")
 PROMPT, PREFIX = ("train_type", "prompt"), ("train_type", "prefix")
 
 
@@ -72,7 +74,10 @@ class TunerConfig:
         needs=(*RANKED, "adalora", "vera", "boft", "oft", "ia3"),
     )
     init_samples: int = option(
-        64, "eva, corda: samples that the start is computed from.", check=at_least(1), needs=("init_weights", "eva", "corda")
+        64,
+        "eva, corda: samples that the start is computed from.",
+        check=at_least(1),
+        needs=("init_weights", "eva", "corda"),
     )
     lora_ga_batch_size: int = option(2, "lora-ga: samples in a batch.", check=at_least(1), needs=LORA_GA)
     lora_ga_iters: int = option(2, "lora-ga: batches whose gradients are averaged.", check=at_least(1), needs=LORA_GA)
@@ -104,32 +109,33 @@ class TunerConfig:
     adalora_total_step: int | None = option(
         None, "adalora: steps of the schedule of ranks; unset means those of the run.", check=at_least(1), needs=ADALORA
     )
-    vera_rank: int = option(256, "vera: rank of the shared random matrices.", check=at_least(1), needs=("train_type", "vera"))
-    vera_projection_prng_key: int = option(0, "vera: seed of the shared matrices.", needs=("train_type", "vera"))
-    vera_dropout: float = option(0.0, "vera: dropout before it.", check=between(0, 1), needs=("train_type", "vera"))
-    vera_d_initial: float = option(0.1, "vera: start of the vector d.", needs=("train_type", "vera"))
+    vera_rank: int = option(256, "vera: rank of the shared random matrices.", check=at_least(1), needs=VERA)
+    vera_projection_prng_key: int = option(0, "vera: seed of the shared matrices.", needs=VERA)
+    vera_dropout: float = option(0.0, "vera: dropout before it.", check=between(0, 1), needs=VERA)
+    vera_d_initial: float = option(0.1, "vera: start of the vector d.", needs=VERA)
     boft_block_size: int = option(
-        4, "boft: size of a block; it divides a layer's width.", check=at_least(0), needs=("train_type", "boft")
+        4, "boft: size of a block; it divides a layer's width.", check=at_least(0), needs=BOFT
     )
     boft_block_num: int = option(
-        0, "boft: number of blocks, in place of their size (set that to 0).", check=at_least(0), needs=("train_type", "boft")
+        0,
+        "boft: number of blocks, in place of their size (set that to 0).",
+        check=at_least(0),
+        needs=BOFT,
     )
     boft_n_butterfly_factor: int = option(
-        1, "boft: butterfly factors; 1 is block-diagonal.", check=at_least(1), needs=("train_type", "boft")
+        1, "boft: butterfly factors; 1 is block-diagonal.", check=at_least(1), needs=BOFT
     )
-    boft_dropout: float = option(0.0, "boft: share of blocks left out.", check=between(0, 1), needs=("train_type", "boft"))
-    oft_block_size: int = option(
-        32, "oft: size of a block; it divides a layer's width.", check=at_least(1), needs=("train_type", "oft")
-    )
-    oft_coft: bool = option(False, "oft: bound the rotation (constrained OFT).", needs=("train_type", "oft"))
+    boft_dropout: float = option(0.0, "boft: share of blocks left out.", check=between(0, 1), needs=BOFT)
+    oft_block_size: int = option(32, "oft: size of a block; it divides a layer's width.", check=at_least(1), needs=OFT)
+    oft_coft: bool = option(False, "oft: bound the rotation (constrained OFT).", needs=OFT)
     fourier_n_frequency: int = option(
-        2000, "fourierft: trained frequencies of a layer.", check=at_least(1), needs=("train_type", "fourierft")
+        2000, "fourierft: trained frequencies of a layer.", check=at_least(1), needs=FOURIERFT
     )
-    fourier_scaling: float = option(300.0, "fourierft: scale of the change.", needs=("train_type", "fourierft"))
+    fourier_scaling: float = option(300.0, "fourierft: scale of the change.", needs=FOURIERFT)
     ia3_feedforward_modules: list[str] = option(
-        help="ia3: those of --target_modules whose input is scaled, not their output; unset means down_proj and its like.",
+        help="ia3: those of --target_modules whose input is scaled; unset means down_proj and its like.",
         factory=list,
-        needs=("train_type", "ia3"),
+        needs=IA3,
     )
     num_virtual_tokens: int = option(
         20, "prompt, prefix: trained positions before each sample.", check=at_least(1), needs=(*PROMPT, "prefix")

@@ -50,6 +50,8 @@ def start_rows(model: Any, tokens: list[int]) -> None:
     """Let the embeddings of these tokens start from the mean of the others, at the input and at the output."""
     import torch
 
+    if not tokens:
+        return
     parts = [model.get_input_embeddings(), model.get_output_embeddings()]
     for weight in {id(part.weight): part.weight for part in parts if part is not None}.values():
         if weight.device.type == "meta":

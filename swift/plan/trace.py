@@ -159,7 +159,11 @@ def trace_step(
     Raises:
         Exception: whatever an architecture raises that needs the contents of tensors to go on.
     """
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake, _fake_parameters(model, fake, device, dtypes or {}), LiveBytes() as live:
+    with (
+        FakeTensorMode(allow_non_fake_inputs=True) as fake,
+        _fake_parameters(model, fake, device, dtypes or {}),
+        LiveBytes() as live,
+    ):
         live_step = _Step(model, live, torch.device(device), autocast)
         live_step.start(accumulated)
         with _training(model, gradient_checkpointing), real_attention_masks(masked):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +38,10 @@ def adalora(model: Any, config: TunerConfig) -> Any:
             f"--adalora_target_r {config.adalora_target_r} is not below --adalora_init_r {config.adalora_init_r}",
             fix="ranks are cut, never grown: start from a larger one",
         )
-    return _only_matrices(attach(model, config, peft_config(model, config)))
+    return only_matrices(attach(model, config, peft_config(model, config)))
 
 
-def _only_matrices(model: Any) -> Any:
+def only_matrices(model: Any) -> Any:
     """The divisor `ranknum` is no weight; PEFT lets it require gradients where a model has no storage."""
     for name, parameter in model.named_parameters():
         if ".ranknum." in name:
@@ -91,25 +93,30 @@ class RankSchedule:
         if self.cuts:
             self.tuned.update_and_allocate(step)
 
-    def settle(self) -> None:
-        """Before the adapter is saved: let the ranks be those that act now.
+    @contextmanager
+    def acting_ranks(self) -> Iterator[None]:
+        """While the adapter is saved: its ranks are those that act now.
 
         PEFT saves by the last cut, and between two cuts the optimizer brings back what was cut.
         """
-        if self.cuts and self.adapter.rank_pattern:
+        before = self.adapter.rank_pattern
+        if self.cuts and before:
+            weights = self._weights().items()
             self.adapter.rank_pattern = {
-                name: (weight != 0).flatten().tolist()
-                for name, weight in self._weights().items()
-                if ".lora_E." in name
+                name: (weight != 0).flatten().tolist() for name, weight in weights if ".lora_E." in name
             }
+        try:
+            yield
+        finally:
+            if self.cuts:
+                self.adapter.rank_pattern = before
 
     def save(self, folder: Path) -> None:
         """Write the matrices at full rank, the averages and the ranks: what a run needs to go on exactly."""
         if not self.cuts:
             return
-        from safetensors.torch import save_file
-
         import torch
+        from safetensors.torch import save_file
 
         allocator = self.tuned.rankallocator
         state = {f"weight/{name}": weight for name, weight in self._weights().items()}

@@ -16,7 +16,16 @@ Batches = Sequence[dict[str, Any]]
 
 
 @tuner("lora")
-def lora(model: Any, config: TunerConfig, batches: Batches | None = None) -> Any:
+def lora(model: Any, config: TunerConfig) -> Any:
+    """Attach LoRA to the named modules.
+
+    Raises:
+        SwiftError: the names match no module of the model, or the start is not possible here.
+    """
+    return lora_from(model, config, None)
+
+
+def lora_from(model: Any, config: TunerConfig, batches: Batches | None) -> Any:
     """Attach LoRA (Hu et al., 2021, eq. 3: h = W x + (alpha / r) B A x) to the named modules.
 
     A model without storage gets adapters of the right shapes, whatever they start from.

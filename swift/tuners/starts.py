@@ -19,6 +19,8 @@ from swift.errors import SwiftError
 
 PLAIN = ("true", "false", "gaussian", "orthogonal", "eva", "loftq")
 MUTATING = ("pissa", "olora", "corda", "lora_ga")
+LORA_GA_SCALES: dict[str, Any] = {"stable": "stable", "unit": "unit", "gd": "gd_scale", "weightS": "weight_svd"}
+"""Our names of LoRA-GA's scales, which are those of its authors, and PEFT's."""
 START = "_swift_start"
 """The attribute of a PEFT model that holds the first A and B by name."""
 
@@ -100,9 +102,10 @@ def start_fields(config: TunerConfig) -> dict[str, Any]:
     elif start == "loftq":
         fields["loftq_config"] = {"loftq_bits": config.loftq_bits, "loftq_iter": config.loftq_iter}
     elif start == "lora_ga":
-        scale = {"gd": "gd_scale", "weightS": "weight_svd"}.get(config.lora_ga_scale, config.lora_ga_scale)
         fields["lora_ga_config"] = LoraGAConfig(
-            direction=config.lora_ga_direction, scale=scale, stable_gamma=config.lora_ga_stable_gamma
+            direction=config.lora_ga_direction,
+            scale=LORA_GA_SCALES[config.lora_ga_scale],
+            stable_gamma=config.lora_ga_stable_gamma,
         )
     return fields
 
@@ -196,7 +199,7 @@ def save_with_start(model: Any, folder: Path) -> None:
 
 
 def load_with_start(model: Any, config: TunerConfig, folder: Path) -> Any:
-    """The model as it was in the run that wrote `folder`: weights without the start, and the trained A and B on them."""
+    """The model as it was in the run that wrote `folder`: weights without the start, the trained A and B on them."""
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 
