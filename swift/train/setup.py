@@ -17,6 +17,7 @@ from swift.train.folders import new_run_folder, resume_point
 from swift.train.tuning import (
     WHOLE_WEIGHTS,
     first_batches,
+    optimizer_maker,
     resume_adapter,
     schedule_of,
     settle_kind,
@@ -291,7 +292,6 @@ def make_trainer(
     from swift.train.hooks import LastStep, LogFile, Progress
     from swift.train.keep import model_keeper
     from swift.train.trainer import SwiftTrainer
-    from swift.tuners import optimizers
 
     train, multiple = config.train, rounding(loaded.device)
     args = training_arguments(config, run_folder, plan.arguments)
@@ -306,7 +306,7 @@ def make_trainer(
         objective=objectives.get(train.loss_type or "cross_entropy"),
         metric=metrics.get(train.eval_metric) if train.eval_metric else None,
         keep_model=model_keeper(config, source, template, data),
-        make_optimizer=optimizers.get(train.optimizer) if train.optimizer else None,
+        make_optimizer=optimizer_maker(config),
         symlinks=config.output.create_checkpoint_symlink,
         save_total_limit=train.save_total_limit,
         weights_loaded=config.tuner.train_type in WHOLE_WEIGHTS or hasattr(loaded.model, "peft_config"),

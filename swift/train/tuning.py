@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,13 +64,19 @@ def check_tuner(config: SftConfig) -> None:
             f"--new_special_tokens with --train_type {kind}: their embeddings would stay untrained",
             fix=f"choose one of: {', '.join(NEW_TOKENS)}",
         )
-    if tuner.lorap_lr_ratio and train.optimizer not in (None, "lorap"):
-        raise SwiftError(f"--lorap_lr_ratio with --optimizer {train.optimizer}", fix="keep one of them")
-    if train.optimizer == "lorap" and not (kind == "lora" and tuner.lorap_lr_ratio):
+    _check_loraplus(config)
+
+
+def _check_loraplus(config: SftConfig) -> None:
+    """`--optimizer lorap` and `--lorap_lr_ratio` are one thing, and it is LoRA's."""
+    kind, ratio, name = config.tuner.train_type, config.tuner.lorap_lr_ratio, config.train.optimizer
+    if name == "lorap" and not (kind == "lora" and ratio):
         raise SwiftError(
-            f"--optimizer lorap with --train_type {kind} and --lorap_lr_ratio {tuner.lorap_lr_ratio}",
+            f"--optimizer lorap with --train_type {kind} and --lorap_lr_ratio {ratio}",
             fix="it needs LoRA and a ratio: --train_type lora --lorap_lr_ratio 16",
         )
+    if ratio and kind == "lora" and name not in (None, "lorap"):
+        raise SwiftError(f"--lorap_lr_ratio with --optimizer {name}", fix="keep one of them")
 
 
 def settle_kind(config: SftConfig, source: ModelSource, decisions: Decisions) -> None:
@@ -179,6 +186,16 @@ def schedule_of(config: SftConfig, model: Any, source: ModelSource) -> RankSched
     from swift.tuners.adalora import RankSchedule, is_adalora
 
     return RankSchedule(model, cuts=not source.adapters) if is_adalora(model) else None
+
+
+def optimizer_maker(config: SftConfig) -> Callable[[Any, Any], Any] | None:
+    """What builds the optimizer from model and TrainingArguments; None where `--optim` names one of transformers."""
+    from swift.tuners import optimizers
+    from swift.tuners.lorap import loraplus
+
+    if config.tuner.train_type == "lora" and config.tuner.lorap_lr_ratio:
+        return partial(loraplus, ratio=config.tuner.lorap_lr_ratio)
+    return optimizers.get(config.train.optimizer) if config.train.optimizer else None
 
 
 def check_shape_options(config: SftConfig, source: ModelSource) -> None:

@@ -32,5 +32,5 @@ tuner = tuners.register
 Optimizer = Callable[[Any, Any], Any]
 """Takes the model and the TrainingArguments, and returns a torch optimizer."""
 
-optimizers: Registry[Optimizer] = Registry("optimizer", "optimizer")
+optimizers: Registry[Optimizer] = Registry("optimizer", "optimizer", {"lorap": "swift.tuners.lorap"})
 optimizer = optimizers.register
