@@ -7,9 +7,23 @@ from typing import Literal
 
 from swift.config.fields import above, at_least, between, option
 
-MODULES = ("train_type", "lora", "adalora", "loha", "lokr", "vera", "boft", "oft", "fourierft", "ia3", "bone")
+MODULES = (
+    "train_type",
+    "lora",
+    "longlora",
+    "adalora",
+    "loha",
+    "lokr",
+    "vera",
+    "boft",
+    "oft",
+    "fourierft",
+    "ia3",
+    "bone",
+)
 """What options of adapters inside modules need."""
-LORA, FREEZE, ADALORA = ("train_type", "lora"), ("train_type", "freeze"), ("train_type", "adalora")
+LORA = ("train_type", "lora", "longlora")
+FREEZE, ADALORA = ("train_type", "freeze"), ("train_type", "adalora")
 SCALED = (*LORA, "adalora", "loha", "lokr")
 RANKED = (*LORA, "loha", "lokr", "bone")
 LORA_GA = ("init_weights", "lora-ga", "lora_ga")
@@ -24,8 +38,8 @@ class TunerConfig:
 
     train_type: str = option(
         "lora",
-        "What is trained: lora, adalora, loha, lokr, vera, boft, oft, fourierft, ia3, bone, prompt, prefix leave an "
-        "adapter; full, freeze a whole model; or a tuner from --external_plugins.",
+        "What is trained: lora, longlora, adalora, loha, lokr, vera, boft, oft, fourierft, ia3, bone, prompt, prefix "
+        "leave an adapter; full, freeze a whole model; or a tuner from --external_plugins.",
         aliases=("tuner_type", "sft_type"),
     )
     target_modules: list[str] = option(
@@ -54,7 +68,7 @@ class TunerConfig:
         32, "Scale of lora, adalora, loha and lokr: their output is multiplied by alpha / rank.", needs=SCALED
     )
     lora_dropout: float = option(
-        0.05, "Dropout before lora, adalora and bone.", check=between(0, 1), needs=(*ADALORA, "lora", "bone")
+        0.05, "Dropout before lora, adalora and bone.", check=between(0, 1), needs=(*LORA, "adalora", "bone")
     )
     lora_bias: Literal["none", "all", "lora_only"] = option(
         "none", "Which biases are trained with lora or adalora.", needs=(*LORA, "adalora")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from swift.config import Decisions, SftConfig
 from swift.config.effect import typed
 from swift.errors import SwiftError
+from swift.tuners import LORA_KINDS, optimizers, tuners
 
 if TYPE_CHECKING:
     from swift.models.source import ModelSource
@@ -27,7 +28,7 @@ ADAPTERS_OWN = (
 )
 """Options of the shape of an adapter, which one that training goes on from has already."""
 
-NEW_TOKENS = ("lora", *WHOLE_WEIGHTS)
+NEW_TOKENS = (*LORA_KINDS, *WHOLE_WEIGHTS)
 """Tuners that train the embeddings of new tokens."""
 
 
@@ -43,16 +44,21 @@ def check_tuner(config: SftConfig) -> None:
     tuner, train = config.tuner, config.train
     kind = tuner.train_type
     row = table().get(kind, {})
-    if kind == "lora":
+    if kind in LORA_KINDS:
         check_start(tuner)
     elif "init_weights" in row.get("options", {}):
         start_of(tuner)
-    if row.get("virtual") and (config.data.packing or config.data.padding_free):
+    if (row.get("virtual") or kind == "longlora") and (config.data.packing or config.data.padding_free):
         option = "packing" if config.data.packing else "padding_free"
+        what = "groups of positions" if kind == "longlora" else "its virtual tokens"
         raise SwiftError(
-            f"--{option} true with --train_type {kind}: its virtual tokens stand before each sample, and samples that "
-            "share a sequence would share them",
+            f"--{option} true with --train_type {kind}: samples that share a sequence would share {what}",
             fix=f"leave --{option} out",
+        )
+    if kind == "longlora" and config.given("attn_impl"):
+        raise SwiftError(
+            f"--attn_impl {config.model.attn_impl} with --train_type longlora, which attends in its own way",
+            fix="leave one of them out",
         )
     if kind == "prefix" and train.gradient_checkpointing:
         raise SwiftError(
@@ -70,12 +76,12 @@ def check_tuner(config: SftConfig) -> None:
 def _check_loraplus(config: SftConfig) -> None:
     """`--optimizer lorap` and `--lorap_lr_ratio` are one thing, and it is LoRA's."""
     kind, ratio, name = config.tuner.train_type, config.tuner.lorap_lr_ratio, config.train.optimizer
-    if name == "lorap" and not (kind == "lora" and ratio):
+    if name == "lorap" and not (kind in LORA_KINDS and ratio):
         raise SwiftError(
             f"--optimizer lorap with --train_type {kind} and --lorap_lr_ratio {ratio}",
             fix="it needs LoRA and a ratio: --train_type lora --lorap_lr_ratio 16",
         )
-    if ratio and kind == "lora" and name not in (None, "lorap"):
+    if ratio and kind in LORA_KINDS and name not in (None, "lorap"):
         raise SwiftError(f"--lorap_lr_ratio with --optimizer {name}", fix="keep one of them")
 
 
@@ -85,7 +91,6 @@ def settle_kind(config: SftConfig, source: ModelSource, decisions: Decisions) ->
     Raises:
         SwiftError: the adapter is of another kind than `--train_type` says.
     """
-    from swift.tuners import tuners
     from swift.tuners.adapters import tuner_of
 
     if not source.adapters:
@@ -94,7 +99,13 @@ def settle_kind(config: SftConfig, source: ModelSource, decisions: Decisions) ->
         if typed(config, name):
             decisions.add(name, getattr(config.tuner, name), "flag", "has no effect: --adapters keep their modules")
     kind, asked = tuner_of(source.adapters[0]), config.tuner.train_type
-    if kind is None or kind == asked or asked in WHOLE_WEIGHTS or not tuners.is_builtin(asked):
+    if (
+        kind is None
+        or kind == asked
+        or (kind == "lora" and asked in LORA_KINDS)
+        or asked in WHOLE_WEIGHTS
+        or not tuners.is_builtin(asked)
+    ):
         return
     if config.given("train_type"):
         raise SwiftError(
@@ -121,7 +132,7 @@ def settle_tokens(config: SftConfig, source: ModelSource, tokenizer: Any, decisi
     if not source.new_tokens:
         return
     decisions.add("new_special_tokens", source.new_tokens, "flag", "their ids; their embeddings are trained and saved")
-    if config.tuner.train_type == "lora" and not source.adapters:
+    if config.tuner.train_type in LORA_KINDS and not source.adapters:
         own = config.tuner.trainable_token_indices
         config.tuner.trainable_token_indices = list(dict.fromkeys([*own, *source.new_tokens]))
 
@@ -136,17 +147,15 @@ def tune(config: SftConfig, model: Any, source: ModelSource, batches: Sequence[d
         batches: batches of the training data, where the adapter's start reads them.
     """
     from swift.models.new_tokens import fit_rows, start_rows
-    from swift.tuners import tuners
+    from swift.tuners.lora import lora_from
 
     kind = config.tuner.train_type
     if source.new_tokens:
         fit_rows(model, max(source.new_tokens) + 1)
     if not source.adapters:
         start_rows(model, source.new_tokens)
-        if kind == "lora" and batches is not None:
-            from swift.tuners.lora import lora_from
-
-            return lora_from(model, config.tuner, batches)
+        if batches is not None:
+            return _own_attention(config, lora_from(model, config.tuner, batches))
         return tuners.get(kind)(model, config.tuner)
     if kind in WHOLE_WEIGHTS:
         raise SwiftError(
@@ -166,7 +175,7 @@ def resume_adapter(config: SftConfig, model: Any, source: ModelSource, checkpoin
     if fresh and takes_weights(config.tuner):
         if source.new_tokens:
             fit_rows(model, max(source.new_tokens) + 1)
-        return load_with_start(model, config.tuner, checkpoint)
+        return _own_attention(config, load_with_start(model, config.tuner, checkpoint))
     if fresh and config.tuner.train_type == "adalora":
         # The adapter's file holds the ranks that are left; the schedule's own state brings back all of them.
         return tune(config, model, source)
@@ -178,7 +187,15 @@ def _load_trained(config: SftConfig, model: Any, folder: Path) -> Any:
     from swift.tuners.adapters import add_adapters
     from swift.tuners.families import cast_adapter
 
-    return only_matrices(cast_adapter(add_adapters(model, [folder], trainable=True), config.tuner))
+    tuned = only_matrices(cast_adapter(add_adapters(model, [folder], trainable=True), config.tuner))
+    return _own_attention(config, tuned)
+
+
+def _own_attention(config: SftConfig, model: Any) -> Any:
+    """LongLoRA's adapter is LoRA's; the way of attending is the run's."""
+    from swift.tuners.longlora import group_attention
+
+    return group_attention(model) if config.tuner.train_type == "longlora" else model
 
 
 def schedule_of(config: SftConfig, model: Any, source: ModelSource) -> RankSchedule | None:
@@ -190,10 +207,9 @@ def schedule_of(config: SftConfig, model: Any, source: ModelSource) -> RankSched
 
 def optimizer_maker(config: SftConfig) -> Callable[[Any, Any], Any] | None:
     """What builds the optimizer from model and TrainingArguments; None where `--optim` names one of transformers."""
-    from swift.tuners import optimizers
     from swift.tuners.lorap import loraplus
 
-    if config.tuner.train_type == "lora" and config.tuner.lorap_lr_ratio:
+    if config.tuner.train_type in LORA_KINDS and config.tuner.lorap_lr_ratio:
         return partial(loraplus, ratio=config.tuner.lorap_lr_ratio)
     return optimizers.get(config.train.optimizer) if config.train.optimizer else None
 

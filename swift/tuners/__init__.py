@@ -16,11 +16,15 @@ Tuner = Callable[[Any, "TunerConfig"], Any]
 PEFT = ("loha", "lokr", "vera", "boft", "oft", "fourierft", "ia3", "bone", "prompt", "prefix")
 """Tuners that PEFT has and that need nothing but their options."""
 
+LORA_KINDS = ("lora", "longlora")
+"""Tuners whose adapter is LoRA's."""
+
 tuners: Registry[Tuner] = Registry(
     "tuner",
     "train_type",
     {
         "lora": "swift.tuners.lora",
+        "longlora": "swift.tuners.longlora",
         "adalora": "swift.tuners.adalora",
         "full": "swift.tuners.full",
         "freeze": "swift.tuners.freeze",

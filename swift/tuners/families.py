@@ -8,7 +8,7 @@ from typing import Any
 
 from swift.config import TunerConfig
 from swift.errors import SwiftError, first_line
-from swift.tuners import Tuner, tuner
+from swift.tuners import LORA_KINDS, Tuner, tuner
 from swift.tuners.targets import check_parameters, check_rank, scaled_modules, targets_of
 
 TABLE = Path(__file__).parent / "table" / "peft.yaml"
@@ -59,8 +59,8 @@ def _modules(model: Any, config: TunerConfig) -> dict[str, Any]:
     if config.target_parameters and config.target_modules == [] and not config.target_regex:
         return values | {"target_modules": []}
     values["target_modules"] = targets = targets_of(model, config)
-    if config.train_type in ("lora", "adalora"):
-        option = "lora_rank" if config.train_type == "lora" else "adalora_init_r"
+    if config.train_type in (*LORA_KINDS, "adalora"):
+        option = "lora_rank" if config.train_type in LORA_KINDS else "adalora_init_r"
         check_rank(model, targets, getattr(config, option), option)
     return values
 
@@ -127,5 +127,5 @@ def _family(name: str) -> Tuner:
 
 
 for _name in table():
-    if _name not in ("lora", "adalora"):
+    if _name not in (*LORA_KINDS, "adalora"):
         _family(_name)

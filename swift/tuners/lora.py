@@ -10,6 +10,7 @@ from swift.errors import SwiftError
 from swift.tuners import tuner
 from swift.tuners.families import attach, peft_config, refused
 from swift.tuners.starts import FROM_DATA, check_start, keep_start, lora_start, start_fields, takes_weights
+from swift.tuners.targets import ALL_LINEAR, all_linear
 
 Batches = Sequence[dict[str, Any]]
 """Batches of the training data on the model's device."""
@@ -48,6 +49,9 @@ def lora_from(model: Any, config: TunerConfig, batches: Batches | None) -> Any:
     if start in FROM_DATA:
         if not batches:
             raise SwiftError(f"--init_weights {config.init_weights} is computed from data, and there is none")
+        if adapter.target_modules == ALL_LINEAR:
+            # What PEFT runs before the adapter is there does not know the shorthand.
+            adapter.target_modules = set(all_linear(model))
         try:
             tuned = FROM_DATA[start](model, config, adapter, batches)
         except (ValueError, RuntimeError) as error:

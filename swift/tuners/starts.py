@@ -16,6 +16,7 @@ from typing import Any
 
 from swift.config import TunerConfig
 from swift.errors import SwiftError
+from swift.tuners import LORA_KINDS
 
 PLAIN = ("true", "false", "gaussian", "orthogonal", "eva", "loftq")
 MUTATING = ("pissa", "olora", "corda", "lora_ga")
@@ -38,12 +39,12 @@ def family_of(start: bool | str) -> bool | str:
 
 def reads_data(config: TunerConfig) -> bool:
     """Whether the adapter's start is computed from batches of the training data."""
-    return config.train_type == "lora" and lora_start(config) in FROM_DATA
+    return config.train_type in LORA_KINDS and lora_start(config) in FROM_DATA
 
 
 def takes_weights(config: TunerConfig) -> bool:
     """Whether the adapter's start takes a part of the base model's weights away."""
-    return config.train_type == "lora" and family_of(lora_start(config)) in MUTATING
+    return config.train_type in LORA_KINDS and family_of(lora_start(config)) in MUTATING
 
 
 def check_start(config: TunerConfig) -> None:

@@ -37,10 +37,16 @@ def targets_of(model: Any, config: TunerConfig) -> str | list[str]:
     if not named and model.config.model_type not in STATE_SPACE:
         return ALL_LINEAR
     # PEFT knows all-linear by itself only, not as one of several names.
+    return [*all_linear(model), *named]
+
+
+def all_linear(model: Any) -> list[str]:
+    """The names that `all-linear` stands for."""
     head = getattr(model, "get_output_embeddings", lambda: None)()
     heads = {name for name, module in model.named_modules() if module is head}
     barred = "out_proj" if model.config.model_type in STATE_SPACE else None
-    return [*(name for name in linear if name not in heads and name.rpartition(".")[2] != barred), *named]
+    names = linear_names(model)
+    return [name for name in names if name not in heads and name.rpartition(".")[2] != barred]
 
 
 def scaled_modules(model: Any, config: TunerConfig) -> tuple[str | list[str], list[str]]:
@@ -118,7 +124,7 @@ def is_linear(module: Any) -> bool:
 def _is_target(name: str, targets: str | list[str]) -> bool:
     if isinstance(targets, list):
         return any(name == target or name.endswith(f".{target}") for target in targets)
-    return targets != ALL_LINEAR and re.fullmatch(targets, name) is not None
+    return targets == ALL_LINEAR or re.fullmatch(targets, name) is not None
 
 
 def _by_expression(model: Any, expression: str, linear: list[str]) -> str | list[str]:

@@ -26,6 +26,7 @@ CASES: dict[str, dict[str, Any]] = {
         **{"adalora_deltaT": 3, "adalora_tinit": 1, "adalora_tfinal": 2},
     },
     **{start: STARTS[start] for start in ("dora", "pissa-rslora", "olora", "eva", "corda", "lora-ga")},
+    "longlora": {"train_type": "longlora"},
     "lora+": {"lorap_lr_ratio": 8.0},
     "tokens": {"new_special_tokens": ["<mark>", "<end>"]},
 }

@@ -12,6 +12,7 @@ from swift.errors import SwiftError
 from swift.tuners import tuners
 from swift.tuners.adapters import add_adapters, save_adapter, tuner_of
 from swift.tuners.families import table
+from swift.tuners.longlora import shifted_attention
 from swift.tuners.lora import lora_from
 from tests.tiny import make_model
 from tests.tuners.kinds import ADAPTERS, STARTS, VIRTUAL
@@ -62,7 +63,7 @@ def logits(model: Any) -> torch.Tensor:
 
 
 def test_the_table_names_every_tuner_that_is_tested() -> None:
-    assert table().keys() == ADAPTERS.keys()
+    assert table().keys() == ADAPTERS.keys() | {"longlora"}
     assert all(name in tuners for name in table())
 
 
@@ -186,3 +187,23 @@ def test_chosen_tokens_are_trained_beside_lora(tied: bool, tmp_path: Any) -> Non
     disturb(model)
     save_adapter(model, tmp_path)
     assert torch.equal(logits(add_adapters(make_model(**base), [tmp_path])), logits(model))
+
+
+def test_longlora_attends_in_groups_while_it_trains() -> None:
+    model = tuners.get("longlora")(
+        make_model(num_key_value_heads=4), TunerConfig(train_type="longlora", lora_dropout=0)
+    )
+    plain = tuners.get("lora")(make_model(num_key_value_heads=4), TunerConfig(lora_dropout=0))
+    assert trained(model).keys() == trained(plain).keys()
+    assert torch.allclose(logits(model), logits(make_model(num_key_value_heads=4)), atol=1e-5)
+    generator = torch.Generator().manual_seed(2)
+    query, key, value = (torch.randn(2, 4, 10, 8, generator=generator) for _ in range(3))
+    module = model.train().get_base_model().model.layers[0].self_attn
+    found, _ = shifted_attention(module, query, key, value, None)
+    for heads, borders in ((slice(0, 2), [0, 3, 6, 9]), (slice(2, 4), [0, 1, 4, 7])):
+        group = torch.bucketize(torch.arange(10), torch.tensor(borders), right=True)
+        mask = (group[:, None] == group[None]) & torch.ones(10, 10, dtype=torch.bool).tril()
+        wanted = torch.nn.functional.scaled_dot_product_attention(
+            query[:, heads], key[:, heads], value[:, heads], attn_mask=mask
+        )
+        assert torch.allclose(found.transpose(1, 2)[:, heads], wanted, atol=1e-6)
