@@ -39,7 +39,7 @@ def check_tuner(config: SftConfig) -> None:
         SwiftError: it names the options and the way out.
     """
     from swift.tuners.families import start_of, table
-    from swift.tuners.starts import check_start
+    from swift.tuners.starts import check_start, takes_weights
 
     tuner, train = config.tuner, config.train
     kind = tuner.train_type
@@ -69,6 +69,12 @@ def check_tuner(config: SftConfig) -> None:
         raise SwiftError(
             f"--new_special_tokens with --train_type {kind}: their embeddings would stay untrained",
             fix=f"choose one of: {', '.join(NEW_TOKENS)}",
+        )
+    if train.more.get("load_best_model_at_end") and (kind == "adalora" or takes_weights(tuner)):
+        what = "adalora" if kind == "adalora" else f"lora --init_weights {tuner.init_weights}"
+        raise SwiftError(
+            f"--load_best_model_at_end true with {what}: its checkpoints have another shape than the model in training",
+            fix="leave it out; --create_checkpoint_symlink true points at the best checkpoint",
         )
     _check_loraplus(config)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,14 +49,9 @@ def _embeds(model: Any) -> str | bool:
     return False if any(getattr(c, "trainable_token_indices", None) for c in model.peft_config.values()) else "auto"
 
 
-def settings_of(folder: Path) -> dict[str, Any]:
-    """An adapter's adapter_config.json."""
-    return json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-
-
 def rows_wanted(folder: Path) -> int:
     """The rows of the embedding that an adapter's own tokens need; 0 where it has none."""
-    tokens = settings_of(folder).get("trainable_token_indices") or []
+    tokens = check_adapter(folder).get("trainable_token_indices") or []
     lists = tokens.values() if isinstance(tokens, dict) else [tokens]
     return max((max(ids) + 1 for ids in lists if ids), default=0)
 
@@ -74,7 +68,7 @@ def _check_alone(folders: Sequence[Path]) -> None:
 
 def tuner_of(folder: Path) -> str | None:
     """The `--train_type` that an adapter's kind goes by; None for kinds that have no name here."""
-    kind = settings_of(folder).get("peft_type")
+    kind = check_adapter(folder).get("peft_type")
     return next((name for name, row in table().items() if row["kind"] == kind), None)
 
 
