@@ -17,6 +17,15 @@ def takes_logits_to_keep(model: Any) -> bool:
     return "logits_to_keep" in inspect.signature(inner.forward).parameters
 
 
+def virtual_tokens(model: Any) -> int:
+    """Positions that prompt tuning puts before each row; a prefix has none, it stands in the cache."""
+    inner = getattr(model, "module", model)
+    adapter = inner.active_peft_config if hasattr(inner, "peft_config") else None
+    if adapter is None or not adapter.is_prompt_learning or adapter.peft_type == "PREFIX_TUNING":
+        return 0
+    return int(adapter.num_virtual_tokens)
+
+
 def token_logps(
     model: Any, batch: dict[str, torch.Tensor], *, select: bool, label_smoothing: float = 0.0
 ) -> tuple[TokenLogps, torch.Tensor, torch.Tensor]:
@@ -38,10 +47,12 @@ def token_logps(
     columns = trained.any(dim=0).nonzero().squeeze(1)
     if len(columns) == 0:
         columns = columns.new_zeros(1)
-    extra = {"logits_to_keep": columns} if select else {}
+    # Virtual tokens of prompt tuning stand before each row and have logits too.
+    places = columns + virtual_tokens(model)
+    extra = {"logits_to_keep": places} if select else {}
     logits = model(**inputs, use_cache=False, **extra).logits
     if not select:
-        logits = logits[:, columns]
+        logits = logits[:, places]
     logits, labels = logits.flatten(0, 1), targets[:, columns].flatten()
     weights = batch["weights"][:, 1:][:, columns].flatten() if "weights" in batch else None
     chosen = (labels != IGNORE).nonzero().squeeze(1)

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from swift.config import Decisions, SftConfig
+from swift.config import Decisions, SftConfig, TunerConfig
+from swift.config.fields import options_in
 from swift.data import StepPlan
 from swift.errors import SwiftError
 from swift.models.record import fingerprint_of, read_record
@@ -29,19 +30,7 @@ FREE = frozenset(
 """Options that may differ without changing a step; the data itself is compared by its tokens."""
 
 
-STRUCTURE = (
-    "train_type",
-    "target_modules",
-    "target_regex",
-    "modules_to_save",
-    "lora_rank",
-    "lora_bias",
-    "freeze_parameters",
-    "freeze_parameters_regex",
-    "freeze_parameters_ratio",
-    "trainable_parameters",
-    "trainable_parameters_regex",
-)
+STRUCTURE = tuple(name for name in options_in(TunerConfig, "tuner") if name != "lorap_lr_ratio")
 """Options that say what is trained: a run cannot go on with others."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 from swift.config import Decisions, SftConfig
 from swift.config.build import write_config
-from swift.config.effect import typed
 from swift.data import check_layers, probe_packing, write_dropped
 from swift.errors import SwiftError
 from swift.train import distributed
 from swift.train.assemble import Prepared
 from swift.train.folders import new_run_folder, resume_point
+from swift.train.tuning import (
+    WHOLE_WEIGHTS,
+    first_batches,
+    optimizer_maker,
+    resume_adapter,
+    schedule_of,
+    settle_kind,
+    settle_schedule,
+    settle_tokens,
+    tune,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -27,14 +36,8 @@ if TYPE_CHECKING:
     from swift.templates import Template
     from swift.train.trainer import SwiftTrainer
 
-WHOLE_WEIGHTS = ("full", "freeze")
-"""Tuners that train the model's own weights: their checkpoints are whole models."""
-
 NOT_REPEATED = ("resume_from_checkpoint", "resume_only_model", "overwrite_output_dir")
 """Options that config.yaml leaves out: a run that repeats this one is a new one."""
-
-ADAPTERS_OWN = ("target_modules", "target_regex", "modules_to_save", "lora_bias")
-"""Options of the shape of an adapter, which one that training goes on from has already."""
 
 SETTLED = (
     "learning_rate",
@@ -88,12 +91,11 @@ def open_for_training(config: SftConfig, decisions: Decisions) -> ModelSource:
             model.adapters = [str(checkpoint)]
         else:
             model.model = str(checkpoint)
-    for name in ADAPTERS_OWN if model.adapters else ():
-        if typed(config, name):
-            decisions.add(name, getattr(config.tuner, name), "flag", "has no effect: --adapters keep their modules")
     if len(model.adapters) > 1:
         raise SwiftError("--adapters: training goes on from one adapter", fix="merge the others first")
-    return find_source(model, decisions)
+    source = find_source(model, decisions)
+    settle_kind(config, source, decisions)
+    return source
 
 
 def output_dir(config: SftConfig) -> Path:
@@ -109,6 +111,7 @@ def template_of(config: SftConfig, source: ModelSource, decisions: Decisions) ->
     from swift.templates.choose import choose_template
 
     tokenizer = source.load_tokenizer(config.model.trust_remote_code)
+    settle_tokens(config, source, tokenizer, decisions)
     return choose_template(tokenizer, config.template, decisions, source.recorded_template)
 
 
@@ -130,6 +133,8 @@ def plan_run(config: SftConfig, source: ModelSource, data: Prepared, decisions: 
     decisions.add("device", str(skeleton.device), "machine", skeleton.reasons["device"])
     if data.end_to_end:
         check_layers(skeleton.model)
+    steps = count_steps(config, data)
+    settle_schedule(config, steps, decisions)
     model = tune(config, skeleton.model, source)
     trained = [(name, p.numel(), p.dtype) for name, p in model.named_parameters() if p.requires_grad]
     largest = data.largest_micro_batch(rounding(skeleton.device))
@@ -153,7 +158,10 @@ def plan_run(config: SftConfig, source: ModelSource, data: Prepared, decisions: 
         )
 
     available = available_memory(skeleton.device.type)
-    if train.gradient_checkpointing is None:
+    if config.tuner.train_type == "prefix":
+        checkpointing = decisions.add("gradient_checkpointing", False, "tuner", "a prefix does not go with it")
+        memory = planned(checkpointing)
+    elif train.gradient_checkpointing is None:
         plain, saving = planned(False), planned(True)
         checkpointing, reason = choose_checkpointing(plain, saving, available)
         decisions.add("gradient_checkpointing", checkpointing, "machine", reason)
@@ -168,7 +176,7 @@ def plan_run(config: SftConfig, source: ModelSource, data: Prepared, decisions: 
     config.settle({decision.name: decision.value for decision in decisions if decision.name in SETTLED})
     return TrainPlan(
         decisions=decisions,
-        steps=count_steps(config, data),
+        steps=steps,
         memory=memory,
         available=available,
         arguments=chosen,
@@ -241,7 +249,9 @@ def _open_run_folder(config: SftConfig, data: Prepared, resume: Path | None, dec
     return run_folder
 
 
-def load_and_tune(config: SftConfig, source: ModelSource, data: Prepared, resume: Path | None) -> LoadedModel:
+def load_and_tune(
+    config: SftConfig, source: ModelSource, template: Template, data: Prepared, resume: Path | None
+) -> LoadedModel:
     """Load the weights and attach what is trained; a checkpoint of whole weights is loaded in their place.
 
     Raises:
@@ -256,42 +266,12 @@ def load_and_tune(config: SftConfig, source: ModelSource, data: Prepared, resume
     transformers.set_seed(config.train.seed)
     if data.end_to_end:
         probe_packing(loaded.model, use_cache=False)
-    loaded.model = tune(config, loaded.model, source)
+    if resume is not None and (resume / "adapter_config.json").is_file():
+        loaded.model = resume_adapter(config, loaded.model, source, resume)
+    else:
+        batches = first_batches(config, data, template.tokenizer, loaded.device)
+        loaded.model = tune(config, loaded.model, source, batches)
     return loaded
-
-
-def tune(config: SftConfig, model: Any, source: ModelSource) -> Any:
-    """Attach the tuner, or go on with an adapter that is there."""
-    from swift.tuners import tuners
-
-    if not source.adapters:
-        return tuners.get(config.tuner.train_type)(model, config.tuner)
-    if config.tuner.train_type in WHOLE_WEIGHTS:
-        raise SwiftError(
-            f"--adapters with --train_type {config.tuner.train_type}: an adapter cannot be trained as whole weights",
-            fix="merge it first (swift merge-lora), or leave --train_type out",
-        )
-    from swift.tuners.adapters import add_adapters
-
-    check_shape_options(config, source)
-    return add_adapters(model, source.adapters, trainable=True)
-
-
-def check_shape_options(config: SftConfig, source: ModelSource) -> None:
-    """Stop where an option says otherwise than the adapter that training goes on from.
-
-    Raises:
-        SwiftError: it names the option and the adapter's value.
-    """
-    settings = json.loads((source.adapters[0] / "adapter_config.json").read_text(encoding="utf-8"))
-    for option, name in (("lora_rank", "r"), ("lora_alpha", "lora_alpha"), ("lora_dropout", "lora_dropout")):
-        value = getattr(config.tuner, option)
-        if config.given(option) and name in settings and settings[name] != value:
-            raise SwiftError(
-                f"--{option} {value}: the adapter has {settings[name]}",
-                where=str(source.adapters[0]),
-                fix="leave the option out; an adapter keeps its shape",
-            )
 
 
 def make_trainer(
@@ -312,7 +292,6 @@ def make_trainer(
     from swift.train.hooks import LastStep, LogFile, Progress
     from swift.train.keep import model_keeper
     from swift.train.trainer import SwiftTrainer
-    from swift.tuners import optimizers
 
     train, multiple = config.train, rounding(loaded.device)
     args = training_arguments(config, run_folder, plan.arguments)
@@ -327,10 +306,11 @@ def make_trainer(
         objective=objectives.get(train.loss_type or "cross_entropy"),
         metric=metrics.get(train.eval_metric) if train.eval_metric else None,
         keep_model=model_keeper(config, source, template, data),
-        make_optimizer=optimizers.get(train.optimizer) if train.optimizer else None,
+        make_optimizer=optimizer_maker(config),
         symlinks=config.output.create_checkpoint_symlink,
         save_total_limit=train.save_total_limit,
-        weights_loaded=config.tuner.train_type in WHOLE_WEIGHTS,
+        weights_loaded=config.tuner.train_type in WHOLE_WEIGHTS or hasattr(loaded.model, "peft_config"),
+        schedule=schedule_of(config, loaded.model, source),
         callbacks=[LogFile(run_folder / "logging.jsonl"), Progress(), *extra, LastStep()],
     )
     if "swanlab" in train.report_to and distributed.is_main():

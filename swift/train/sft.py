@@ -49,7 +49,7 @@ def sft(config: SftConfig | None = None, **options: Any) -> SftResult:
     distributed.start(config.train.more.get("ddp_backend"))
     resume = setup.find_checkpoint(config, source, data, decisions)
     meter = MemoryMeter(plan.memory.device).start()
-    loaded = setup.load_and_tune(config, source, data, resume)
+    loaded = setup.load_and_tune(config, source, template, data, resume)
     run_folder = setup.open_run_folder(config, data, resume, decisions)
     trainer = setup.make_trainer(config, source, template, loaded, data, plan, run_folder)
     outcome.show_start(screen, run_folder)
@@ -70,6 +70,7 @@ def check_options(config: SftConfig, decisions: Decisions) -> None:
     from swift.train.arguments import check_more, check_names, check_packages, eval_strategy
     from swift.train.folders import check_earlier, check_writable, resume_point
     from swift.train.setup import output_dir
+    from swift.train.tuning import check_tuner
     from swift.tuners import optimizers, tuners
 
     load_plugins(config.plugins.external_plugins)
@@ -85,6 +86,7 @@ def check_options(config: SftConfig, decisions: Decisions) -> None:
         callbacks.check(name)
     if train.optimizer:
         optimizers.check(train.optimizer)
+    check_tuner(config)
     if train.eval_metric:
         metrics.check(train.eval_metric)
     note_without_effect(config, decisions, () if tuners.is_builtin(config.tuner.train_type) else ("train_type",))

@@ -1,4 +1,4 @@
-"""What is trained: one file for each tuner, registered by a decorator."""
+"""What is trained: one file for each tuner or family of tuners, registered by a decorator."""
 
 from __future__ import annotations
 
@@ -13,15 +13,28 @@ if TYPE_CHECKING:
 Tuner = Callable[[Any, "TunerConfig"], Any]
 """Takes a model and the tuner's options, and returns the model with exactly what is trained requiring gradients."""
 
+PEFT = ("loha", "lokr", "vera", "boft", "oft", "fourierft", "ia3", "bone", "prompt", "prefix")
+"""Tuners that PEFT has and that need nothing but their options."""
+
+LORA_KINDS = ("lora", "longlora")
+"""Tuners whose adapter is LoRA's."""
+
 tuners: Registry[Tuner] = Registry(
     "tuner",
     "train_type",
-    {"lora": "swift.tuners.lora", "full": "swift.tuners.full", "freeze": "swift.tuners.freeze"},
+    {
+        "lora": "swift.tuners.lora",
+        "longlora": "swift.tuners.longlora",
+        "adalora": "swift.tuners.adalora",
+        "full": "swift.tuners.full",
+        "freeze": "swift.tuners.freeze",
+        **dict.fromkeys(PEFT, "swift.tuners.families"),
+    },
 )
 tuner = tuners.register
 
 Optimizer = Callable[[Any, Any], Any]
 """Takes the model and the TrainingArguments, and returns a torch optimizer."""
 
-optimizers: Registry[Optimizer] = Registry("optimizer", "optimizer")
+optimizers: Registry[Optimizer] = Registry("optimizer", "optimizer", {"lorap": "swift.tuners.lorap"})
 optimizer = optimizers.register
