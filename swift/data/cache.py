@@ -33,6 +33,14 @@ def tokens_root() -> Path:
     return Path(own).expanduser() if own else cache_root() / "tokens"
 
 
+def can_keep() -> bool:
+    """Whether the folder of tokenised sets can be written; where it cannot, as in some containers, none are kept."""
+    root = tokens_root()
+    with suppress(OSError):
+        root.mkdir(parents=True, exist_ok=True)
+    return os.access(root, os.W_OK)
+
+
 def is_whole(folder: Path) -> bool:
     """Whether a folder holds tokenised sets to the end."""
     return (folder / ABOUT).is_file()
@@ -129,11 +137,7 @@ def _locked(folder: Path) -> Iterator[bool]:
 @contextmanager
 def passing_folder() -> Iterator[Path]:
     """A folder for sets that are not kept; it can be removed once they are mapped."""
-    root = tokens_root()
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        root = Path(tempfile.gettempdir())
+    root = str(tokens_root()) if can_keep() else None
     with tempfile.TemporaryDirectory(prefix="passing-", dir=root) as folder:
         yield Path(folder)
 

@@ -13,6 +13,7 @@ from swift.data import EncodedDataset, RowSet, encode_rows, load_rows, split_row
 from swift.data.cache import (
     HELD,
     TRAIN,
+    can_keep,
     differences,
     ensure,
     is_whole,
@@ -63,7 +64,7 @@ class RunRows:
         self.found: tuple[RowSet, RowSet | None] | None = None
         data, model = config.data, config.model
         self.identity: dict[str, Any] | None = None
-        if data.load_from_cache_file and not data.cached_dataset:
+        if data.load_from_cache_file and not data.cached_dataset and can_keep():
             self.identity = data_identity(data, seed=seed, use_hf=model.use_hf, token=model.hub_token)
         kept = self.identity is not None and (self.folder().is_dir() or os.environ.get("LOCAL_RANK", "0") != "0")
         if not kept and not data.cached_dataset:
@@ -104,6 +105,10 @@ def tokenise(reader: RunRows, template: Template, longest: int | None, decisions
     if config.data.cached_dataset:
         return _prepared(config, template, longest, decisions)
     if reader.identity is None:
+        if config.data.load_from_cache_file:
+            why = "nothing tells whether the rows of a function are still the same"
+            why = why if can_keep() else f"{tokens_root()} cannot be written"
+            decisions.add("tokens", "not kept", "data", why)
         with passing_folder() as folder:
             fill(folder, reader, template, longest)
             return Sets(*_with_left_out(folder, None, template))

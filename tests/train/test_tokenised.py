@@ -73,6 +73,15 @@ def test_nothing_is_kept_where_nothing_is_asked_to_be(rows: Path, tmp_path: Path
     assert not list((tmp_path / "tokens").glob("passing-*"))
 
 
+def test_a_cache_that_cannot_be_written_stops_no_run(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SWIFT_DATASET_CACHE", str(tmp_path / "file" / "below"))
+    _, sets, _, decisions = run(rows)
+    assert len(sets.train) == 31 and decisions["tokens"].value == "not kept"
+
+
 @pytest.fixture
 def prepared(rows: Path, tmp_path: Path) -> Path:
     """What `swift prepare` leaves."""
