@@ -8,6 +8,7 @@ from typing import Literal
 from swift.config.fields import at_least, between, option
 
 LORA, FREEZE = ("train_type", "lora"), ("train_type", "freeze")
+LLAMAPRO = ("train_type", "llamapro")
 """What options of one tuner need."""
 
 
@@ -17,7 +18,7 @@ class TunerConfig:
 
     train_type: str = option(
         "lora",
-        "What is trained: lora, full, freeze, or a tuner from --external_plugins.",
+        "What is trained: lora, full, freeze, llamapro, or a tuner from --external_plugins.",
         aliases=("tuner_type", "sft_type"),
     )
     target_modules: list[str] = option(
@@ -47,4 +48,13 @@ class TunerConfig:
     )
     trainable_parameters_regex: str | None = option(
         None, "freeze: regular expression of parameters trained all the same.", needs=FREEZE
+    )
+    llamapro_num_new_blocks: int = option(
+        4, "llamapro: new layers, the only ones that are trained.", check=at_least(1), needs=LLAMAPRO
+    )
+    llamapro_num_groups: int | None = option(
+        None,
+        "llamapro: groups of layers, each followed by its share of the new ones; unset means one new layer each.",
+        check=at_least(1),
+        needs=LLAMAPRO,
     )

@@ -16,12 +16,30 @@ Tuner = Callable[[Any, "TunerConfig"], Any]
 tuners: Registry[Tuner] = Registry(
     "tuner",
     "train_type",
-    {"lora": "swift.tuners.lora", "full": "swift.tuners.full", "freeze": "swift.tuners.freeze"},
+    {
+        "lora": "swift.tuners.lora",
+        "full": "swift.tuners.full",
+        "freeze": "swift.tuners.freeze",
+        "llamapro": "swift.tuners.llamapro",
+    },
 )
 tuner = tuners.register
 
-Optimizer = Callable[[Any, Any], Any]
-"""Takes the model and the TrainingArguments, and returns a torch optimizer."""
+Optimizer = Callable[..., Any]
+"""Takes the model and the TrainingArguments, and returns a torch optimizer; ours also take the `OptimizerConfig`."""
 
-optimizers: Registry[Optimizer] = Registry("optimizer", "optimizer")
+optimizers: Registry[Optimizer] = Registry(
+    "optimizer",
+    "optimizer",
+    {
+        "adalomo": "swift.tuners.optim.lomo",
+        "adam_mini": "swift.tuners.optim.adam_mini",
+        "apollo": "swift.tuners.optim.apollo",
+        "badam": "swift.tuners.optim.badam",
+        "galore": "swift.tuners.optim.galore",
+        "lomo": "swift.tuners.optim.lomo",
+        "muon": "swift.tuners.optim.muon",
+        "muonclip": "swift.tuners.optim.muonclip",
+    },
+)
 optimizer = optimizers.register
