@@ -29,7 +29,7 @@ FIRST = {name for name in ALL if name.startswith("model.layers.0.")}
         ({"trainable_parameters": ["model.layers.0."]}, FIRST),
         ({"trainable_parameters_regex": r"^model\.layers\.0\."}, FIRST),
         ({"freeze_parameters_ratio": 1.0, "trainable_parameters": ["lm_head"]}, {"lm_head.weight"}),
-        ({"freeze_parameters_ratio": 0.3}, ALL - {"model.embed_tokens.weight"}),
+        ({"freeze_parameters_ratio": 0.27}, ALL - {"model.embed_tokens.weight"}),
         (
             {"freeze_parameters": ["model.layers"], "trainable_parameters_regex": r"0\.mlp\.up"},
             {name for name in ALL if "layers" not in name} | {"model.layers.0.mlp.up_proj.weight"},
