@@ -30,6 +30,10 @@ def chosen_head(config: SftConfig, model: Any) -> Any:
     if config.train.chunked_cross_entropy is False or sharded:
         return None
     head = separable_head(model)
+    # BAdam never trains it, whatever requires gradients before the first step.
+    trained = head is not None and any(p.requires_grad for p in head.parameters()) and config.train.optimizer != "badam"
+    if config.train.chunked_cross_entropy is None and trained:
+        return None
     if head is None and config.train.chunked_cross_entropy:
         raise SwiftError(
             f"--chunked_cross_entropy true: the logits of {type(model).__name__} are not those of its output embedding "
