@@ -1,8 +1,8 @@
 """Optimizers and layer-wise methods on the demo model: state, peak memory, speed and loss after a few steps.
 
-python benchmarks/optimizers.py [--steps 5] [--methods galore muon ...] prints a table in Markdown. Each method is a
-process of its own that calls `sft` from Python, in float32 on the CPU, on the built-in self-cognition rows, at one
-learning rate, batch and order, without gradient checkpointing.
+python benchmarks/optimizers.py [--steps 5] [--methods galore muon ...] prints a table in Markdown; `--plan` prints only
+what a dry run says, and trains nothing. Each method is a process of its own that calls `sft` from Python, in float32 on
+the CPU, on the built-in self-cognition rows, at one learning rate, batch and order, without gradient checkpointing.
 """
 
 from __future__ import annotations
@@ -57,26 +57,28 @@ COMMON: dict[str, Any] = {
 
 
 def measure(method: str, steps: int) -> dict[str, Any]:
-    """In this process: the plan, then the run."""
+    """In this process: the plan, and with steps the run."""
     from swift.train.sft import sft
 
-    options = {**COMMON, **METHODS[method], "max_steps": steps}
+    options = {**COMMON, **METHODS[method], "max_steps": max(steps, 1)}
     with tempfile.TemporaryDirectory() as folder:
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            sft(**options, output_dir=f"{folder}/dry", dry_run=True, format="json")
+            result = sft(**options, output_dir=f"{folder}/dry", dry_run=True, format="json")
+        plan = {entry["kind"]: entry for entry in map(json.loads, printed.getvalue().splitlines())}
+        found = {
+            "trained": plan["counts"]["trainable"],
+            "state": plan["memory"]["parts"]["optimizer"],
+            "planned": result.planned,
+        }
+        if steps:
             result = sft(**options, output_dir=f"{folder}/run")
-    plan = {entry["kind"]: entry for entry in map(json.loads, printed.getvalue().splitlines())}
     entries = [entry for entry in result.log if "loss" in entry]
-    return {
-        "trained": plan["counts"]["trainable"],
-        "state": plan["memory"]["parts"]["optimizer"],
-        "planned": result.planned,
-        "measured": result.measured,
-        "speed": statistics.median(entry["tokens_per_second"] for entry in entries[1:]),
-        "first": entries[0]["loss"],
-        "last": entries[-1]["loss"],
-    }
+    if not entries:
+        return found
+    speed = statistics.median(entry["tokens_per_second"] for entry in entries[1:])
+    losses = f"{entries[0]['loss']:.3f} → {entries[-1]['loss']:.3f}"
+    return found | {"measured": result.measured, "speed": speed, "losses": losses}
 
 
 def row(method: str, found: dict[str, Any]) -> str:
@@ -86,10 +88,9 @@ def row(method: str, found: dict[str, Any]) -> str:
         f"{found['trained'] / 1e6:.1f}",
         f"{found['state'] / found['trained']:.2f}",
         f"{found['planned'] / MIB:.0f}",
-        f"{found['measured'] / MIB:.0f}",
-        f"{found['speed']:.0f}",
-        f"{found['first']:.3f} → {found['last']:.3f}",
     ]
+    if "speed" in found:
+        cells += [f"{found['measured'] / MIB:.0f}", f"{found['speed']:.0f}", found["losses"]]
     return f"| {' | '.join(cells)} |"
 
 
@@ -98,14 +99,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS), metavar="METHOD")
+    parser.add_argument("--plan", action="store_true")
     parser.add_argument("--one", choices=list(METHODS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(measure(arguments.one, arguments.steps)))
         return
-    print("| method | trained, million | state, bytes each | planned, MiB | measured, MiB | tokens/s | loss |")
-    print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    columns = ["method", "trained, million", "state, bytes each", "planned, MiB"]
+    columns += [] if arguments.plan else ["measured, MiB", "tokens/s", "loss"]
+    print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}", flush=True)
     for method in arguments.methods:
+        if arguments.plan:
+            print(row(method, measure(method, 0)), flush=True)
+            continue
         command = [sys.executable, __file__, "--one", method, "--steps", str(arguments.steps)]
         done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).resolve().parent.parent)
         if done.returncode:
