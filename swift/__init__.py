@@ -16,10 +16,24 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from peft import AdaLoraConfig, IA3Config, LoHaConfig, LoKrConfig, LoraConfig, PeftModel, PromptTuningConfig
+    from peft import (
+        AdaLoraConfig,
+        BOFTConfig,
+        FourierFTConfig,
+        IA3Config,
+        LoHaConfig,
+        LoKrConfig,
+        LoraConfig,
+        MissConfig,
+        OFTConfig,
+        PeftModel,
+        PrefixTuningConfig,
+        PromptTuningConfig,
+        VeraConfig,
+    )
     from transformers import TrainingArguments
 
-    from swift.config import InferConfig, MergeConfig, SftConfig
+    from swift.config import InferConfig, MergeConfig, SftConfig, TunerConfig
     from swift.data import load_rows
     from swift.engines import InferRequest, PtEngine, RequestConfig
     from swift.errors import SwiftError
@@ -34,6 +48,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AdaLoraConfig": "peft",
+    "BOFTConfig": "peft",
+    "FourierFTConfig": "peft",
     "IA3Config": "peft",
     "InferConfig": "swift.config",
     "InferRequest": "swift.engines",
@@ -41,7 +57,10 @@ _HOMES = {
     "LoKrConfig": "peft",
     "LoraConfig": "peft",
     "MergeConfig": "swift.config",
+    "MissConfig": "peft",
+    "OFTConfig": "peft",
     "PeftModel": "peft",
+    "PrefixTuningConfig": "peft",
     "PromptTuningConfig": "peft",
     "PtEngine": "swift.engines",
     "RequestConfig": "swift.engines",
@@ -53,6 +72,8 @@ _HOMES = {
     "Template": "swift.templates",
     "Trainer": "swift.train.api",
     "TrainingArguments": "transformers",
+    "TunerConfig": "swift.config",
+    "VeraConfig": "peft",
     "load_model": "swift.models.load",
     "load_rows": "swift.data",
     "load_template": "swift.templates",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig, Qwen2Config
 
 from tests.tiny_tokenizer import CHATML, TEXT, make_tokenizer
 
@@ -28,7 +28,9 @@ def make_model(kind: str = "llama", seed: int = 0, **changes: Any) -> Any:
         "eos_token_id": 2,
         "tie_word_embeddings": False,
     } | changes
-    config = {"llama": LlamaConfig, "qwen2": Qwen2Config}[kind](**sizes)
+    if kind == "mixtral":
+        sizes = {"num_local_experts": 4} | sizes
+    config = {"llama": LlamaConfig, "qwen2": Qwen2Config, "mixtral": MixtralConfig}[kind](**sizes)
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
 
 

@@ -68,3 +68,6 @@ class TrainTemplateConfig(TemplateConfig):
         "true: turns without reasoning are trained behind the prompt of the thinking switch set off; unset: false.",
         why="ms-swift's default writes the empty reasoning block into the answer and trains it",
     )
+    new_special_tokens: list[str] = option(
+        help="Special tokens to add, or .txt files of them; their embeddings are trained and saved.", factory=list
+    )

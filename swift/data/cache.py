@@ -19,7 +19,7 @@ from swift.data.token_files import open_tokens
 from swift.errors import SwiftError
 from swift.hub.cache import cache_root
 
-ABOUT = "about.json"
+ABOUT, KEY = "about.json", "key"
 TRAIN, HELD = "train", "val"
 """Folders of the two sets."""
 
@@ -31,6 +31,14 @@ def tokens_root() -> Path:
     """Folder of tokenised sets: `$SWIFT_DATASET_CACHE`, else `tokens` in the cache of this project."""
     own = os.environ.get("SWIFT_DATASET_CACHE")
     return Path(own).expanduser() if own else cache_root() / "tokens"
+
+
+def can_keep() -> bool:
+    """Whether the folder of tokenised sets can be written; where it cannot, as in some containers, none are kept."""
+    root = tokens_root()
+    with suppress(OSError):
+        root.mkdir(parents=True, exist_ok=True)
+    return os.access(root, os.W_OK)
 
 
 def is_whole(folder: Path) -> bool:
@@ -53,7 +61,7 @@ Make = Callable[[Path], dict[str, Any]]
 """Fills a folder with tokenised sets, which may go on from what is there, and gives what they were made of."""
 
 
-def ensure(folder: Path, make: Make) -> bool:
+def ensure(folder: Path, make: Make, key: str | None) -> bool:
     """Have the sets in `folder`: made by this process, or by another one that is waited for.
 
     However long another process takes, this one waits without a time limit; if that one dies, this one goes on where
@@ -62,6 +70,7 @@ def ensure(folder: Path, make: Make) -> bool:
     Args:
         folder: their place.
         make: fills a folder.
+        key: what a killed process left is gone on with where its key was the same; None never goes on.
 
     Returns:
         Whether they were there already when this process came to look.
@@ -74,8 +83,12 @@ def ensure(folder: Path, make: Make) -> bool:
     with _locked(folder) as waited:
         if is_whole(folder):
             return not waited
-        building = folder.with_name(f"{folder.name}.building")
-        building.mkdir(exist_ok=True)
+        building = folder.with_name(f".{folder.name}.building")
+        mark = building / KEY
+        if key is None or not mark.is_file() or mark.read_text(encoding="utf-8") != key:
+            shutil.rmtree(building, ignore_errors=True)
+            building.mkdir()
+            mark.write_text(key or "", encoding="utf-8")
         try:
             about = make(building)
         except SwiftError:
@@ -101,7 +114,7 @@ def _locked(folder: Path) -> Iterator[bool]:
     """Hold the lock of a place; the system lets go of it when a process dies, however it dies."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        file = folder.with_name(f"{folder.name}.lock").open("w")
+        file = folder.with_name(f".{folder.name}.lock").open("w")
     except OSError as error:
         raise SwiftError(
             f"tokenised rows cannot be kept: {error.strerror}",
@@ -124,11 +137,7 @@ def _locked(folder: Path) -> Iterator[bool]:
 @contextmanager
 def passing_folder() -> Iterator[Path]:
     """A folder for sets that are not kept; it can be removed once they are mapped."""
-    root = tokens_root()
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        root = Path(tempfile.gettempdir())
+    root = str(tokens_root()) if can_keep() else None
     with tempfile.TemporaryDirectory(prefix="passing-", dir=root) as folder:
         yield Path(folder)
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from swift.config.data import DataConfig
+from swift.data.known import known_dataset
 from swift.data.self_cognition import NAMES
-from swift.data.sources import parse_name
+from swift.data.sources import parse_name, place_of
 
 HASHED = 64 * 2**20
 """Bytes up to which a file is known by its content; a larger one by its size and times."""
@@ -37,9 +38,14 @@ def data_identity(config: DataConfig, *, seed: int, use_hf: bool | None, token: 
             wanted = parse_name(text, option)
             if wanted.name in datasets:
                 return None
-            if wanted.name not in NAMES:
-                own = use_hf if wanted.use_hf is None else wanted.use_hf
-                files[text] = [_file(path) for path in _paths(wanted.name, own, token)]
+            if wanted.name in NAMES:
+                continue
+            name, own = wanted.name, use_hf if wanted.use_hf is None else wanted.use_hf
+            entry = None if Path(name).exists() else known_dataset(name, tuple(config.custom_dataset_info))
+            if entry is not None:
+                name, own = place_of(entry, name, own)
+            files[text] = [_file(path) for path in _paths(name, own, token)]
+    files["tables"] = [_file(Path(table).expanduser()) for table in config.custom_dataset_info]
     options = {each.name: getattr(config, each.name) for each in fields(config) if each.name not in NO_MATTER}
     return {"files": files, "options": options, "seed": seed}
 

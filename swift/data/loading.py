@@ -182,13 +182,13 @@ def load_rows(
     weights = config.interleave_prob if option == "dataset" else None
     check_weights(weights, len(names))
     reader = RowReader(config, use_hf=use_hf, hub_token=hub_token, option=option, answers=answers)
-    store, parts, bad, total = RowStore(), list[np.ndarray](), list[Dropped](), 0
+    rows, parts, bad, total = RowStore(), list[np.ndarray](), list[Dropped](), 0
     for number, name in enumerate(names):
-        wanted, start = parse_name(name, option), len(store)
+        wanted, start = parse_name(name, option), len(rows)
         for item in reader.rows(wanted):
             total += 1
-            bad.append(item) if isinstance(item, Dropped) else store.append(*item)
-        part = np.arange(start, len(store))
+            bad.append(item) if isinstance(item, Dropped) else rows.append(*item)
+        part = np.arange(start, len(rows))
         if len(part) and wanted.rows is not None:
             part = part[_draw(len(part), wanted.rows, seeded(seed, number), shuffle)]
         if weights and shuffle:
@@ -199,7 +199,7 @@ def load_rows(
         _check_columns(config, reader.columns)
     if config.strict:
         stop_at(bad, total, fix="mend these rows; --strict false drops them and writes them to dropped.jsonl")
-    if names and not len(store):
+    if names and not len(rows):
         raise SwiftError(
             f"--{option} {' '.join(names)}: none of {total} rows can be used",
             where=str(bad[0]) if bad else None,
@@ -208,7 +208,7 @@ def load_rows(
     order = _mixed(parts, names, config, weights, seed)
     if shuffle:
         order = order[seeded(seed, len(names)).permutation(len(order))]
-    return RowSet(store.all().take(order), bad)
+    return RowSet(StoredRows(rows, order), bad)
 
 
 def _mixed(
@@ -216,7 +216,7 @@ def _mixed(
 ) -> np.ndarray:
     """The numbers of the rows in the order of the mixture; a number may come more than once."""
     if not weights:
-        return np.concatenate([np.arange(0), *parts])
+        return np.concatenate([np.zeros(0, np.int64), *parts])
     if empty := [name for name, part in zip(names, parts, strict=True) if not len(part)]:
         raise SwiftError(
             f"--interleave_prob: no row of {empty[0]} can be used, so it cannot be drawn from",

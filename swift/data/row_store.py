@@ -7,6 +7,7 @@ import pickle
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import IO, Any, overload
 
 import numpy as np
@@ -49,8 +50,11 @@ class RowStore:
     def _flush(self) -> None:
         """Move what is in memory to a file without a name, which is gone with this process."""
         if self._file is None:
-            folder = cache_root() / "tmp"
-            folder.mkdir(parents=True, exist_ok=True)
+            folder: Path | None = cache_root() / "tmp"
+            try:
+                (cache_root() / "tmp").mkdir(parents=True, exist_ok=True)
+            except OSError:
+                folder = None
             self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
         with memoryview(self._memory) as data:
             at = 0

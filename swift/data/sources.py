@@ -118,7 +118,7 @@ def _known(
     hub_token: str | None,
 ) -> Records:
     """A data set of a table, with its columns brought to names that are known."""
-    name, use_hf = _place(entry, wanted.name, use_hf)
+    name, use_hf = place_of(entry, wanted.name, use_hf)
     subsets = entry.subsets if wanted.subsets == ("all",) else wanted.subsets or entry.subsets[:1]
     splits = wanted.splits or (() if entry.path and Path(entry.path).is_file() else entry.splits[:1])
     named = replace(wanted, name=name, subsets=tuple(s for s in subsets if s != "default"), splits=splits)
@@ -134,7 +134,7 @@ def _known(
             yield Dropped(source, str(error))
 
 
-def _place(entry: KnownDataset, name: str, use_hf: bool | None) -> tuple[str, bool | None]:
+def place_of(entry: KnownDataset, name: str, use_hf: bool | None) -> tuple[str, bool | None]:
     """The path or id of a known data set, and the hub that has it: the one asked for, else the other."""
     from swift.hub.resolve import choose_hub
 

@@ -395,10 +395,12 @@ def dtype_name(dtype: str | torch.dtype | None) -> Any:
 
 
 def _unwrap(model: Any) -> Any:
-    """The model whose `generate` runs: LoRA layers and their like stand inside the base model already."""
+    """The model whose `generate` runs: most adapters stand inside the base model; virtual tokens need PEFT's own."""
     from peft import PeftModel
 
-    return model.get_base_model() if isinstance(model, PeftModel) else model
+    if isinstance(model, PeftModel) and not model.active_peft_config.is_prompt_learning:
+        return model.get_base_model()
+    return model
 
 
 def load_source_model(source: ModelSource, config: ModelConfig, decisions: Decisions) -> Any:

@@ -103,6 +103,8 @@ def merge_lora(
         raise SwiftError("--adapters names no adapter", fix="name the folder of a checkpoint")
     config = replace(config or ModelConfig(), adapters=names)
     source = find_source(config, Decisions())
+    for adapter in source.adapters:
+        check_merges(adapter)
     output = Path(output_dir) if output_dir else source.adapters[-1].with_name(f"{source.adapters[-1].name}-merged")
     check_output(output, source, exist_ok)
     from swift.atomic import atomic_folder
@@ -182,6 +184,24 @@ def merge_in_order(model: Any, adapters: Sequence[Path], prompts: Sequence[list[
             proofs = [Proof(ids, logits, logits_of(model, ids)) for ids, logits in zip(answers, before, strict=True)]
         model = model.merge_and_unload(safe_merge=True)
     return proofs, model
+
+
+def check_merges(adapter: Path) -> None:
+    """Stop at an adapter that is not a change of weights.
+
+    Raises:
+        SwiftError: it names the tuner.
+    """
+    from swift.tuners.adapters import tuner_of
+    from swift.tuners.families import table
+
+    kind = tuner_of(adapter)
+    if kind and table()[kind].get("virtual"):
+        raise SwiftError(
+            f"{kind} tuning trains virtual tokens, not weights: there is nothing to merge",
+            where=str(adapter),
+            fix="keep the adapter beside its base: swift infer --adapters",
+        )
 
 
 def greedy_answer(model: Any, prompt: Sequence[int]) -> list[int]:

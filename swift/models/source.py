@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ class ModelSource:
         adapters: folders of PEFT adapters, in the order in which they go onto the base.
         record: what the last adapter, or else the model's folder, says about itself.
         recorded_template: the `template.json` of the last of adapters and model that has one.
+        new_tokens: ids of the tokens that a run adds to the tokenizer.
     """
 
     base: str
@@ -36,6 +37,7 @@ class ModelSource:
     adapters: list[Path]
     record: CheckpointRecord
     recorded_template: dict[str, Any] | None = None
+    new_tokens: list[int] = field(default_factory=list)
 
     @property
     def tokenizer_folder(self) -> Path:

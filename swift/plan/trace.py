@@ -68,6 +68,9 @@ class LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.prim.device.default:
             return func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].dtype == torch.bool:
+            # A layer that is left out by chance (PEFT's module_dropout) is computed in the fullest step.
+            return True
         result = func(*args, **(kwargs or {}))
         if isinstance(result, torch.Tensor):
             self.note(result)
@@ -162,7 +165,11 @@ def trace_step(
     Raises:
         Exception: whatever an architecture raises that needs the contents of tensors to go on.
     """
-    with FakeTensorMode() as fake, _fake_parameters(model, fake, device, dtypes or {}), LiveBytes() as live:
+    with (
+        FakeTensorMode(allow_non_fake_inputs=True) as fake,
+        _fake_parameters(model, fake, device, dtypes or {}),
+        LiveBytes() as live,
+    ):
         live_step = _Step(model, live, torch.device(device), autocast, gradients_dropped)
         live_step.start(accumulated)
         with _training(model, gradient_checkpointing), real_attention_masks(masked):

@@ -23,7 +23,7 @@ from swift.models import load_config
 from swift.rows import IGNORE
 from swift.train import distributed
 from swift.train.channels import Channels, channels_of
-from swift.train.tokenised import RowReader, tokenise
+from swift.train.tokenised import RunRows, tokenise
 
 if TYPE_CHECKING:
     from swift.models.source import ModelSource
@@ -33,7 +33,7 @@ ROWS_IN_A_STEP = 16
 PACK_AT_LEAST = 4096
 
 
-def check_prompts(template: Template, reader: RowReader, decisions: Decisions) -> None:
+def check_prompts(template: Template, reader: RunRows, decisions: Decisions) -> None:
     """Stop where serving would send other prompts than training puts before its answers.
 
     Raises:
@@ -82,13 +82,13 @@ class Samples:
         return f"{total:08x}-{len(self.dataset)}-{self.count}"
 
 
-def read_rows(config: SftConfig) -> RowReader:
+def read_rows(config: SftConfig) -> RunRows:
     """Read and check the rows for training and evaluation, unless they are tokenised already.
 
     Raises:
         SwiftError: a row or file cannot be used; nothing has been loaded yet.
     """
-    return RowReader(config, config.train.data_seed if config.train.data_seed is not None else config.train.seed)
+    return RunRows(config, config.train.data_seed if config.train.data_seed is not None else config.train.seed)
 
 
 def pack(config: SftConfig, dataset: EncodedDataset, longest: int | None, decisions: Decisions) -> Samples:
@@ -200,7 +200,7 @@ class Prepared:
 
 
 def prepare(
-    config: SftConfig, source: ModelSource, template: Template, reader: RowReader, decisions: Decisions
+    config: SftConfig, source: ModelSource, template: Template, reader: RunRows, decisions: Decisions
 ) -> Prepared:
     """Tokenise, pack and order the rows.
 

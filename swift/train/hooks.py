@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -94,6 +95,17 @@ class LastStep(TrainerCallback):
         if state.global_step >= state.max_steps and by_steps and not evaluates_last_step():
             control.should_evaluate = True
         return control
+
+
+class AfterStep(TrainerCallback):
+    """Calls a part of the tuner with the number of steps done, after the optimizer's step and before gradients go."""
+
+    def __init__(self, part: Callable[[int], None]) -> None:
+        self.part = part
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Call it; the step that is being done counts."""
+        self.part(state.global_step + 1)
 
 
 class Interrupt(TrainerCallback):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from swift.config import SftConfig
 from swift.models.record import fingerprint_of, write_record
 from swift.train.assemble import Prepared
 from swift.train.resume import write_position
+from swift.tuners.adapters import save_adapter
 
 if TYPE_CHECKING:
     from swift.models.source import ModelSource
@@ -23,6 +25,8 @@ def model_keeper(config: SftConfig, source: ModelSource, template: Template, dat
 
     def keep(model: Any, folder: Path) -> None:
         write_weights(model, folder, source.path, template.tokenizer, config.train.max_shard_size)
+        if source.new_tokens:
+            keep_tokenizer(template.tokenizer, folder)
         write_record(
             folder,
             config=config.flat(),
@@ -55,10 +59,19 @@ def prepared_model_keeper(template: Template) -> KeepModel:
     return keep
 
 
+def keep_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Write a tokenizer that training changed."""
+    from swift.models.save import save_tokenizer
+
+    with tempfile.TemporaryDirectory() as temporary:
+        tokenizer.save_pretrained(temporary)
+        save_tokenizer(temporary, folder)
+
+
 def write_weights(model: Any, folder: Path, base: Path | None, tokenizer: Any, max_shard_size: str = "5GB") -> None:
     """An adapter by PEFT; a whole model portably, where the folder of its base is known."""
     if hasattr(model, "peft_config"):
-        model.save_pretrained(str(folder))
+        save_adapter(model, folder)
     elif base is not None:
         from swift.models.save import save_pretrained
 

@@ -23,6 +23,15 @@ def takes_logits_to_keep(model: Any) -> bool:
     return "logits_to_keep" in inspect.signature(inner.forward).parameters
 
 
+def virtual_tokens(model: Any) -> int:
+    """Positions that prompt tuning puts before each row; a prefix has none, it stands in the cache."""
+    inner = getattr(model, "module", model)
+    adapter = inner.active_peft_config if hasattr(inner, "peft_config") else None
+    if adapter is None or not adapter.is_prompt_learning or adapter.peft_type == "PREFIX_TUNING":
+        return 0
+    return int(adapter.num_virtual_tokens)
+
+
 def token_logps(
     model: Any, batch: dict[str, torch.Tensor], *, select: bool, label_smoothing: float = 0.0, head: Any = None
 ) -> tuple[TokenLogps, torch.Tensor | None, torch.Tensor]:
@@ -80,6 +89,8 @@ def logps_at(
         label_smoothing: as in `token_logps`.
         head: as in `token_logps`.
     """
+    # Virtual tokens of prompt tuning stand before each row and have logits too.
+    columns = columns + virtual_tokens(model)
     extra = {"logits_to_keep": columns} if select else {}
     tap: AbstractContextManager[list[torch.Tensor]] = tapped(head) if head is not None else nullcontext([])
     with tap as hidden:

@@ -148,8 +148,12 @@ def check_device(config: SftConfig, device: str, float16: bool) -> None:
 
 def optimizer_maker(config: SftConfig) -> Callable[[Any, Any], Any] | None:
     """What builds the optimizer from model and TrainingArguments; None where `--optim` names one of transformers."""
-    from swift.tuners import optimizers
+    from swift.tuners import LORA_KINDS, optimizers
 
+    if config.tuner.train_type in LORA_KINDS and config.tuner.lorap_lr_ratio:
+        from swift.tuners.lorap import loraplus
+
+        return partial(loraplus, ratio=config.tuner.lorap_lr_ratio)
     name = config.train.optimizer
     if name is None:
         return None
@@ -171,8 +175,9 @@ def optimizer_step(config: SftConfig, model: Any, arguments: Callable[[], Any]) 
     from swift.plan.optimizer_step import trace_optimizer
     from swift.tuners import optimizers
 
-    make = optimizer_maker(config)
-    if make is None or config.train.optimizer is None or not optimizers.is_builtin(config.train.optimizer):
+    make, name = optimizer_maker(config), config.train.optimizer
+    # LoRA+ is AdamW, whose state is known.
+    if make is None or name in (None, "lorap") or not optimizers.is_builtin(str(name)):
         return None
     args = arguments()
     return trace_optimizer(model, lambda model: make(model, args), updates_in_backward(config))

@@ -125,7 +125,7 @@ def report(config: SftConfig, result: SftResult) -> None:
         lines.append(f"  {again(config, result)}")
     else:
         lines += ["next:", f"  swift infer --{kind} {result.checkpoint}"]
-        if kind == "adapters":
+        if kind == "adapters" and config.tuner.train_type not in ("prompt", "prefix"):
             lines.append(f"  swift merge-lora --adapters {result.checkpoint} --output_dir merged")
     print("\n".join(lines), file=sys.stderr, flush=True)
 

@@ -9,9 +9,10 @@ from swift.config import Decisions
 from swift.config.commands import PrepareConfig
 from swift.data import by_reason, write_dropped
 from swift.data.cache import HELD, ensure, is_whole, open_sets
+from swift.data.identity import key_of
 from swift.errors import SwiftError
 from swift.plugins import load_plugins
-from swift.train.tokenised import RowReader, about_of, fill
+from swift.train.tokenised import RunRows, about_of, fill
 
 
 def main(config: PrepareConfig) -> int:
@@ -39,10 +40,9 @@ def prepare_rows(config: PrepareConfig, decisions: Decisions) -> Path:
 
     folder = check_options(config)
     load_plugins(config.plugins.external_plugins)
-    # The folder is a place of its own: nothing is looked up in the cache or put there.
-    config.data.load_from_cache_file = False
     seed = config.output.seed if config.output.data_seed is None else config.output.data_seed
-    reader = RowReader(config, seed)
+    reader = RunRows(config, seed)
+    reader.read()
     source = find_source(config.model, decisions)
     quiet_libraries()
     tokenizer = source.load_tokenizer(config.model.trust_remote_code)
@@ -50,7 +50,8 @@ def prepare_rows(config: PrepareConfig, decisions: Decisions) -> Path:
     check_prompts(template, reader, decisions)
     longest = config.template.max_length or source.limit
     about = about_of(reader, template, longest)
-    ensure(folder, lambda place: about | fill(place, reader, template, longest))
+    key = None if reader.identity is None else key_of(about)
+    ensure(folder, lambda place: about | fill(place, reader, template, longest), key)
     for name, samples in zip(("train", HELD), open_sets(folder), strict=True):
         if samples is not None:
             lost = "".join(f"; {count:,} dropped: {reason}" for reason, count in by_reason(samples.dropped))

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from swift.config import Decisions, SftConfig
+from swift.config import Decisions, SftConfig, TunerConfig
+from swift.config.fields import options_in
 from swift.data import StepPlan
 from swift.errors import SwiftError
 from swift.models.record import fingerprint_of, read_record
@@ -30,34 +31,11 @@ FREE = frozenset(
 
 
 STRUCTURE = (
-    "train_type",
-    "target_modules",
-    "target_regex",
-    "modules_to_save",
-    "lora_rank",
-    "lora_bias",
-    "freeze_parameters",
-    "freeze_parameters_regex",
-    "freeze_parameters_ratio",
-    "trainable_parameters",
-    "trainable_parameters_regex",
-    "llamapro_num_new_blocks",
-    "llamapro_num_groups",
-    "lisa_activated_layers",
-    "lisa_step_interval",
-    "badam_switch_interval",
-    "badam_switch_mode",
-    "optim",
-    "optimizer",
-    "galore_target_modules",
-    "galore_rank",
-    "galore_proj_type",
-    "galore_with_embedding",
-    "galore_quantization",
-    "galore_proj_quant",
-    "galore_proj_bits",
-    "apollo_rank",
-    "apollo_scale_type",
+    *(name for name in options_in(TunerConfig, "tuner") if name != "lorap_lr_ratio"),
+    *("optim", "optimizer", "lisa_activated_layers", "lisa_step_interval"),
+    *("badam_switch_interval", "badam_switch_mode", "galore_target_modules", "galore_rank", "galore_proj_type"),
+    *("galore_with_embedding", "galore_quantization", "galore_proj_quant", "galore_proj_bits"),
+    *("apollo_rank", "apollo_scale_type"),
 )
 """Options that say what is trained and what state it has: a run cannot go on with others."""
 

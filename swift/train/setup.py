@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from swift.config import Decisions, SftConfig
 from swift.config.build import write_config
-from swift.config.effect import typed
 from swift.data import check_layers, probe_packing, write_dropped
 from swift.errors import SwiftError
 from swift.train import distributed
@@ -20,6 +18,17 @@ from swift.train.assemble import Prepared
 from swift.train.folders import new_run_folder, resume_point
 from swift.train.objective import chosen_head, loss_name
 from swift.train.optimizers import check_device, optimizer_maker, optimizer_step, trains_in_turns
+from swift.train.tuning import (
+    WHOLE_WEIGHTS,
+    first_batches,
+    resume_adapter,
+    resume_grown,
+    schedule_of,
+    settle_kind,
+    settle_schedule,
+    settle_tokens,
+    tune,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -32,14 +41,8 @@ if TYPE_CHECKING:
     from swift.templates import Template
     from swift.train.trainer import SwiftTrainer
 
-WHOLE_WEIGHTS = ("full", "freeze", "llamapro")
-"""Tuners that train the model's own weights: their checkpoints are whole models."""
-
 NOT_REPEATED = ("resume_from_checkpoint", "resume_only_model", "overwrite_output_dir")
 """Options that config.yaml leaves out: a run that repeats this one is a new one."""
-
-ADAPTERS_OWN = ("target_modules", "target_regex", "modules_to_save", "lora_bias")
-"""Options of the shape of an adapter, which one that training goes on from has already."""
 
 SETTLED = (
     "learning_rate",
@@ -93,12 +96,11 @@ def open_for_training(config: SftConfig, decisions: Decisions) -> ModelSource:
             model.adapters = [str(checkpoint)]
         else:
             model.model = str(checkpoint)
-    for name in ADAPTERS_OWN if model.adapters else ():
-        if typed(config, name):
-            decisions.add(name, getattr(config.tuner, name), "flag", "has no effect: --adapters keep their modules")
     if len(model.adapters) > 1:
         raise SwiftError("--adapters: training goes on from one adapter", fix="merge the others first")
-    return find_source(model, decisions)
+    source = find_source(model, decisions)
+    settle_kind(config, source, decisions)
+    return source
 
 
 def output_dir(config: SftConfig) -> Path:
@@ -114,6 +116,7 @@ def template_of(config: SftConfig, source: ModelSource, decisions: Decisions) ->
     from swift.templates.choose import choose_template
 
     tokenizer = source.load_tokenizer(config.model.trust_remote_code)
+    settle_tokens(config, source, tokenizer, decisions)
     return choose_template(tokenizer, config.template, decisions, source.recorded_template)
 
 
@@ -135,6 +138,8 @@ def plan_run(config: SftConfig, source: ModelSource, data: Prepared, decisions: 
     if data.end_to_end:
         check_layers(skeleton.model)
     check_device(config, skeleton.device.type, skeleton.amp is not None and str(skeleton.amp) == "torch.float16")
+    steps = count_steps(config, data)
+    settle_schedule(config, steps, decisions)
     model = tune(config, skeleton.model, source)
     turns = layer_turns(model, config.optimizer, train.optimizer, train.seed)
     if turns:
@@ -147,7 +152,10 @@ def plan_run(config: SftConfig, source: ModelSource, data: Prepared, decisions: 
 
     planned = _memory_planner(config, skeleton, model, data, optimizer_step(config, model, partial(arguments, False)))
     available = available_memory(skeleton.device.type)
-    if train.gradient_checkpointing is None:
+    if config.tuner.train_type == "prefix":
+        checkpointing = decisions.add("gradient_checkpointing", False, "tuner", "a prefix does not go with it")
+        memory = planned(checkpointing)
+    elif train.gradient_checkpointing is None:
         plain, saving = planned(False), planned(True)
         checkpointing, reason = choose_checkpointing(plain, saving, available)
         decisions.add("gradient_checkpointing", checkpointing, "machine", reason)
@@ -160,7 +168,7 @@ def plan_run(config: SftConfig, source: ModelSource, data: Prepared, decisions: 
     config.settle({decision.name: decision.value for decision in decisions if decision.name in SETTLED})
     return TrainPlan(
         decisions=decisions,
-        steps=count_steps(config, data),
+        steps=steps,
         memory=memory,
         available=available,
         arguments=chosen_arguments(config, skeleton, data.plan.accumulation, rate, checkpointing),
@@ -268,7 +276,9 @@ def _open_run_folder(config: SftConfig, data: Prepared, resume: Path | None, dec
     return run_folder
 
 
-def load_and_tune(config: SftConfig, source: ModelSource, data: Prepared, resume: Path | None) -> LoadedModel:
+def load_and_tune(
+    config: SftConfig, source: ModelSource, template: Template, data: Prepared, resume: Path | None
+) -> LoadedModel:
     """Load the weights and attach what is trained; a checkpoint of whole weights is loaded in their place.
 
     Raises:
@@ -284,49 +294,13 @@ def load_and_tune(config: SftConfig, source: ModelSource, data: Prepared, resume
     if data.end_to_end:
         probe_packing(loaded.model, use_cache=False)
     if resume is not None and config.tuner.train_type == "llamapro":
-        from swift.models import load_config
-        from swift.tuners.llamapro import new_places, train_layers
-
-        base = load_config(source.path, trust_remote_code=config.model.trust_remote_code)
-        places = new_places(base.get_text_config().num_hidden_layers, config.tuner)
-        loaded.model = train_layers(loaded.model, places)
+        loaded.model = resume_grown(config, loaded.model, source)
+    elif resume is not None and (resume / "adapter_config.json").is_file():
+        loaded.model = resume_adapter(config, loaded.model, source, resume)
     else:
-        loaded.model = tune(config, loaded.model, source)
+        batches = first_batches(config, data, template.tokenizer, loaded.device)
+        loaded.model = tune(config, loaded.model, source, batches)
     return loaded
-
-
-def tune(config: SftConfig, model: Any, source: ModelSource) -> Any:
-    """Attach the tuner, or go on with an adapter that is there."""
-    from swift.tuners import tuners
-
-    if not source.adapters:
-        return tuners.get(config.tuner.train_type)(model, config.tuner)
-    if config.tuner.train_type in WHOLE_WEIGHTS:
-        raise SwiftError(
-            f"--adapters with --train_type {config.tuner.train_type}: an adapter cannot be trained as whole weights",
-            fix="merge it first (swift merge-lora), or leave --train_type out",
-        )
-    from swift.tuners.adapters import add_adapters
-
-    check_shape_options(config, source)
-    return add_adapters(model, source.adapters, trainable=True)
-
-
-def check_shape_options(config: SftConfig, source: ModelSource) -> None:
-    """Stop where an option says otherwise than the adapter that training goes on from.
-
-    Raises:
-        SwiftError: it names the option and the adapter's value.
-    """
-    settings = json.loads((source.adapters[0] / "adapter_config.json").read_text(encoding="utf-8"))
-    for option, name in (("lora_rank", "r"), ("lora_alpha", "lora_alpha"), ("lora_dropout", "lora_dropout")):
-        value = getattr(config.tuner, option)
-        if config.given(option) and name in settings and settings[name] != value:
-            raise SwiftError(
-                f"--{option} {value}: the adapter has {settings[name]}",
-                where=str(source.adapters[0]),
-                fix="leave the option out; an adapter keeps its shape",
-            )
 
 
 def make_trainer(
@@ -368,7 +342,8 @@ def make_trainer(
         make_optimizer=optimizer_maker(config),
         symlinks=config.output.create_checkpoint_symlink,
         save_total_limit=train.save_total_limit,
-        weights_loaded=config.tuner.train_type in WHOLE_WEIGHTS,
+        weights_loaded=config.tuner.train_type in WHOLE_WEIGHTS or hasattr(loaded.model, "peft_config"),
+        schedule=schedule_of(config, loaded.model, source),
         head=chosen_head(config, loaded.model),
         channel_meter=ChannelMeter(data.channels.names, objective) if data.channels else None,
         callbacks=[LogFile(run_folder / "logging.jsonl"), Progress(), *extra, LastStep()],

@@ -49,7 +49,7 @@ def sft(config: SftConfig | None = None, **options: Any) -> SftResult:
     distributed.start(config.train.more.get("ddp_backend"))
     resume = setup.find_checkpoint(config, source, data, decisions)
     meter = MemoryMeter(plan.memory.device).start()
-    loaded = setup.load_and_tune(config, source, data, resume)
+    loaded = setup.load_and_tune(config, source, template, data, resume)
     run_folder = setup.open_run_folder(config, data, resume, decisions)
     trainer = setup.make_trainer(config, source, template, loaded, data, plan, run_folder)
     outcome.show_start(screen, run_folder)
@@ -72,6 +72,7 @@ def check_options(config: SftConfig, decisions: Decisions) -> None:
     from swift.train.objective import loss_name
     from swift.train.optimizers import settle_optimizer
     from swift.train.setup import output_dir
+    from swift.train.tuning import check_tuner
     from swift.tuners import optimizers, tuners
 
     load_plugins(config.plugins.external_plugins)
@@ -88,6 +89,7 @@ def check_options(config: SftConfig, decisions: Decisions) -> None:
     settle_optimizer(config, decisions)
     if train.optimizer:
         optimizers.check(train.optimizer)
+    check_tuner(config)
     if train.eval_metric:
         metrics.check(train.eval_metric)
     note_without_effect(config, decisions, () if tuners.is_builtin(config.tuner.train_type) else ("train_type",))

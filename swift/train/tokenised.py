@@ -13,6 +13,7 @@ from swift.data import EncodedDataset, RowSet, encode_rows, load_rows, split_row
 from swift.data.cache import (
     HELD,
     TRAIN,
+    can_keep,
     differences,
     ensure,
     is_whole,
@@ -47,7 +48,7 @@ class Sets:
     place: Path | None = None
 
 
-class RowReader:
+class RunRows:
     """Reads the rows for training and, where wanted, for evaluation: at once, unless they seem to be tokenised already.
 
     Args:
@@ -63,7 +64,7 @@ class RowReader:
         self.found: tuple[RowSet, RowSet | None] | None = None
         data, model = config.data, config.model
         self.identity: dict[str, Any] | None = None
-        if data.load_from_cache_file and not data.cached_dataset:
+        if data.load_from_cache_file and not data.cached_dataset and can_keep():
             self.identity = data_identity(data, seed=seed, use_hf=model.use_hf, token=model.hub_token)
         kept = self.identity is not None and (self.folder().is_dir() or os.environ.get("LOCAL_RANK", "0") != "0")
         if not kept and not data.cached_dataset:
@@ -94,7 +95,7 @@ class RowReader:
         return rows, None
 
 
-def tokenise(reader: RowReader, template: Template, longest: int | None, decisions: Decisions) -> Sets:
+def tokenise(reader: RunRows, template: Template, longest: int | None, decisions: Decisions) -> Sets:
     """The samples of a run's rows.
 
     Raises:
@@ -104,12 +105,16 @@ def tokenise(reader: RowReader, template: Template, longest: int | None, decisio
     if config.data.cached_dataset:
         return _prepared(config, template, longest, decisions)
     if reader.identity is None:
+        if config.data.load_from_cache_file:
+            why = "nothing tells whether the rows of a function are still the same"
+            why = why if can_keep() else f"{tokens_root()} cannot be written"
+            decisions.add("tokens", "not kept", "data", why)
         with passing_folder() as folder:
             fill(folder, reader, template, longest)
             return Sets(*_with_left_out(folder, None, template))
     about = about_of(reader, template, longest)
     place = reader.folder() / key_of(about)[:SET_CHARS]
-    there = ensure(place, lambda folder: about | fill(folder, reader, template, longest))
+    there = ensure(place, lambda folder: about | fill(folder, reader, template, longest), place.name)
     made = read_about(place)
     template.hold(made["fixed"])
     train, held = _with_left_out(place, made, template if there or reader.found is None else None)
@@ -118,7 +123,7 @@ def tokenise(reader: RowReader, template: Template, longest: int | None, decisio
     return Sets(train, held, place)
 
 
-def about_of(reader: RowReader, template: Template, longest: int | None) -> dict[str, Any]:
+def about_of(reader: RunRows, template: Template, longest: int | None) -> dict[str, Any]:
     """All that the samples hang on."""
     config = reader.config
     scales = [name for name in (config.template.loss_scale or "").split("+") if name.endswith(".json")]
@@ -133,7 +138,7 @@ def about_of(reader: RowReader, template: Template, longest: int | None) -> dict
     }
 
 
-def fill(folder: Path, reader: RowReader, template: Template, longest: int | None) -> dict[str, Any]:
+def fill(folder: Path, reader: RunRows, template: Template, longest: int | None) -> dict[str, Any]:
     """Tokenise the rows into the folders of a folder; gives what else has to be kept."""
     config, left_out = reader.config, {}
     for name, rows in zip((TRAIN, HELD), reader.read(), strict=True):

@@ -6,6 +6,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,9 +22,11 @@ from swift.errors import SwiftError
 from swift.objectives.types import Objective
 from swift.train import Metric, distributed
 from swift.train.folders import STATE, link_checkpoint, step_of
+from swift.train.hooks import AfterStep
 from swift.train.loss import takes_logits_to_keep, token_logps
 from swift.train.meter import ChannelMeter, Meter
 from swift.train.neftune import Neftune
+from swift.tuners.adalora import RankSchedule
 
 KeepModel = Callable[[Any, Path], None]
 """Writes the model, its tokenizer and its record into a checkpoint's folder."""
@@ -63,6 +66,7 @@ class SwiftTrainer(Trainer):
         callbacks: list[Any],
         head: Any = None,
         channel_meter: ChannelMeter | None = None,
+        schedule: RankSchedule | None = None,
     ) -> None:
         super().__init__(
             model=model,
@@ -72,8 +76,9 @@ class SwiftTrainer(Trainer):
             eval_dataset=UnitIndex(eval_units) if eval_units else None,
         )
         restore_indexed_cpu()
-        for callback in callbacks:
+        for callback in [AfterStep(schedule.after_step), *callbacks] if schedule else callbacks:
             self.add_callback(callback)
+        self.schedule = schedule
         self.plan, self.collator, self.eval_collator, self.eval_units = plan, collator, eval_collator, eval_units
         self.objective: Objective = objective
         self.metric, self.keep_model = metric, keep_model
@@ -121,7 +126,11 @@ class SwiftTrainer(Trainer):
         with self.accelerator.autocast():
             smoothing = self.args.label_smoothing_factor
             outputs, _, _ = token_logps(model, inputs, select=self.select, label_smoothing=smoothing, head=self.head)
-        loss = self.objective(outputs).total * self.args.world_size / num_items_in_batch.clamp(min=1)
+        total = self.objective(outputs).total
+        if self.schedule is not None:
+            # Shared out over the step's trained tokens, so that it counts once however the step is split.
+            total = total + self.schedule.penalty() * len(outputs.logps)
+        loss = total * self.args.world_size / num_items_in_batch.clamp(min=1)
         self.meter.add(loss, inputs)
         if self.channel_meter and outputs.channel is not None:
             self.channel_meter.add(outputs, outputs.channel)
@@ -228,7 +237,8 @@ class SwiftTrainer(Trainer):
     def _write(self, folder: Path) -> None:
         """This process's part of a checkpoint; the main one writes the model and the state."""
         if self.args.should_save:
-            self.keep_model(self.accelerator.unwrap_model(self.model), folder)
+            with self.schedule.acting_ranks() if self.schedule else nullcontext():
+                self.keep_model(self.accelerator.unwrap_model(self.model), folder)
         if not self.args.save_only_model:
             self._save_optimizer_and_scheduler(str(folder))
             self._save_scaler(str(folder))
@@ -236,6 +246,8 @@ class SwiftTrainer(Trainer):
             self.meter.save(folder / f"meter_{self.args.process_index}.json")
             if self.channel_meter:
                 self.channel_meter.save(folder / f"channels_{self.args.process_index}.json")
+            if self.schedule is not None and self.args.should_save:
+                self.schedule.save(folder)
         if not self.args.should_save:
             return
         states: Any = self.state.stateful_callbacks
@@ -288,10 +300,12 @@ class SwiftTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Take the weights from a checkpoint, unless the model was loaded from it to begin with."""
         folder = Path(resume_from_checkpoint)
-        if hasattr(self.model, "peft_config"):
+        if not self.weights_loaded and hasattr(self.model, "peft_config"):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         elif not self.weights_loaded:
             load_whole(self.model, folder)
+        if self.schedule is not None:
+            self.schedule.load(folder)
         file = folder / f"meter_{self.args.process_index}.json"
         if file.is_file():
             self.meter.load(json.loads(file.read_text(encoding="utf-8")))

@@ -1,4 +1,4 @@
-"""What is trained: one file for each tuner, registered by a decorator."""
+"""What is trained: one file for each tuner or family of tuners, registered by a decorator."""
 
 from __future__ import annotations
 
@@ -13,14 +13,23 @@ if TYPE_CHECKING:
 Tuner = Callable[[Any, "TunerConfig"], Any]
 """Takes a model and the tuner's options, and returns the model with exactly what is trained requiring gradients."""
 
+PEFT = ("loha", "lokr", "vera", "boft", "oft", "fourierft", "ia3", "bone", "prompt", "prefix")
+"""Tuners that PEFT has and that need nothing but their options."""
+
+LORA_KINDS = ("lora", "longlora")
+"""Tuners whose adapter is LoRA's."""
+
 tuners: Registry[Tuner] = Registry(
     "tuner",
     "train_type",
     {
         "lora": "swift.tuners.lora",
+        "longlora": "swift.tuners.longlora",
+        "adalora": "swift.tuners.adalora",
         "full": "swift.tuners.full",
         "freeze": "swift.tuners.freeze",
         "llamapro": "swift.tuners.llamapro",
+        **dict.fromkeys(PEFT, "swift.tuners.families"),
     },
 )
 tuner = tuners.register
@@ -37,6 +46,7 @@ optimizers: Registry[Optimizer] = Registry(
         "apollo": "swift.tuners.optim.apollo",
         "badam": "swift.tuners.optim.badam",
         "galore": "swift.tuners.optim.galore",
+        "lorap": "swift.tuners.lorap",
         "lomo": "swift.tuners.optim.lomo",
         "muon": "swift.tuners.optim.muon",
         "muonclip": "swift.tuners.optim.muonclip",

@@ -9,6 +9,9 @@ from typing import Any
 
 from swift.errors import SwiftError, first_line
 from swift.models.adapter_files import broken_weights, check_adapter
+from swift.models.new_tokens import fit_rows
+from swift.tuners.families import table
+from swift.tuners.starts import START, save_with_start
 
 
 def add_adapters(model: Any, folders: Sequence[Path], *, trainable: bool = False) -> Any:
@@ -17,6 +20,8 @@ def add_adapters(model: Any, folders: Sequence[Path], *, trainable: bool = False
     Raises:
         SwiftError: an adapter is broken, or does not fit the model or the other adapters.
     """
+    fit_rows(model, max(map(rows_wanted, folders), default=0))
+    _check_alone(folders)
     for place, folder in enumerate(folders):
         model = _add(model, folder, f"adapter{place}" if place else "default", trainable)
     if len(folders) > 1:
@@ -29,6 +34,42 @@ def add_adapters(model: Any, folders: Sequence[Path], *, trainable: bool = False
                 fix="merge them one after the other: swift merge-lora --adapters A B",
             ) from error
     return model.eval() if folders and not trainable else model
+
+
+def save_adapter(model: Any, folder: Path) -> None:
+    """Write the adapter on a model as PEFT keeps it, loadable on the base model as its files hold it."""
+    if hasattr(model, START):
+        save_with_start(model, folder)
+    else:
+        # PEFT would write whole embeddings where the vocabulary grew; the trained rows are in the adapter.
+        model.save_pretrained(str(folder), save_embedding_layers=_embeds(model))
+
+
+def _embeds(model: Any) -> str | bool:
+    return False if any(getattr(c, "trainable_token_indices", None) for c in model.peft_config.values()) else "auto"
+
+
+def rows_wanted(folder: Path) -> int:
+    """The rows of the embedding that an adapter's own tokens need; 0 where it has none."""
+    tokens = check_adapter(folder).get("trainable_token_indices") or []
+    lists = tokens.values() if isinstance(tokens, dict) else [tokens]
+    return max((max(ids) + 1 for ids in lists if ids), default=0)
+
+
+def _check_alone(folders: Sequence[Path]) -> None:
+    kinds = [tuner_of(folder) for folder in folders]
+    if len(folders) > 1 and any(kind and table()[kind].get("virtual") for kind in kinds):
+        raise SwiftError(
+            "adapters of virtual tokens (prompt, prefix) do not act together with others",
+            where="--adapters",
+            fix="name one of them",
+        )
+
+
+def tuner_of(folder: Path) -> str | None:
+    """The `--train_type` that an adapter's kind goes by; None for kinds that have no name here."""
+    kind = check_adapter(folder).get("peft_type")
+    return next((name for name, row in table().items() if row["kind"] == kind), None)
 
 
 def _add(model: Any, folder: Path, name: str, trainable: bool) -> Any:
@@ -47,12 +88,6 @@ def _add(model: Any, folder: Path, name: str, trainable: bool) -> Any:
             raise broken_weights(folder, error) from error
         except (RuntimeError, ValueError, TypeError, KeyError, OSError, AttributeError) as error:
             raise _misfit(model, folder, error) from error
-    if model.peft_config[name].is_prompt_learning:
-        raise SwiftError(
-            f"adapters of the kind {model.peft_config[name].peft_type.value} are not loaded yet",
-            where=str(folder),
-            fix="LoRA and its relatives are; merge others with peft first",
-        )
     # PEFT warns and goes on with random weights in place of those that the file lacks.
     missing = [str(warning.message) for warning in caught if "missing adapter keys" in str(warning.message)]
     for warning in caught:

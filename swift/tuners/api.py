@@ -43,12 +43,15 @@ class Swift:
         """
         from peft import PeftModel
 
+        from swift.models.new_tokens import fit_rows
         from swift.models.record import check_base, read_record
         from swift.models.source import adapter_folder
+        from swift.tuners.adapters import rows_wanted
 
         folder = adapter_folder(str(adapter))
         record = read_record(folder)
         if not record.is_adapter:
             raise SwiftError(f"{adapter} holds no adapter", fix="name a folder with adapter_config.json")
         check_base(record, model.config.to_dict(), getattr(model.config, "name_or_path", "this model"))
+        fit_rows(model, rows_wanted(folder))
         return PeftModel.from_pretrained(model, str(folder), is_trainable=is_trainable, **options)

@@ -1,105 +1,89 @@
-"""Low-rank adapters, by PEFT."""
+"""Low-rank adapters, by PEFT, with the ways in which they start."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from typing import Any
 
 from swift.config import TunerConfig
 from swift.errors import SwiftError
 from swift.tuners import tuner
+from swift.tuners.families import attach, peft_config, refused
+from swift.tuners.starts import FROM_DATA, check_start, keep_start, lora_start, start_fields, takes_weights
+from swift.tuners.targets import ALL_LINEAR, all_linear
 
-STATE_SPACE = ("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h")
-"""Model types whose kernels read the weight of out_proj past the module, so PEFT refuses to adapt it."""
-
-ALL_LINEAR = "all-linear"
-"""Every linear module but the output embedding, as a name among `--target_modules`."""
+Batches = Sequence[dict[str, Any]]
+"""Batches of the training data on the model's device."""
 
 
 @tuner("lora")
 def lora(model: Any, config: TunerConfig) -> Any:
-    """Attach LoRA (Hu et al., 2021, eq. 3: h = W x + (alpha / r) B A x) to the named modules.
+    """Attach LoRA to the named modules.
 
     Raises:
-        SwiftError: the names match no module of the model.
+        SwiftError: the names match no module of the model, or the start is not possible here.
     """
-    from peft import get_peft_model
+    return lora_from(model, config, None)
 
-    try:
-        return get_peft_model(model, lora_config(model, config))
-    except ValueError as error:
-        raise SwiftError(
-            f"PEFT refuses these options: {error}", where="--train_type lora", fix="choose other --target_modules"
-        ) from None
+
+def lora_from(model: Any, config: TunerConfig, batches: Batches | None) -> Any:
+    """Attach LoRA (Hu et al., 2021, eq. 3: h = W x + (alpha / r) B A x) to the named modules.
+
+    A model without storage gets adapters of the right shapes, whatever they start from.
+
+    Args:
+        model: the model.
+        config: the tuner's options.
+        batches: what a start that reads data is computed from.
+
+    Raises:
+        SwiftError: the names match no module of the model, or the start is not possible here.
+    """
+    check_start(config)
+    start = lora_start(config)
+    adapter = lora_config(model, config)
+    if next(model.parameters()).device.type == "meta":
+        return attach(model, config, adapter)
+    for name, value in start_fields(config).items():
+        setattr(adapter, name, value)
+    if start in FROM_DATA:
+        if not batches:
+            raise SwiftError(f"--init_weights {config.init_weights} is computed from data, and there is none")
+        if adapter.target_modules == ALL_LINEAR:
+            # What PEFT runs before the adapter is there does not know the shorthand.
+            adapter.target_modules = set(all_linear(model))
+        try:
+            tuned = FROM_DATA[start](model, config, adapter, batches)
+        except (ValueError, RuntimeError) as error:
+            raise refused(config, error) from None
+    else:
+        tuned = attach(model, config, adapter)
+    if takes_weights(config):
+        keep_start(tuned)
+    elif start == "eva":
+        # The weights are in the adapter's file: whoever loads it must not compute the start again.
+        adapter.init_lora_weights, adapter.eva_config = True, None
+    return tuned
 
 
 def lora_config(model: Any, config: TunerConfig) -> Any:
-    """PEFT's configuration for these options."""
-    from peft import LoraConfig
-
-    return LoraConfig(
-        task_type="CAUSAL_LM",
-        r=config.lora_rank,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
-        bias=config.lora_bias,
-        target_modules=_targets(model, config),
-        modules_to_save=config.modules_to_save or None,
-    )
+    """PEFT's configuration for these options, starting from zero."""
+    adapter = peft_config(model, config)
+    adapter.target_parameters = config.target_parameters or None
+    adapter.trainable_token_indices = token_rows(model, config.trainable_token_indices)
+    return adapter
 
 
-def _targets(model: Any, config: TunerConfig) -> str | list[str]:
-    linear = _linear_names(model)
-    _check_names(model, config.modules_to_save, "modules_to_save", _parts_with_parameters(model))
-    if config.target_regex:
-        try:
-            hits = [name for name in linear if re.fullmatch(config.target_regex, name)]
-        except re.error as error:
-            raise SwiftError(
-                f"--target_regex {config.target_regex} is no regular expression: {error}",
-                fix=f"it is matched with whole names of modules, such as {linear[0]}; quote it for the shell",
-            ) from None
-        if not hits:
-            raise SwiftError(
-                f"--target_regex {config.target_regex} matches no linear module",
-                fix=f"it must match a whole name, such as {linear[0]}: .*\\.({'|'.join(_last_names(linear))})",
-            )
-        everything = [name for name, _ in model.named_modules() if re.fullmatch(config.target_regex, name)]
-        return config.target_regex if everything == hits else hits
-    named = [name for name in config.target_modules if name != ALL_LINEAR]
-    _check_names(model, named, "target_modules", [ALL_LINEAR, *_last_names(linear)])
-    if ALL_LINEAR not in config.target_modules:
-        return named
-    if not named and model.config.model_type not in STATE_SPACE:
-        return ALL_LINEAR
-    # PEFT knows all-linear by itself only, not as one of several names.
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    heads = {name for name, module in model.named_modules() if module is head}
-    barred = "out_proj" if model.config.model_type in STATE_SPACE else None
-    return [*(name for name in linear if name not in heads and name.rpartition(".")[2] != barred), *named]
-
-
-def _linear_names(model: Any) -> list[str]:
-    import torch
-    from transformers.pytorch_utils import Conv1D
-
-    return [name for name, module in model.named_modules() if isinstance(module, (torch.nn.Linear, Conv1D))]
-
-
-def _last_names(names: list[str]) -> list[str]:
-    return sorted({name.rpartition(".")[2] for name in names})
-
-
-def _parts_with_parameters(model: Any) -> list[str]:
-    """The last names of the modules that hold parameters themselves."""
-    holders = (
-        name for name, module in model.named_modules() if next(module.parameters(recurse=False), None) is not None
-    )
-    return sorted({name.rpartition(".")[2] for name in holders})
-
-
-def _check_names(model: Any, wanted: list[str], option: str, there: list[str]) -> None:
-    modules = [name for name, _ in model.named_modules()]
-    for name in wanted:
-        if not any(module == name or module.endswith(f".{name}") for module in modules):
-            raise SwiftError(f"--{option} {name}: no such module", fix=f"there are: {', '.join(there)}")
+def token_rows(model: Any, tokens: list[int]) -> dict[str, list[int]] | None:
+    """Module -> rows that are trained: of the input embedding, and of the output's where it has weights of its own."""
+    if not tokens:
+        return None
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    largest = embedding.weight.shape[0]
+    if max(tokens) >= largest or min(tokens) < 0:
+        raise SwiftError(
+            f"--trainable_token_indices {max(tokens)}: there are {largest} tokens", fix="give ids below that"
+        )
+    parts = [embedding] if head is None or head.weight is embedding.weight else [embedding, head]
+    names = {id(module): name for name, module in model.named_modules()}
+    return {names[id(part)]: list(tokens) for part in parts}

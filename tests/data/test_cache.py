@@ -29,11 +29,11 @@ def test_only_one_of_several_processes_makes_it(tmp_path: Path) -> None:
     for _ in range(4):
         pids.append(os.fork())
         if not pids[-1]:
-            ensure(place, make)
+            ensure(place, make, "key")
             os._exit(0 if is_whole(place) else 1)
     assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * 4
     assert len(log.read_text().splitlines()) == 1
-    assert ensure(place, make)
+    assert ensure(place, make, "key")
 
 
 def test_another_process_goes_on_where_one_was_killed(tmp_path: Path) -> None:
@@ -46,12 +46,22 @@ def test_another_process_goes_on_where_one_was_killed(tmp_path: Path) -> None:
 
     pid = os.fork()
     if not pid:
-        ensure(place, dying)
+        ensure(place, dying, "key")
         os._exit(0)
     os.waitpid(pid, 0)
     assert not is_whole(place)
-    assert not ensure(place, lambda folder: {"found": (folder / "part").read_text()})
+    assert not ensure(place, lambda folder: {"found": (folder / "part").read_text()}, "key")
     assert read_about(place) == {"found": "one"}
+
+
+@pytest.mark.parametrize("key", ["another", None])
+def test_what_was_begun_for_something_else_is_not_gone_on_with(tmp_path: Path, key: str | None) -> None:
+    place, left = tmp_path / "place", tmp_path / ".place.building"
+    left.mkdir()
+    (left / "key").write_text("key")
+    (left / "part").write_text("one")
+    ensure(place, lambda folder: {"found": (folder / "part").exists()}, key)
+    assert read_about(place) == {"found": False}
 
 
 def test_rows_that_cannot_be_used_leave_nothing(tmp_path: Path) -> None:
@@ -60,8 +70,8 @@ def test_rows_that_cannot_be_used_leave_nothing(tmp_path: Path) -> None:
         raise SwiftError("bad rows")
 
     with pytest.raises(SwiftError, match="bad rows"):
-        ensure(tmp_path / "place", failing)
-    assert [path.name for path in tmp_path.iterdir()] == ["place.lock"]
+        ensure(tmp_path / "place", failing, "key")
+    assert [path.name for path in tmp_path.iterdir()] == [".place.lock"]
 
 
 def identity(**options) -> object:

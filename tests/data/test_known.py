@@ -263,11 +263,13 @@ def test_an_id_of_either_hub_is_found_on_the_one_that_is_asked(hub, jsonl, name,
     assert hub == [asked, asked]
 
 
-def test_a_set_of_one_hub_alone_is_found_there(hub, jsonl):
+@pytest.mark.parametrize(("choice", "asked"), [("1", (None, False)), ("0", (True, None))])
+def test_a_set_of_one_hub_alone_is_found_there(hub, jsonl, monkeypatch, choice, asked):
+    monkeypatch.setenv("USE_HF", choice)
     jsonl([{"text": "a"}], "repo/train.jsonl")
     load("roneneldan/TinyStories")
     load("iic/ms_agent")
-    assert hub == [("roneneldan/TinyStories", True), ("iic/ms_agent", False)] or hub[0][1] in (None, True)
+    assert hub == list(zip(("roneneldan/TinyStories", "iic/ms_agent"), asked, strict=True))
 
 
 def test_the_users_columns_come_before_the_tables(hub, jsonl):

@@ -1,0 +1,113 @@
+"""Rows are tokenised once and found again; prepared ones are taken for what they were made for alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from swift.config import Decisions, SftConfig
+from swift.config.commands import PrepareConfig
+from swift.data.cache import finish
+from swift.errors import SwiftError
+from swift.templates.survey import byte_tokenizer
+from swift.templates.template import Template
+from swift.train.tokenised import RunRows, about_of, fill, tokenise
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.fixture
+def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SWIFT_DATASET_CACHE", str(tmp_path / "tokens"))
+    texts = [f"answer {at}" for at in range(30)] + ["with <|im_end|> in it", "l" * 200]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"query": "q", "response": text}) + "\n" for text in texts) + "not JSON\n")
+    return file
+
+
+def run(rows: Path | None, **options: Any) -> Any:
+    """Tokenise as `swift sft` does, and give what it read and found."""
+    given = {"dataset": [str(rows)]} if rows else {}
+    config = SftConfig.of(model="none", strict=False, **given, **options)
+    template = Template(byte_tokenizer(CHATML), loss_scale=config.template.loss_scale or "default")
+    reader = RunRows(config, 0)
+    decisions = Decisions()
+    sets = tokenise(reader, template, config.template.max_length or 150, decisions)
+    return reader, sets, template, {each.name: each for each in decisions}
+
+
+def test_the_second_run_reads_no_row_and_has_all_the_first_had(rows: Path) -> None:
+    first = run(rows, split_dataset_ratio=0.2)
+    second = run(rows, split_dataset_ratio=0.2)
+    assert first[0].found is not None and second[0].found is None
+    assert "now" in first[3]["tokens"].reason and "from the cache" in second[3]["tokens"].reason
+    for one, other in ((first[1].train, second[1].train), (first[1].held, second[1].held)):
+        assert np.array_equal(one.ids, other.ids) and np.array_equal(one.labels, other.labels)
+        assert one.dropped == other.dropped
+    dropped = first[1].train.dropped + first[1].held.dropped
+    assert {each.reason.split(":")[0] for each in dropped} >= {"not JSON"}
+    assert any("max_length" in each.reason for each in dropped)
+    assert first[2].notes == second[2].notes and sum(first[2].notes.values()) > 0
+    assert first[2].fixed == second[2].fixed
+
+
+def test_whatever_changes_a_token_has_a_place_of_its_own(rows: Path) -> None:
+    options: list[dict[str, Any]] = [{}, {"loss_scale": "last_round"}, {"max_length": 60}]
+    places = {run(rows, **each)[1].place for each in options}
+    rows.write_text(rows.read_text().replace("answer 3", "reply 3"))
+    places.add(run(rows)[1].place)
+    assert len(places) == 4
+
+
+def test_nothing_is_kept_where_nothing_is_asked_to_be(rows: Path, tmp_path: Path) -> None:
+    _, sets, _, _ = run(rows, load_from_cache_file=False)
+    assert sets.place is None and len(sets.train) == 31
+    assert int(sets.train.ids.sum()) == int(run(rows)[1].train.ids.sum())
+    assert not list((tmp_path / "tokens").glob("passing-*"))
+
+
+def test_a_cache_that_cannot_be_written_stops_no_run(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SWIFT_DATASET_CACHE", str(tmp_path / "file" / "below"))
+    _, sets, _, decisions = run(rows)
+    assert len(sets.train) == 31 and decisions["tokens"].value == "not kept"
+
+
+@pytest.fixture
+def prepared(rows: Path, tmp_path: Path) -> Path:
+    """What `swift prepare` leaves."""
+    config = PrepareConfig.of(model="none", strict=False, dataset=[str(rows)], split_dataset_ratio=0.2)
+    config.data.load_from_cache_file = False
+    template, reader = Template(byte_tokenizer(CHATML)), RunRows(config, 0)
+    (tmp_path / "building").mkdir()
+    kept = fill(tmp_path / "building", reader, template, 150)
+    finish(tmp_path / "building", tmp_path / "prepared", about_of(reader, template, 150) | kept)
+    return tmp_path / "prepared"
+
+
+@pytest.mark.parametrize("part", ["", "train"])
+def test_prepared_rows_are_those_of_a_run(prepared: Path, rows: Path, part: str) -> None:
+    direct = run(rows, split_dataset_ratio=0.2)[1]
+    sets = run(None, cached_dataset=[str(prepared / part)])[1]
+    assert np.array_equal(direct.train.ids, sets.train.ids) and np.array_equal(direct.held.ids, sets.held.ids)
+    assert direct.train.dropped == sets.train.dropped
+
+
+def test_prepared_rows_for_something_else_are_refused_by_name(prepared: Path, rows: Path, tmp_path: Path) -> None:
+    with pytest.raises(SwiftError, match="loss_scale was 'default' and is 'all'"):
+        run(None, cached_dataset=[str(prepared)], loss_scale="all")
+    with pytest.raises(SwiftError, match="--max_length 20: a prepared sample has"):
+        run(None, cached_dataset=[str(prepared)], max_length=20)
+    with pytest.raises(SwiftError, match="no tokenised rows are there"):
+        run(None, cached_dataset=[str(tmp_path)])
+    with pytest.raises(SwiftError, match="both name rows"):
+        run(rows, cached_dataset=[str(prepared)])

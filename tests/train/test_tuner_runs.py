@@ -1,0 +1,63 @@
+"""Each adapter from options to answers: the loss falls, a resumed run is the unbroken one, it serves and merges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from swift.engines import InferRequest, PtEngine, RequestConfig
+from swift.errors import SwiftError
+from swift.export.merge import merge_lora
+from swift.train.result import SftResult
+from tests.tiny import ask
+from tests.train.conftest import losses
+from tests.tuners.kinds import ADAPTERS, STARTS, VIRTUAL
+
+RATES = {"ia3": 0.1, "prompt": 0.3, "prefix": 0.1, "vera": 0.1, "fourierft": 0.05, "lora-ga": 1e-3, "pissa": 1e-3}
+CASES: dict[str, dict[str, Any]] = {
+    **{kind: {"train_type": kind, **given} for kind, given in ADAPTERS.items() if kind != "lora"},
+    "adalora-cuts-seldom": {
+        **{"train_type": "adalora", "adalora_init_r": 6, "adalora_target_r": 3},
+        **{"adalora_deltaT": 3, "adalora_tinit": 1, "adalora_tfinal": 2},
+    },
+    **{start: STARTS[start] for start in ("dora", "pissa-rslora", "olora", "eva", "corda", "lora-ga")},
+    "longlora": {"train_type": "longlora"},
+    "lora+": {"lorap_lr_ratio": 8.0},
+    "tokens": {"new_special_tokens": ["<mark>", "<end>"]},
+}
+STEPS, STOP = 6, 4
+Train = Callable[..., SftResult]
+
+
+def answer(engine: PtEngine) -> list[Any]:
+    requests = [InferRequest(ask(text)) for text in ("what is the sky?", "hi")]
+    return [response.choices[0].token_ids for response in engine.infer(requests, RequestConfig(12, temperature=0))]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_run(case: str, train: Train, tmp_path: Path) -> None:
+    common = {"max_steps": STEPS, "save_steps": STOP, "learning_rate": RATES.get(case.split("-rs")[0], 1e-2)} | CASES[
+        case
+    ]
+    whole = train(output_dir=str(tmp_path / "whole"), **common)
+    assert losses(whole)[STEPS] < losses(whole)[1]
+    assert whole.run_folder is not None and whole.checkpoint is not None
+    broken = whole.run_folder / f"checkpoint-{STOP}"
+    resumed = train(output_dir=str(tmp_path / "again"), resume_from_checkpoint=str(broken), **common)
+    after = {step: loss for step, loss in losses(whole).items() if step > STOP}
+    assert {step: loss for step, loss in losses(resumed).items() if step > STOP} == after
+    ours, theirs = (load_file(run.checkpoint / "adapter_model.safetensors") for run in (whole, resumed))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+    served = answer(PtEngine(None, adapters=str(whole.checkpoint), torch_dtype="float32"))
+    if case in VIRTUAL:
+        with pytest.raises(SwiftError, match=f"{case} tuning trains virtual tokens"):
+            merge_lora(str(whole.checkpoint))
+        return
+    merged = merge_lora(str(whole.checkpoint), tmp_path / "merged")
+    assert answer(PtEngine(str(merged), torch_dtype="float32")) == served
