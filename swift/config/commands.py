@@ -9,6 +9,7 @@ from swift.config.data import DataConfig
 from swift.config.fields import Option, at_least, named, option, options_in, per_class
 from swift.config.generate import GenerateConfig
 from swift.config.model import ModelConfig, SourceConfig
+from swift.config.optimizer import OptimizerConfig
 from swift.config.output import OutputConfig, PluginConfig
 from swift.config.template import TemplateConfig, TrainTemplateConfig
 from swift.config.train import TrainConfig
@@ -87,6 +88,7 @@ class SftConfig(CommandConfig):
     data: DataConfig = field(default_factory=DataConfig)
     tuner: TunerConfig = field(default_factory=TunerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     plugins: PluginConfig = field(default_factory=PluginConfig)
 

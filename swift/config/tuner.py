@@ -30,6 +30,7 @@ LORA_GA = ("init_weights", "lora-ga", "lora_ga")
 VERA, BOFT, OFT = ("train_type", "vera"), ("train_type", "boft"), ("train_type", "oft")
 FOURIERFT, IA3 = ("train_type", "fourierft"), ("train_type", "ia3")
 PROMPT, PREFIX = ("train_type", "prompt"), ("train_type", "prefix")
+LLAMAPRO = ("train_type", "llamapro")
 
 
 @dataclass
@@ -39,7 +40,7 @@ class TunerConfig:
     train_type: str = option(
         "lora",
         "What is trained: lora, longlora, adalora, loha, lokr, vera, boft, oft, fourierft, ia3, bone, prompt, prefix "
-        "leave an adapter; full, freeze a whole model; or a tuner from --external_plugins.",
+        "leave an adapter; full, freeze, llamapro a whole model; or a tuner from --external_plugins.",
         aliases=("tuner_type", "sft_type"),
     )
     target_modules: list[str] = option(
@@ -174,4 +175,13 @@ class TunerConfig:
     )
     trainable_parameters_regex: str | None = option(
         None, "freeze: regular expression of parameters trained all the same.", needs=FREEZE
+    )
+    llamapro_num_new_blocks: int = option(
+        4, "llamapro: new layers, the only ones that are trained.", check=at_least(1), needs=LLAMAPRO
+    )
+    llamapro_num_groups: int | None = option(
+        None,
+        "llamapro: groups of layers, each followed by its share of the new ones; unset means one new layer each.",
+        check=at_least(1),
+        needs=LLAMAPRO,
     )

@@ -31,6 +31,7 @@ class Collator:
         padding_free: lay the samples end to end; packs always are.
         pad_to_multiple_of: round the length up to a multiple.
         flash_kwargs: also give the borders as flash attention takes them.
+        channels: int64[samples], a number that each sample's tokens carry along.
     """
 
     def __init__(
@@ -42,11 +43,12 @@ class Collator:
         padding_free: bool,
         pad_to_multiple_of: int | None = None,
         flash_kwargs: bool = False,
+        channels: np.ndarray | None = None,
     ) -> None:
         self.dataset, self.units, self.pad_token_id = dataset, units, pad_token_id
         self.flat = padding_free or units is not None
         self.multiple = pad_to_multiple_of or 1
-        self.flash_kwargs = flash_kwargs
+        self.flash_kwargs, self.channels = flash_kwargs, channels
 
     def over(self, dataset: EncodedDataset) -> Collator:
         """A collator that lays out the single samples of another set in the same way."""
@@ -66,10 +68,24 @@ class Collator:
             input_ids, labels: int64[batch, length]; weights: float32[batch, length] where the data has any.
             attention_mask: int64[batch, length] for padded rows.
             position_ids: int64[1, length] for samples laid end to end, and `segment_kwargs` if asked for.
+            channels: int64[batch, length] where samples carry them.
         """
-        samples = [self.dataset[index] for index in self._samples(unit_indices)] or [self._dummy()]
+        numbers = self._samples(unit_indices)
+        samples = [self.dataset[index] for index in numbers] or [self._dummy()]
         rows = [[sample] for sample in samples]
-        return self._tensors([samples] if self.flat else rows)
+        batch = self._tensors([samples] if self.flat else rows)
+        return batch if self.channels is None else batch | {"channels": self._channels(numbers, samples, batch)}
+
+    def _channels(self, numbers: list[int], samples: list[EncodedRow], batch: dict[str, Any]) -> torch.Tensor:
+        import torch
+
+        channels = torch.zeros_like(batch["input_ids"])
+        start = 0
+        for line, (number, sample) in enumerate(zip(numbers, samples, strict=False)):
+            place = channels[0, start : start + sample.length] if self.flat else channels[line]
+            place.fill_(int(self.channels[number]))  # type: ignore[index]
+            start += sample.length
+        return channels
 
     def _samples(self, unit_indices: Sequence[int]) -> list[int]:
         if self.units is None:

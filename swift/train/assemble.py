@@ -22,6 +22,7 @@ from swift.errors import SwiftError
 from swift.models import load_config
 from swift.rows import IGNORE
 from swift.train import distributed
+from swift.train.channels import Channels, channels_of
 from swift.train.tokenised import RunRows, tokenise
 
 if TYPE_CHECKING:
@@ -151,6 +152,7 @@ class Prepared:
         flash: the collator also gives the places of samples as flash attention takes them.
         notes: counted warnings of the template.
         dropped: rows and samples that were left out, and why.
+        channels: the channels of the samples for training, where their losses are logged.
     """
 
     train: Samples
@@ -160,6 +162,7 @@ class Prepared:
     flash: bool
     notes: dict[str, int]
     dropped: list[Dropped]
+    channels: Channels | None = None
 
     def collator(self, tokenizer: Any, samples: Samples, multiple: int) -> Collator:
         """The collator over one of the sets; lengths are rounded up to `multiple`."""
@@ -171,6 +174,7 @@ class Prepared:
             padding_free=self.end_to_end,
             pad_to_multiple_of=multiple,
             flash_kwargs=self.flash,
+            channels=self.channels.of_sample if self.channels and samples is self.train else None,
         )
 
     def remarks(self) -> list[str]:
@@ -216,4 +220,12 @@ def prepare(
     plan = step_plan(config, train.count, distributed.world_size(), decisions)
     flash = end_to_end and (config.model.attn_impl or "").startswith("flash")
     dropped = train.dataset.dropped + (evaluation.dataset.dropped if evaluation else [])
-    return Prepared(train, evaluation, plan, end_to_end, flash, dict(template.notes), dropped)
+    channels = None
+    if config.train.enable_channel_loss:
+        if data.cached_dataset:
+            raise SwiftError(
+                "--enable_channel_loss with --cached_dataset: prepared samples do not keep the channel of their row",
+                fix="give the rows by --dataset",
+            )
+        channels = channels_of(reader.read()[0], train.dataset)
+    return Prepared(train, evaluation, plan, end_to_end, flash, dict(template.notes), dropped, channels)

@@ -69,6 +69,8 @@ def check_options(config: SftConfig, decisions: Decisions) -> None:
     from swift.train import callbacks, metrics
     from swift.train.arguments import check_more, check_names, check_packages, eval_strategy
     from swift.train.folders import check_earlier, check_writable, resume_point
+    from swift.train.objective import loss_name
+    from swift.train.optimizers import settle_optimizer
     from swift.train.setup import output_dir
     from swift.train.tuning import check_tuner
     from swift.tuners import optimizers, tuners
@@ -81,9 +83,10 @@ def check_options(config: SftConfig, decisions: Decisions) -> None:
     LossScale(config.template.loss_scale or "default")
     train = config.train
     tuners.check(config.tuner.train_type)
-    objectives.check(train.loss_type or "cross_entropy")
+    objectives.check(loss_name(config))
     for name in train.callbacks:
         callbacks.check(name)
+    settle_optimizer(config, decisions)
     if train.optimizer:
         optimizers.check(train.optimizer)
     check_tuner(config)
