@@ -29,7 +29,7 @@ RANKED = (*LORA, "loha", "lokr", "bone")
 LORA_GA = ("init_weights", "lora-ga", "lora_ga")
 VERA, BOFT, OFT = ("train_type", "vera"), ("train_type", "boft"), ("train_type", "oft")
 FOURIERFT, IA3 = ("train_type", "fourierft"), ("train_type", "ia3")
-PROMPT, PREFIX = ("train_type", "prompt"), ("train_type", "prefix")
+PROMPT = ("train_type", "prompt")
 LLAMAPRO = ("train_type", "llamapro")
 
 
@@ -86,7 +86,7 @@ class TunerConfig:
         "How an adapter starts: true (its output is zero), false (random); lora: gaussian, pissa, pissa_niter_N, "
         "olora, loftq, eva, lora-ga, orthogonal, corda; bone: bat, mini; lokr: lycoris.",
         aliases=("init_lora_weights",),
-        needs=(*RANKED, "adalora", "vera", "boft", "oft", "ia3"),
+        needs=(*RANKED, "adalora", "vera", "boft", "oft", "fourierft", "ia3"),
     )
     init_samples: int = option(
         64,
@@ -157,9 +157,6 @@ class TunerConfig:
     )
     prompt_init_text: str | None = option(
         None, "prompt: text whose embeddings the prompt starts from; unset means random ones.", needs=PROMPT
-    )
-    prefix_projection: bool = option(
-        False, "prefix: compute the prefix by a small network (Li and Liang, 2021).", needs=PREFIX
     )
     freeze_parameters: list[str] = option(
         help="freeze: prefixes of parameters left as they are.", factory=list, needs=FREEZE
