@@ -128,7 +128,7 @@ def test_options_without_effect_are_noted(tmp_path: Path) -> None:
     config = read("--train_type full --lora_rank 8 --packing_length 9 --swanlab_token t --add_version false")
     assert noted(config) == [
         "packing_length 9 flag has no effect without --packing",
-        "lora_rank 8 flag has no effect without --train_type lora",
+        "lora_rank 8 flag has no effect without --train_type lora or longlora or loha or lokr or bone",
         "swanlab_token (secret) flag has no effect without --report_to swanlab",
     ]
     assert noted(read("--train_type mine --lora_rank 8"), ("train_type",)) == []
