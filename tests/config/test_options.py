@@ -137,7 +137,7 @@ def test_options_without_effect_are_noted(tmp_path: Path) -> None:
     ]
     write_config(read("--lora_rank 4"), tmp_path / "config.yaml")
     assert noted(read(f"--config {tmp_path / 'config.yaml'} --train_type full")) == [
-        "lora_rank 4 file has no effect without --train_type lora"
+        "lora_rank 4 file has no effect without --train_type lora or longlora or loha or lokr or bone"
     ]
 
 
