@@ -74,7 +74,7 @@ class TunerConfig:
     lora_bias: Literal["none", "all", "lora_only"] = option(
         "none", "Which biases are trained with lora or adalora.", needs=(*LORA, "adalora")
     )
-    lora_dtype: Literal["float16", "bfloat16", "float32"] | None = option(
+    lora_dtype: Literal["bfloat16", "float16", "float32"] | None = option(
         None,
         "Dtype of the adapter's weights; unset means float32 beside weights of 16 bit, else the model's own.",
         needs=(*MODULES, "prompt", "prefix"),
