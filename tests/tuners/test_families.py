@@ -142,7 +142,10 @@ def test_a_start_leaves_the_model_as_it_was_and_loads_onto_the_plain_base(start:
         ({"init_weights": "orthogonal", "lora_rank": 3}, "--lora_rank 3 is odd"),
         ({"init_weights": "pissa", "lora_dtype": "bfloat16"}, "--lora_dtype bfloat16"),
         ({"init_weights": "eva"}, "computed from data"),
-        ({"lora_rank": 17}, "--lora_rank 17 is more than the layer model.layers.0.self_attn.k_proj has"),
+        (
+            {"lora_rank": 33},
+            "--lora_rank 33 is more than any layer that gets it has: the largest, .*q_proj, is 32 x 32",
+        ),
         ({"target_parameters": ["experts.up"]}, "--target_parameters experts.up: no such weight"),
         ({"trainable_token_indices": [999]}, "--trainable_token_indices 999"),
         ({"train_type": "bone", "init_weights": "pissa"}, "bone has no such start"),
