@@ -93,6 +93,10 @@ def _named(wanted: DatasetName, option: str, *, use_hf: bool | None, hub_token: 
 
     name, path = wanted.name, Path(wanted.name).expanduser()
     if path.is_file():
+        if wanted.subsets:
+            raise SwiftError(
+                f"--{option} {name}:{'/'.join(wanted.subsets)}: a file has no subsets", fix=f"write --{option} {name}"
+            )
         _refuse_splits(wanted, option)
         yield from read_file(path, option)
     elif path.is_dir():

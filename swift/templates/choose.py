@@ -103,14 +103,16 @@ def _is_named(name: str | None) -> bool:
 def _note_options(template: Template, flags: TemplateConfig, decisions: Decisions) -> None:
     """Say what is set besides the template's source, and stop where the template cannot do it."""
     training = isinstance(flags, TrainTemplateConfig)
+    thinking = "the template's thinking switch"
     switch = "it trains turns without reasoning behind the prompt of the thinking switch set off"
-    if template.add_non_thinking_prefix and training and not has_switch(template):
-        switch = "no effect: the chat template has no thinking switch"
+    asked = template.enable_thinking is not None or (template.add_non_thinking_prefix and training)
+    if asked and not has_switch(template):
+        thinking = switch = "no effect: the chat template has no thinking switch"
     if template.preserve_thinking is not None:
         check_preserving(template, template.preserve_thinking)
     told = {
         "system": (template.system, "for conversations that bring none"),
-        "enable_thinking": (template.enable_thinking, "the template's thinking switch"),
+        "enable_thinking": (template.enable_thinking, thinking),
         "preserve_thinking": (template.preserve_thinking, "the reasoning of earlier turns, by the template's switch"),
         "chat_template_kwargs": (template.chat_template_kwargs or None, "variables of the template"),
         "response_prefix": (template.response_prefix, "behind every generation prompt"),
