@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 from collections import Counter
@@ -64,38 +65,72 @@ class _Job:
     def _samples(self, span: tuple[int, int], chunk: _Chunk) -> Iterator[EncodedRow]:
         for row, source in self.rows[slice(*span)]:
             try:
-                encoded = self.template.encode(row, source)
+                pieces, lost = encode_row(self.template, row, source, self.max_length, self.strategy)
             except SwiftError as error:
                 chunk.bad.append(Dropped(source, f"{error.what}; {error.fix}" if error.fix else error.what, row))
                 continue
-            lost: list[str] = []
-            for sample in encoded:
-                sample.source = source
-                yield from self._kept(sample, lost)
-            self._note_lost(lost, len(encoded), row, source, chunk)
+            yield from pieces
+            for reason in lost:
+                place = chunk.too_long if TOO_LONG in reason and self.strategy == "raise" else chunk.dropped
+                place.append(Dropped(source, reason, row))
 
-    def _kept(self, sample: EncodedRow, lost: list[str]) -> Iterator[EncodedRow]:
-        """Shorten a sample, and note what is lost by it."""
-        pieces = shorten(sample, self.max_length, self.strategy)
-        if not pieces:
-            lost.append(f"{sample.length} {TOO_LONG} {self.max_length}")
-        for piece in pieces:
-            if piece.trained:
-                yield piece
+
+def encode_row(
+    template: Encoder, row: Row, source: Source, max_length: int | None, strategy: Truncation
+) -> tuple[list[EncodedRow], list[str]]:
+    """The samples of a row as training takes them, and why parts of it are lost, one reason for each kind of loss.
+
+    Args:
+        template: encodes the row.
+        row: what is trained.
+        source: where it came from.
+        max_length: longest sample, in tokens; None means no limit.
+        strategy: what happens to a longer one.
+
+    Raises:
+        SwiftError: the row cannot be encoded, or holds an answer that is not wanted.
+    """
+    check_liked(row, source)
+    encoded, pieces, lost = template.encode(row, source), list[EncodedRow](), list[str]()
+    for sample in encoded:
+        sample.source = source
+        parts = shorten(sample, max_length, strategy)
+        if not parts:
+            lost.append(f"{sample.length} {TOO_LONG} {max_length}")
+        for part in parts:
+            if part.trained:
+                pieces.append(part)
             else:
-                cut = f" is left within --max_length {self.max_length}" if piece.length < sample.length else ""
+                cut = f" is left within --max_length {max_length}" if part.length < sample.length else ""
                 lost.append(f"no token that carries loss{cut}")
+    return pieces, _reasons(lost, len(encoded))
 
-    def _note_lost(self, lost: list[str], samples: int, row: Row, source: Source, chunk: _Chunk) -> None:
-        """Count a row once for each kind of loss, however many of its samples it befell."""
-        kinds: dict[str, list[str]] = {}
-        for reason in lost:
-            kinds.setdefault(Dropped(source, reason).group, []).append(reason)
-        for reasons in kinds.values():
-            too_long = TOO_LONG in reasons[0]
-            part = f" ({len(reasons)} of the row's {samples} samples)" if too_long and samples > 1 else ""
-            place = chunk.too_long if too_long and self.strategy == "raise" else chunk.dropped
-            place.append(Dropped(source, reasons[0] + part, row))
+
+def check_liked(row: Row, source: Source) -> None:
+    """Raise a `SwiftError` where the answer, or a step of it, is labelled as wrong: training would teach it."""
+    labels = row.get("step_labels", [])
+    wrong = [at for at, label in enumerate(labels, 1) if isinstance(label, int | float) and label <= 0]
+    if row.get("label") is False:
+        what = "the answer is not liked (label: false)"
+    elif wrong:
+        what = f"step {wrong[0]} of the answer is labelled {json.dumps(labels[wrong[0] - 1])}"
+    else:
+        return
+    raise SwiftError(
+        f"{what}, and supervised fine-tuning would teach it", where=str(source), fix="take the row out of the data"
+    )
+
+
+def _reasons(lost: list[str], samples: int) -> list[str]:
+    """Tell each kind of loss once, however many of a row's samples it befell."""
+    kinds: dict[str, list[str]] = {}
+    for reason in lost:
+        kinds.setdefault(Dropped(None, reason).group, []).append(reason)
+    told = []
+    for reasons in kinds.values():
+        part = f" ({len(reasons)} of the row's {samples} samples)" if TOO_LONG in reasons[0] and samples > 1 else ""
+        told.append(reasons[0] + part)
+    return told
 
 
 def encode_rows(

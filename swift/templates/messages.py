@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from swift.errors import SwiftError
@@ -44,6 +44,32 @@ def check(messages: Any, where: str | None) -> None:
         if not content and not message.get("tool_calls") and role == "assistant" and content != "":
             raise SwiftError(f"message {index} (assistant) has neither content nor tool_calls", where=where, fix=MEND)
         check_calls(message.get("tool_calls"), index, where)
+
+
+MEDIA = ("images", "videos", "audios")
+PARTS = ("image", "image_url", "video", "video_url", "audio", "audio_url", "input_audio")
+"""Types of the parts of a content that are no text."""
+
+
+def check_media(columns: Mapping[str, Any], messages: Any, where: str | None = None) -> None:
+    """Raise a `SwiftError` for pictures, films and sounds, which no template here reads.
+
+    Args:
+        columns: a row, or what else holds lists of media beside its messages.
+        messages: whose contents may hold them as parts.
+        where: place of the row.
+    """
+    found = [name for name in MEDIA if columns.get(name)]
+    for message in messages or ():
+        content = message.get("content") if isinstance(message, dict) else None
+        parts = content if isinstance(content, (list, tuple)) else ()
+        found += [str(part["type"]) for part in parts if isinstance(part, dict) and part.get("type") in PARTS]
+    if found:
+        raise SwiftError(
+            f"pictures, films and sounds are not read yet, and there are {', '.join(dict.fromkeys(found))}",
+            where=where,
+            fix="take them out of the row, or the row out of the data",
+        )
 
 
 def check_calls(calls: Any, index: int, where: str | None) -> None:

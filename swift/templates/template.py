@@ -218,6 +218,7 @@ class Template(Rendering):
             raise SwiftError(error.what, where=where, fix=error.fix) from error
 
     def _encode(self, row: Row, source: Source | None, where: str | None) -> list[EncodedRow]:
+        checks.check_media(row, row.get("messages"), where)
         messages, tools = self.prepared(row.get("messages"), row.get("tools"), where)
         conversation = self._conversation(messages, where)
         inserted = len(conversation) > len(messages or ())
