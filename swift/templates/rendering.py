@@ -28,6 +28,7 @@ class Rendering:
         preserve_thinking: keep or drop the reasoning of earlier turns; None leaves it to the template.
         chat_template_kwargs: further variables for the template.
         response_prefix: text that the server puts behind the generation prompt.
+        new_special_tokens: control tokens that contents may write too, since training added them for that.
         source: where the template came from, for messages and checkpoints.
 
     Attributes:
@@ -47,6 +48,7 @@ class Rendering:
         preserve_thinking: bool | None,
         chat_template_kwargs: dict[str, Any] | None,
         response_prefix: str | None,
+        new_special_tokens: Sequence[str],
         source: str,
     ) -> None:
         self.tokenizer, self.chat_template, self.source = tokenizer, chat_template, source
@@ -55,7 +57,8 @@ class Rendering:
         self.fixed: dict[str, Any] = {"now": datetime.now().isoformat(timespec="seconds")}
         self.notes: Counter[str] = Counter()
         self._compiled: dict[str, ChatTemplate] = {}
-        self._encoder = Encoder(tokenizer)
+        self.new_special_tokens = list(new_special_tokens)
+        self._encoder = Encoder(tokenizer, self.new_special_tokens)
         self._special = dict(tokenizer.special_tokens_map)
         self._select(None)
 

@@ -23,8 +23,6 @@ from swift.templates.skeleton import Skeletons, placed, runs_of
 from swift.templates.turns import Sample, ServingOptions, Turns
 
 CONTROL_CHOICES = ("text", "refuse", "allow")
-FORMER = {"token": "allow", "error": "refuse"}
-"""Names that older checkpoints record."""
 
 
 class Template(Rendering):
@@ -45,6 +43,7 @@ class Template(Rendering):
         preserve_thinking: keep or drop the reasoning of earlier turns; None leaves it to the template.
         add_non_thinking_prefix: turns without reasoning are trained behind the prompt of the thinking switch set off.
         agent_template: the format in which tools become text, for templates that know none.
+        new_special_tokens: control tokens that contents may write too, since training added them for that.
         source: where the template came from, for messages and checkpoints.
     """
 
@@ -64,9 +63,9 @@ class Template(Rendering):
         preserve_thinking: bool | None = None,
         add_non_thinking_prefix: bool = False,
         agent_template: str | None = None,
+        new_special_tokens: Sequence[str] = (),
         source: str = "",
     ) -> None:
-        special_tokens_in_content = FORMER.get(special_tokens_in_content, special_tokens_in_content)
         if special_tokens_in_content not in CONTROL_CHOICES:
             raise SwiftError(
                 f"special_tokens_in_content is {special_tokens_in_content!r}",
@@ -79,6 +78,7 @@ class Template(Rendering):
             preserve_thinking=preserve_thinking,
             chat_template_kwargs=chat_template_kwargs,
             response_prefix=response_prefix,
+            new_special_tokens=new_special_tokens,
             source=source,
         )
         self.system, self.use_chat_template = system, use_chat_template
@@ -111,6 +111,7 @@ class Template(Rendering):
             "preserve_thinking": self.preserve_thinking,
             "add_non_thinking_prefix": self.add_non_thinking_prefix,
             "agent_template": None if self.agent is None else self.agent.name,
+            "new_special_tokens": self.new_special_tokens,
             "source": self.source,
             "fixed": dict(self.fixed),
         }

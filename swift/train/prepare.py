@@ -35,7 +35,7 @@ def prepare_rows(config: PrepareConfig, decisions: Decisions) -> Path:
     """
     from swift.compat import quiet_libraries
     from swift.models.source import find_source
-    from swift.templates.choose import choose_template
+    from swift.templates.choose import open_template
     from swift.train.assemble import check_prompts
 
     folder = check_options(config)
@@ -45,8 +45,7 @@ def prepare_rows(config: PrepareConfig, decisions: Decisions) -> Path:
     reader.read()
     source = find_source(config.model, decisions)
     quiet_libraries()
-    tokenizer = source.load_tokenizer(config.model.trust_remote_code)
-    template = choose_template(tokenizer, config.template, decisions, source.recorded_template)
+    template = open_template(config, source, decisions)
     check_prompts(template, reader, decisions)
     longest = config.template.max_length or source.limit
     about = about_of(reader, template, longest)

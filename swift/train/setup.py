@@ -113,11 +113,11 @@ def output_dir(config: SftConfig) -> Path:
 
 def template_of(config: SftConfig, source: ModelSource, decisions: Decisions) -> Template:
     """The template to train with; going on from an adapter keeps the adapter's own."""
-    from swift.templates.choose import choose_template
+    from swift.templates.choose import open_template
 
-    tokenizer = source.load_tokenizer(config.model.trust_remote_code)
-    settle_tokens(config, source, tokenizer, decisions)
-    return choose_template(tokenizer, config.template, decisions, source.recorded_template)
+    template = open_template(config, source, decisions)
+    settle_tokens(config, source)
+    return template
 
 
 def plan_run(config: SftConfig, source: ModelSource, data: Prepared, decisions: Decisions) -> TrainPlan:

@@ -129,15 +129,9 @@ def settle_schedule(config: SftConfig, steps: int, decisions: Decisions) -> None
         config.tuner.adalora_total_step = decisions.add("adalora_total_step", steps, "default", reason)
 
 
-def settle_tokens(config: SftConfig, source: ModelSource, tokenizer: Any, decisions: Decisions) -> None:
-    """Add `--new_special_tokens` to the tokenizer, and their rows to what is trained beside LoRA."""
-    from swift.models.new_tokens import add_tokens
-
-    source.new_tokens = add_tokens(tokenizer, config.template.new_special_tokens)
-    if not source.new_tokens:
-        return
-    decisions.add("new_special_tokens", source.new_tokens, "flag", "their ids; their embeddings are trained and saved")
-    if config.tuner.train_type in LORA_KINDS and not source.adapters:
+def settle_tokens(config: SftConfig, source: ModelSource) -> None:
+    """Train the rows of `--new_special_tokens` beside LoRA."""
+    if source.new_tokens and config.tuner.train_type in LORA_KINDS and not source.adapters:
         own = config.tuner.trainable_token_indices
         config.tuner.trainable_token_indices = list(dict.fromkeys([*own, *source.new_tokens]))
 

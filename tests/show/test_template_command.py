@@ -85,6 +85,14 @@ def test_a_template_whose_control_tokens_the_tokenizer_lacks(
     assert only["trained_text"] == ["  你好 😀<|eot_id|>"]
 
 
+def test_new_tokens_reach_the_rows(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "marked.jsonl"
+    file.write_text('{"query": "a <zz>", "response": "b"}\n')
+    words = ["--model", model, "--row", file, "--new_special_tokens"]
+    (only,) = objects(capsys, *words, "<zz>")
+    assert len(make_tokenizer()) in only["input_ids"]
+
+
 def test_text_and_page(model: Path, rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["template", "--model", str(model), "--row", str(rows)]) == 0
     shown = capsys.readouterr().out
