@@ -104,6 +104,17 @@ class BatchConfig:
     columns: dict[str, str] | None = option(
         None, 'Column names of the data to ours, as JSON: {"question": "query"}.', needs=("val_dataset",)
     )
+    disable_auto_column_mapping: bool = option(
+        False, "Know each column by our own name alone, not by the others it often goes by.", needs=("val_dataset",)
+    )
+    custom_dataset_info: list[str] = option(
+        help="Tables of your own data sets (JSON), which --val_dataset then takes by name.",
+        factory=list,
+        needs=("val_dataset",),
+    )
+    strict: bool = option(
+        True, "Stop when a row cannot be answered; false leaves such rows out and tells them.", needs=("val_dataset",)
+    )
     model_name: list[str] = option(help="Fills {{NAME}} in self-cognition data.", factory=list, needs=("val_dataset",))
     model_author: list[str] = option(help="Fills {{AUTHOR}} likewise.", factory=list, needs=("val_dataset",))
     result_path: str | None = option(
@@ -185,6 +196,12 @@ class RowsConfig:
         help="Rows to show, named as --dataset names them; unset means built-in conversations.", factory=list
     )
     columns: dict[str, str] | None = option(None, 'Column names of the data to ours, as JSON: {"question": "query"}.')
+    disable_auto_column_mapping: bool = option(
+        False, "Know each column by our own name alone, not by the others it often goes by."
+    )
+    custom_dataset_info: list[str] = option(
+        help="Tables of your own data sets (JSON), which --row then takes by name.", factory=list
+    )
     model_name: list[str] = option(help="Fills {{NAME}} in self-cognition data.", factory=list)
     model_author: list[str] = option(help="Fills {{AUTHOR}} likewise.", factory=list)
     format: Literal["text", "json", "html"] = option(

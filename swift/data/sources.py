@@ -135,7 +135,7 @@ def _known(
         try:
             yield mapped(dict(value)), source
         except BadRow as error:
-            yield Dropped(source, str(error))
+            yield Dropped(source, str(error), value)
 
 
 def place_of(entry: KnownDataset, name: str, use_hf: bool | None) -> tuple[str, bool | None]:
