@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,9 +90,3 @@ def write_dropped(dropped: Iterable[Dropped], path: str | Path) -> None:
             source = None if row.source is None else str(row.source)
             line = {"source": source, "reason": row.reason, "row": row.row}
             file.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
-
-
-def kind_of(value: Any) -> str:
-    """What a value is, in the words of JSON."""
-    names = {type(None): "null", bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list"}
-    return names.get(type(value), "an object" if isinstance(value, Mapping) else type(value).__name__)

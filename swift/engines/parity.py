@@ -110,7 +110,7 @@ def _mismatch(template: Template, source: Source, turn: TurnStart, served: list[
 
     switches = f", with {turn.switches}" if turn.switches else ""
     return SwiftError(
-        f"parity: the prompt that serving sends for message {turn.message} is not what training puts before it"
+        f"parity: the prompt that serving sends for message {turn.message + 1} is not what training puts before it"
         f"{switches}; they part at token {at} (⟂)\n  serving:  {shown(served)}\n  training: {shown(trained)}",
         where=str(source),
         fix="nothing is trained on a text that is never served: give a template that renders both alike with "

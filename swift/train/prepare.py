@@ -10,8 +10,10 @@ from swift.config.commands import PrepareConfig
 from swift.data import by_reason, write_dropped
 from swift.data.cache import HELD, ensure, is_whole, open_sets
 from swift.data.identity import key_of
+from swift.data.steps import data_seed
 from swift.errors import SwiftError
 from swift.plugins import load_plugins
+from swift.train.arguments import check_missing
 from swift.train.tokenised import RunRows, about_of, fill
 
 
@@ -40,8 +42,7 @@ def prepare_rows(config: PrepareConfig, decisions: Decisions) -> Path:
 
     folder = check_options(config)
     load_plugins(config.plugins.external_plugins)
-    seed = config.output.seed if config.output.data_seed is None else config.output.data_seed
-    reader = RunRows(config, seed)
+    reader = RunRows(config, data_seed(config.output))
     reader.read()
     source = find_source(config.model, decisions)
     quiet_libraries()
@@ -67,10 +68,7 @@ def check_options(config: PrepareConfig) -> Path:
     Raises:
         SwiftError: an option is missing, or the folder is there.
     """
-    if not config.model.model and not config.model.adapters:
-        raise SwiftError("--model is missing", fix="add --model demo, a folder, or an id of a hub")
-    if not config.data.dataset:
-        raise SwiftError("--dataset is missing", fix="add --dataset self-cognition, a file, or an id of a hub")
+    check_missing(config.model, config.data.dataset)
     if not config.output.output_dir:
         raise SwiftError("--output_dir is missing", fix="name a folder for the tokenised rows")
     folder = Path(config.output.output_dir).expanduser().absolute()
