@@ -12,7 +12,7 @@ import pytest
 from swift.config import DataConfig
 from swift.data import dataset, datasets
 from swift.data.cache import differences, ensure, is_whole, read_about
-from swift.data.identity import data_identity, key_of
+from swift.data.identity import code_identity, data_identity, key_of
 from swift.errors import SwiftError
 
 
@@ -91,6 +91,19 @@ def test_the_key_follows_the_content_of_the_files_and_the_options(tmp_path: Path
     one = identity(dataset=[str(tmp_path / "folder")])
     jsonl([{"query": "d", "response": "e"}], "folder/two.jsonl")
     assert identity(dataset=[str(tmp_path / "folder")]) != one
+
+
+def test_the_key_follows_what_self_cognition_and_the_code_are_made_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "table.jsonl"
+    monkeypatch.setattr("swift.data.identity.TABLE", table)
+    found = []
+    for text in ("one", "two"):
+        table.write_text(text)
+        code_identity.cache_clear()
+        found.append((identity(dataset=["self-cognition#3"]), code_identity(tmp_path)))
+    assert found[0][0] != found[1][0] and found[0][1] != found[1][1]
 
 
 def test_rows_of_a_function_are_not_kept() -> None:
