@@ -184,9 +184,11 @@ class RowsConfig:
     row: list[str] = option(
         help="Rows to show, named as --dataset names them; unset means built-in conversations.", factory=list
     )
-    columns: dict[str, str] | None = option(None, 'Column names of the data to ours, as JSON: {"question": "query"}.')
-    model_name: list[str] = option(help="Fills {{NAME}} in self-cognition data.", factory=list)
-    model_author: list[str] = option(help="Fills {{AUTHOR}} likewise.", factory=list)
+    columns: dict[str, str] | None = option(
+        None, 'Column names of the data to ours, as JSON: {"question": "query"}.', needs=("row",)
+    )
+    model_name: list[str] = option(help="Fills {{NAME}} in self-cognition data.", factory=list, needs=("row",))
+    model_author: list[str] = option(help="Fills {{AUTHOR}} likewise.", factory=list, needs=("row",))
     format: Literal["text", "json", "html"] = option(
         "text", "For a terminal, one JSON object a sample, or a page of HTML; all on standard output."
     )

@@ -27,6 +27,7 @@ from swift.data.token_files import dropped_of, open_tokens, read_progress, told_
 from swift.errors import SwiftError
 
 if TYPE_CHECKING:
+    from swift.config import DataConfig
     from swift.templates import Template
 
 DATA_CHARS, SET_CHARS = 16, 32
@@ -60,6 +61,7 @@ class RunRows:
     """
 
     def __init__(self, config: Any, seed: int) -> None:
+        check_sources(config.data)
         self.config, self.seed = config, seed
         self.found: tuple[RowSet, RowSet | None] | None = None
         data, model = config.data, config.model
@@ -95,15 +97,54 @@ class RunRows:
         return rows, None
 
 
+def check_sources(data: DataConfig) -> None:
+    """Stop where two options name the rows of one set.
+
+    Raises:
+        SwiftError: it names them.
+    """
+    if data.cached_dataset and (data.dataset or data.val_dataset):
+        raise SwiftError(
+            "--cached_dataset and --dataset both name rows to train on"
+            if data.dataset
+            else "--cached_dataset with --val_dataset: rows are tokenised either beforehand or now",
+            fix="prepare all of them together: swift prepare --dataset …",
+        )
+    other = "val_dataset" if data.val_dataset else "split_dataset_ratio" if data.split_dataset_ratio else None
+    if data.cached_val_dataset and other:
+        raise SwiftError(f"--cached_val_dataset and --{other} both name rows to evaluate on", fix="keep one of them")
+
+
+def has_held(data: DataConfig) -> bool:
+    """Whether there are rows to evaluate on.
+
+    Raises:
+        SwiftError: no tokenised rows are where options say.
+    """
+    if data.dataset:
+        return bool(data.val_dataset or data.split_dataset_ratio or data.cached_val_dataset)
+    folders = [prepared_folder(name, "cached_dataset")[0] for name in data.cached_dataset]
+    return bool(data.cached_val_dataset) or any((folder / HELD).is_dir() for folder in folders)
+
+
 def tokenise(reader: RunRows, template: Template, longest: int | None, decisions: Decisions) -> Sets:
     """The samples of a run's rows.
 
     Raises:
         SwiftError: a row cannot be used, no sample is left, or prepared samples were made for something else.
     """
+    data = reader.config.data
+    made = _prepared if data.cached_dataset else _made
+    sets = made(reader, template, longest, decisions)
+    if data.cached_val_dataset:
+        folder, about = prepared_folder(data.cached_val_dataset[0], "cached_val_dataset")
+        check_made(folder, about, template)
+        sets.held = open_tokens(folder / HELD if (folder / HELD).is_dir() else folder / TRAIN)
+    return sets
+
+
+def _made(reader: RunRows, template: Template, longest: int | None, decisions: Decisions) -> Sets:
     config = reader.config
-    if config.data.cached_dataset:
-        return _prepared(config, template, longest, decisions)
     if reader.identity is None:
         if config.data.load_from_cache_file:
             why = "nothing tells whether the rows of a function are still the same"
@@ -172,23 +213,14 @@ def _with_left_out(
     return sets
 
 
-def _prepared(config: Any, template: Template, longest: int | None, decisions: Decisions) -> Sets:
-    data = config.data
-    if data.dataset or data.val_dataset:
-        raise SwiftError(
-            "--cached_dataset and --dataset both name rows to train on",
-            fix="prepare all of them together: swift prepare --dataset …",
-        )
+def _prepared(reader: RunRows, template: Template, longest: int | None, decisions: Decisions) -> Sets:
+    data = reader.config.data
     if max(len(data.cached_dataset), len(data.cached_val_dataset)) > 1:
         raise SwiftError("--cached_dataset takes one folder", fix="prepare the data sets together: swift prepare")
     folder, made = prepared_folder(data.cached_dataset[0], "cached_dataset")
     check_made(folder, made, template)
     template.hold(made["fixed"])
     train, held = _with_left_out(folder, made, template)
-    if data.cached_val_dataset:
-        other, made = prepared_folder(data.cached_val_dataset[0], "cached_val_dataset")
-        check_made(other, made, template)
-        held = open_tokens(other / HELD if (other / HELD).is_dir() else other / TRAIN)
     if longest and int(train.lengths.max()) > longest:
         raise SwiftError(
             f"--max_length {longest}: a prepared sample has {int(train.lengths.max())} tokens",

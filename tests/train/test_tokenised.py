@@ -11,10 +11,13 @@ import pytest
 
 from swift.config import Decisions, SftConfig
 from swift.config.commands import PrepareConfig
+from swift.config.effect import without_effect
 from swift.data.cache import finish
 from swift.errors import SwiftError
 from swift.templates.survey import byte_tokenizer
 from swift.templates.template import Template
+from swift.train.arguments import eval_strategy
+from swift.train.prepare import check_options
 from swift.train.tokenised import RunRows, about_of, fill, tokenise
 
 CHATML = (
@@ -111,3 +114,28 @@ def test_prepared_rows_for_something_else_are_refused_by_name(prepared: Path, ro
         run(None, cached_dataset=[str(tmp_path)])
     with pytest.raises(SwiftError, match="both name rows"):
         run(rows, cached_dataset=[str(prepared)])
+    with pytest.raises(SwiftError, match="--cached_val_dataset and --split_dataset_ratio both"):
+        run(rows, cached_val_dataset=[str(prepared)], split_dataset_ratio=0.1)
+
+
+def test_no_option_around_the_cache_is_ignored(prepared: Path, rows: Path, tmp_path: Path) -> None:
+    sets = run(rows, cached_val_dataset=[str(prepared)])[1]
+    assert len(sets.train) == 31
+    assert np.array_equal(sets.held.ids, run(None, cached_dataset=[str(prepared)])[1].held.ids)
+    for options in (
+        {"cached_dataset": [str(prepared)]},
+        {"dataset": [str(rows)], "cached_val_dataset": [str(prepared)]},
+    ):
+        assert eval_strategy(SftConfig.of(**options, eval_strategy="epoch")) == "epoch"
+    config = SftConfig.of(cached_dataset=[str(prepared)], split_dataset_ratio=0.1, columns={"a": "query"})
+    assert {spec.name for spec, _ in without_effect(config)} == {"split_dataset_ratio", "columns"}
+
+    def options_of_prepare(**options: Any) -> Decisions:
+        decisions = Decisions()
+        given = {"model": "m", "dataset": [str(rows)], "output_dir": str(tmp_path / "new"), **options}
+        check_options(PrepareConfig.of(**given), decisions)
+        return decisions
+
+    assert [each.name for each in options_of_prepare(packing=True)] == ["packing"]
+    with pytest.raises(SwiftError, match="--cached_val_dataset names rows that are tokenised already"):
+        options_of_prepare(cached_val_dataset=[str(prepared)])
