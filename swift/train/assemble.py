@@ -39,14 +39,12 @@ def check_prompts(template: Template, reader: RunRows, decisions: Decisions) -> 
     Raises:
         SwiftError: it names the row and the turn and shows both texts.
     """
-    from swift.engines.parity import check_deployment, check_parity
+    from swift.engines.parity import check_parity
 
     same = "served prompt and trained prefix are the same, id for id"
-    if reader.found is None:
-        # Rows that are tokenised already were checked then; the built-in ones show that nothing has changed since.
-        decisions.add("parity", f"{check_deployment(template).samples} built-in samples checked", "data", same)
-        return
-    checked = [check_parity(template, each.rows) for each in reader.found if each]
+    # Of rows that are tokenised already, some are kept beside their tokens.
+    sets = reader.kept if reader.found is None else [each.rows for each in reader.found if each]
+    checked = [check_parity(template, rows) for rows in sets]
     decisions.add("parity", f"{sum(each.samples for each in checked)} samples checked", "data", same)
 
 

@@ -25,6 +25,7 @@ from swift.data.cache import (
 from swift.data.identity import code_identity, data_identity, key_of, template_identity
 from swift.data.token_files import dropped_of, open_tokens, read_progress, told_of
 from swift.errors import SwiftError
+from swift.rows import Row, Source
 
 if TYPE_CHECKING:
     from swift.config import DataConfig
@@ -56,6 +57,10 @@ class RunRows:
         config: a command's configuration with model, template, data and plugins.
         seed: of the order of rows.
 
+    Attributes:
+        found: the rows, once they are read.
+        kept: some rows of each set that was tokenised before.
+
     Raises:
         SwiftError: a row or file cannot be used; nothing has been loaded yet.
     """
@@ -65,6 +70,7 @@ class RunRows:
         self.config, self.seed = config, seed
         self.found: tuple[RowSet, RowSet | None] | None = None
         data, model = config.data, config.model
+        self.kept: list[list[tuple[Row, Source]]] = []
         self.identity: dict[str, Any] | None = None
         if data.load_from_cache_file and not data.cached_dataset and can_keep():
             self.identity = data_identity(data, seed=seed, use_hf=model.use_hf, token=model.hub_token)
@@ -139,6 +145,7 @@ def tokenise(reader: RunRows, template: Template, longest: int | None, decisions
     if data.cached_val_dataset:
         folder, about = prepared_folder(data.cached_val_dataset[0], "cached_val_dataset")
         check_made(folder, about, template)
+        reader.kept += _checked_rows(about)
         sets.held = open_tokens(folder / HELD if (folder / HELD).is_dir() else folder / TRAIN)
     return sets
 
@@ -158,6 +165,7 @@ def _made(reader: RunRows, template: Template, longest: int | None, decisions: D
     there = ensure(place, lambda folder: about | fill(folder, reader, template, longest), place.name)
     made = read_about(place)
     template.hold(made["fixed"])
+    reader.kept = _checked_rows(made)
     train, held = _with_left_out(place, made, template if there or reader.found is None else None)
     said = "tokenised before, from the cache" if there else "tokenised now, kept in the cache"
     decisions.add("tokens", str(place), "data", f"{said}: {len(train):,} samples")
@@ -181,7 +189,9 @@ def about_of(reader: RunRows, template: Template, longest: int | None) -> dict[s
 
 def fill(folder: Path, reader: RunRows, template: Template, longest: int | None) -> dict[str, Any]:
     """Tokenise the rows into the folders of a folder; gives what else has to be kept."""
-    config, left_out = reader.config, {}
+    from swift.engines.parity import spread
+
+    config, left_out, rows_of = reader.config, {}, {}
     for name, rows in zip((TRAIN, HELD), reader.read(), strict=True):
         if rows is None or (name == HELD and not rows):
             continue
@@ -196,7 +206,13 @@ def fill(folder: Path, reader: RunRows, template: Template, longest: int | None)
             folder=folder / name,
         )
         left_out[name] = [told_of(each) for each in rows.dropped]
-    return {"fixed": template.fixed, "left_out": left_out}
+        rows_of[name] = [[row, source.name, source.line] for row, source in spread(rows.rows)]
+    return {"fixed": template.fixed, "left_out": left_out, "rows": rows_of}
+
+
+def _checked_rows(made: dict[str, Any]) -> list[list[tuple[Row, Source]]]:
+    """The rows of each set that are kept beside the tokens, to be checked in every run."""
+    return [[(row, Source(name, line)) for row, name, line in rows] for rows in made["rows"].values()]
 
 
 def _with_left_out(
@@ -219,6 +235,7 @@ def _prepared(reader: RunRows, template: Template, longest: int | None, decision
         raise SwiftError("--cached_dataset takes one folder", fix="prepare the data sets together: swift prepare")
     folder, made = prepared_folder(data.cached_dataset[0], "cached_dataset")
     check_made(folder, made, template)
+    reader.kept = _checked_rows(made)
     template.hold(made["fixed"])
     train, held = _with_left_out(folder, made, template)
     if longest and int(train.lengths.max()) > longest:

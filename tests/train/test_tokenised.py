@@ -17,6 +17,7 @@ from swift.errors import SwiftError
 from swift.templates.survey import byte_tokenizer
 from swift.templates.template import Template
 from swift.train.arguments import eval_strategy
+from swift.train.assemble import check_prompts
 from swift.train.prepare import check_options
 from swift.train.tokenised import RunRows, about_of, fill, tokenise
 
@@ -116,6 +117,24 @@ def test_prepared_rows_for_something_else_are_refused_by_name(prepared: Path, ro
         run(rows, cached_dataset=[str(prepared)])
     with pytest.raises(SwiftError, match="--cached_val_dataset and --split_dataset_ratio both"):
         run(rows, cached_val_dataset=[str(prepared)], split_dataset_ratio=0.1)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_kept_rows_are_checked_as_they_were_read(prepared: Path, rows: Path, cached: bool) -> None:
+    class Changed(Template):
+        def prompt(self, messages: Any, tools: Any = None, **switches: Any) -> list[int]:
+            asked = [{**each, "content": each["content"].replace("q", "Q")} for each in messages]
+            return super().prompt(asked, tools, **switches)
+
+    run(rows)
+    reader, _, template, _ = run(rows) if cached else run(None, cached_dataset=[str(prepared)])
+    assert reader.found is None
+    decisions = Decisions()
+    check_prompts(template, reader, decisions)
+    assert [each.value for each in decisions] == ["32 samples checked"]
+    with pytest.raises(SwiftError, match="message 1 is not what training puts") as caught:
+        check_prompts(Changed(byte_tokenizer(CHATML)), reader, decisions)
+    assert "rows.jsonl:" in str(caught.value.where)
 
 
 def test_no_option_around_the_cache_is_ignored(prepared: Path, rows: Path, tmp_path: Path) -> None:
