@@ -65,10 +65,10 @@ class DataConfig:
         needs=("dataset",),
     )
     cached_dataset: list[str] = option(
-        help="Train from what swift prepare made, in place of --dataset: its folder.", factory=list, check=named
+        help="Train from what swift prepare made, in place of --dataset: its folders.", factory=list, check=named
     )
     cached_val_dataset: list[str] = option(
-        help="Evaluate on what swift prepare made: its folder.", factory=list, check=named
+        help="Evaluate on what swift prepare made: its folders.", factory=list, check=named
     )
     model_name: list[str] = option(
         help="Fills {{NAME}} in self-cognition data: one name, or an English one and a Chinese one.",

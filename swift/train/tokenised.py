@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from swift.data.cache import (
     tokens_root,
 )
 from swift.data.identity import code_identity, data_identity, key_of, template_identity
-from swift.data.token_files import dropped_of, open_tokens, read_progress, told_of
+from swift.data.token_files import TokenWriter, dropped_of, open_tokens, read_progress, told_of
 from swift.errors import SwiftError
 from swift.rows import Row, Source
 
@@ -143,10 +144,9 @@ def tokenise(reader: RunRows, template: Template, longest: int | None, decisions
     made = _prepared if data.cached_dataset else _made
     sets = made(reader, template, longest, decisions)
     if data.cached_val_dataset:
-        folder, about = prepared_folder(data.cached_val_dataset[0], "cached_val_dataset")
-        check_made(folder, about, template)
-        reader.kept += _checked_rows(about)
-        sets.held = open_tokens(folder / HELD if (folder / HELD).is_dir() else folder / TRAIN)
+        folders = _folders(data.cached_val_dataset, "cached_val_dataset", reader, template)
+        held = [open_tokens(folder / HELD if (folder / HELD).is_dir() else folder / TRAIN) for folder, _ in folders]
+        sets.held = joined(held)
     return sets
 
 
@@ -231,21 +231,42 @@ def _with_left_out(
 
 def _prepared(reader: RunRows, template: Template, longest: int | None, decisions: Decisions) -> Sets:
     data = reader.config.data
-    if max(len(data.cached_dataset), len(data.cached_val_dataset)) > 1:
-        raise SwiftError("--cached_dataset takes one folder", fix="prepare the data sets together: swift prepare")
-    folder, made = prepared_folder(data.cached_dataset[0], "cached_dataset")
-    check_made(folder, made, template)
-    reader.kept = _checked_rows(made)
-    template.hold(made["fixed"])
-    train, held = _with_left_out(folder, made, template)
+    folders = _folders(data.cached_dataset, "cached_dataset", reader, template)
+    template.hold(folders[0][1]["fixed"])
+    sets = [_with_left_out(folder, made, template) for folder, made in folders]
+    train = joined([train for train, _ in sets])
+    assert train is not None
+    held = joined([held for _, held in sets if held is not None])
+    where = " ".join(str(folder) for folder, _ in folders)
     if longest and int(train.lengths.max()) > longest:
         raise SwiftError(
             f"--max_length {longest}: a prepared sample has {int(train.lengths.max())} tokens",
-            where=str(folder),
+            where=where,
             fix="prepare them with this --max_length",
         )
-    decisions.add("tokens", str(folder), "flag", f"prepared before: {len(train):,} samples")
-    return Sets(train, held, folder)
+    decisions.add("tokens", where, "flag", f"prepared before: {len(train):,} samples")
+    return Sets(train, held, folders[0][0] if len(folders) == 1 else None)
+
+
+def _folders(names: list[str], option: str, reader: RunRows, template: Template) -> list[tuple[Path, dict[str, Any]]]:
+    """Prepared folders with what they were made of; rows kept in them are noted for the check of prompts."""
+    found = [prepared_folder(name, option) for name in names]
+    for folder, made in found:
+        check_made(folder, made, template)
+        reader.kept += _checked_rows(made)
+    return found
+
+
+def joined(sets: list[EncodedDataset]) -> EncodedDataset | None:
+    """Several sets, one after another, in files that are gone with this process; None for none."""
+    if len(sets) < 2:
+        return sets[0] if sets else None
+    with passing_folder() as folder:
+        writer = TokenWriter(folder)
+        for each in sets:
+            writer.add(each, each.rows, Counter(), dropped=each.dropped)
+        writer.close()
+        return open_tokens(folder)
 
 
 def prepared_folder(name: str, option: str) -> tuple[Path, dict[str, Any]]:

@@ -89,13 +89,18 @@ def test_a_cache_that_cannot_be_written_stops_no_run(
 @pytest.fixture
 def prepared(rows: Path, tmp_path: Path) -> Path:
     """What `swift prepare` leaves."""
-    config = PrepareConfig.of(model="none", strict=False, dataset=[str(rows)], split_dataset_ratio=0.2)
+    return prepare_into(tmp_path / "prepared", rows, split_dataset_ratio=0.2)
+
+
+def prepare_into(folder: Path, rows: Path, **options: Any) -> Path:
+    config = PrepareConfig.of(model="none", strict=False, dataset=[str(rows)], **options)
     config.data.load_from_cache_file = False
     template, reader = Template(byte_tokenizer(CHATML)), RunRows(config, 0)
-    (tmp_path / "building").mkdir()
-    kept = fill(tmp_path / "building", reader, template, 150)
-    finish(tmp_path / "building", tmp_path / "prepared", about_of(reader, template, 150) | kept)
-    return tmp_path / "prepared"
+    building = folder.with_name("building")
+    building.mkdir()
+    kept = fill(building, reader, template, 150)
+    finish(building, folder, about_of(reader, template, 150) | kept)
+    return folder
 
 
 @pytest.mark.parametrize("part", ["", "train"])
@@ -117,6 +122,22 @@ def test_prepared_rows_for_something_else_are_refused_by_name(prepared: Path, ro
         run(rows, cached_dataset=[str(prepared)])
     with pytest.raises(SwiftError, match="--cached_val_dataset and --split_dataset_ratio both"):
         run(rows, cached_val_dataset=[str(prepared)], split_dataset_ratio=0.1)
+
+
+def test_several_prepared_folders_follow_one_another(prepared: Path, tmp_path: Path) -> None:
+    weighted = tmp_path / "weighted.jsonl"
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "half", "weight": 0.5}]
+    weighted.write_text(json.dumps({"messages": turns}) + "\n" + json.dumps({"query": "q", "response": "l" * 300}))
+    names = [str(prepared), str(prepare_into(tmp_path / "second", weighted))]
+    one, other = (run(None, cached_dataset=[name])[1].train for name in names)
+    sets = run(None, cached_dataset=names, cached_val_dataset=names[::-1])[1]
+    assert np.array_equal(sets.train.ids, np.concatenate([one.ids, other.ids]))
+    assert np.array_equal(sets.train.weights, np.concatenate([np.ones(len(one.ids), np.float32), other.weights]))
+    sources = [each.source(at) for each in (one, other) for at in range(len(each))]
+    assert [sets.train.source(at) for at in range(len(sets.train))] == sources
+    assert sets.train.dropped == one.dropped + other.dropped and sets.train.rows == one.rows + other.rows
+    held = run(None, cached_dataset=names[:1])[1].held
+    assert np.array_equal(sets.held.ids, np.concatenate([other.ids, held.ids]))
 
 
 @pytest.mark.parametrize("cached", [True, False])
