@@ -34,6 +34,36 @@ def test_only_one_of_several_processes_makes_it(tmp_path: Path) -> None:
     assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * 4
     assert len(log.read_text().splitlines()) == 1
     assert ensure(place, make, "key")
+    assert [path.name for path in place.parent.iterdir()] == ["b"]
+
+
+def test_no_two_make_it_at_once_where_each_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("swift.data.cache.POLL", 0.001)
+    place, mark = tmp_path / "place", tmp_path / "mark"
+
+    def failing(folder: Path) -> dict[str, str]:
+        mark.touch(exist_ok=False)
+        time.sleep(0.002)
+        mark.unlink()
+        raise SwiftError("bad rows")
+
+    def process() -> int:
+        for _ in range(30):
+            try:
+                ensure(place, failing, "key")
+            except SwiftError:
+                continue
+            except OSError:
+                return 1
+        return 0
+
+    pids = []
+    for _ in range(4):
+        pids.append(os.fork())
+        if not pids[-1]:
+            os._exit(process())
+    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * 4
+    assert not list(tmp_path.iterdir())
 
 
 def test_another_process_goes_on_where_one_was_killed(tmp_path: Path) -> None:
@@ -71,7 +101,7 @@ def test_rows_that_cannot_be_used_leave_nothing(tmp_path: Path) -> None:
 
     with pytest.raises(SwiftError, match="bad rows"):
         ensure(tmp_path / "place", failing, "key")
-    assert [path.name for path in tmp_path.iterdir()] == [".place.lock"]
+    assert not list(tmp_path.iterdir())
 
 
 def identity(**options) -> object:
