@@ -175,8 +175,7 @@ def _made(reader: RunRows, template: Template, longest: int | None, decisions: D
 def about_of(reader: RunRows, template: Template, longest: int | None) -> dict[str, Any]:
     """All that the samples hang on."""
     config = reader.config
-    scales = [name for name in (config.template.loss_scale or "").split("+") if name.endswith(".json")]
-    files = [Path(each).expanduser() for each in [*config.plugins.external_plugins, *scales]]
+    files = [Path(each).expanduser() for each in config.plugins.external_plugins]
     return {
         "data": reader.identity,
         "template": template_identity(template),

@@ -62,12 +62,16 @@ def test_the_second_run_reads_no_row_and_has_all_the_first_had(rows: Path) -> No
     assert first[2].fixed == second[2].fixed
 
 
-def test_whatever_changes_a_token_has_a_place_of_its_own(rows: Path) -> None:
+def test_whatever_changes_a_token_has_a_place_of_its_own(rows: Path, tmp_path: Path) -> None:
+    scale = tmp_path / "scale.json"
     options: list[dict[str, Any]] = [{}, {"loss_scale": "last_round"}, {"max_length": 60}]
     places = {run(rows, **each)[1].place for each in options}
     rows.write_text(rows.read_text().replace("answer 3", "reply 3"))
     places.add(run(rows)[1].place)
-    assert len(places) == 4
+    for weight in (2.0, 3.0):
+        scale.write_text(json.dumps({"answer": [weight]}))
+        places.add(run(rows, loss_scale=str(scale))[1].place)
+    assert len(places) == 6
 
 
 def test_nothing_is_kept_where_nothing_is_asked_to_be(rows: Path, tmp_path: Path) -> None:
