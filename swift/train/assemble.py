@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -18,6 +20,7 @@ from swift.data import (
     check_packing,
     plan_packs,
 )
+from swift.data.drops import DroppedRows
 from swift.errors import SwiftError
 from swift.models import load_config
 from swift.rows import IGNORE
@@ -159,7 +162,7 @@ class Prepared:
     end_to_end: bool
     flash: bool
     notes: dict[str, int]
-    dropped: list[Dropped]
+    dropped: Sequence[Dropped]
     channels: Channels | None = None
 
     def collator(self, tokenizer: Any, samples: Samples, multiple: int) -> Collator:
@@ -217,7 +220,7 @@ def prepare(
     evaluation = Samples(sets.held, None) if sets.held is not None else None
     plan = step_plan(config, train.count, distributed.world_size(), decisions)
     flash = end_to_end and (config.model.attn_impl or "").startswith("flash")
-    dropped = train.dataset.dropped + (evaluation.dataset.dropped if evaluation else [])
+    dropped = DroppedRows(chain(train.dataset.dropped, evaluation.dataset.dropped if evaluation else ()))
     channels = None
     if config.train.enable_channel_loss:
         if data.cached_dataset:

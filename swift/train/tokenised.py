@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections import Counter
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,9 @@ from swift.data.cache import (
     read_about,
     tokens_root,
 )
+from swift.data.drops import DroppedRows
 from swift.data.identity import code_identity, data_identity, key_of, template_identity
-from swift.data.token_files import TokenWriter, dropped_of, open_tokens, read_progress, told_of
+from swift.data.token_files import TokenWriter, open_tokens, read_left_out, read_progress, write_left_out
 from swift.errors import SwiftError
 from swift.rows import Row, Source
 
@@ -190,7 +192,7 @@ def fill(folder: Path, reader: RunRows, template: Template, longest: int | None)
     """Tokenise the rows into the folders of a folder; gives what else has to be kept."""
     from swift.engines.parity import spread
 
-    config, left_out, rows_of = reader.config, {}, {}
+    config, rows_of = reader.config, {}
     for name, rows in zip((TRAIN, HELD), reader.read(), strict=True):
         if rows is None or (name == HELD and not rows):
             continue
@@ -204,9 +206,9 @@ def fill(folder: Path, reader: RunRows, template: Template, longest: int | None)
             strict=config.data.strict,
             folder=folder / name,
         )
-        left_out[name] = [told_of(each) for each in rows.dropped]
+        write_left_out(rows.dropped, folder / name)
         rows_of[name] = [[row, source.name, source.line] for row, source in spread(rows.rows)]
-    return {"fixed": template.fixed, "left_out": left_out, "rows": rows_of}
+    return {"fixed": template.fixed, "rows": rows_of}
 
 
 def _checked_rows(made: dict[str, Any]) -> list[list[tuple[Row, Source]]]:
@@ -221,8 +223,7 @@ def _with_left_out(
     for name, each in zip((TRAIN, HELD), sets, strict=True):
         if each is None:
             continue
-        if made is not None:
-            each.dropped[:0] = [dropped_of(told) for told in made["left_out"].get(name, ())]
+        each.dropped = DroppedRows(chain(read_left_out(folder / name), each.dropped))
         if template is not None and made is not None:
             template.notes.update(read_progress(folder / name).notes)
     return sets

@@ -55,7 +55,7 @@ def test_the_second_run_reads_no_row_and_has_all_the_first_had(rows: Path) -> No
     for one, other in ((first[1].train, second[1].train), (first[1].held, second[1].held)):
         assert np.array_equal(one.ids, other.ids) and np.array_equal(one.labels, other.labels)
         assert one.dropped == other.dropped
-    dropped = first[1].train.dropped + first[1].held.dropped
+    dropped = [*first[1].train.dropped, *first[1].held.dropped]
     assert {each.reason.split(":")[0] for each in dropped} >= {"not JSON"}
     assert any("max_length" in each.reason for each in dropped)
     assert first[2].notes == second[2].notes and sum(first[2].notes.values()) > 0
@@ -77,6 +77,7 @@ def test_whatever_changes_a_token_has_a_place_of_its_own(rows: Path, tmp_path: P
 def test_nothing_is_kept_where_nothing_is_asked_to_be(rows: Path, tmp_path: Path) -> None:
     _, sets, _, _ = run(rows, load_from_cache_file=False)
     assert sets.place is None and len(sets.train) == 31
+    assert sets.train.dropped == run(rows)[1].train.dropped
     assert int(sets.train.ids.sum()) == int(run(rows)[1].train.ids.sum())
     assert not list((tmp_path / "tokens").glob("passing-*"))
 
@@ -139,7 +140,7 @@ def test_several_prepared_folders_follow_one_another(prepared: Path, tmp_path: P
     assert np.array_equal(sets.train.weights, np.concatenate([np.ones(len(one.ids), np.float32), other.weights]))
     sources = [each.source(at) for each in (one, other) for at in range(len(each))]
     assert [sets.train.source(at) for at in range(len(sets.train))] == sources
-    assert sets.train.dropped == one.dropped + other.dropped and sets.train.rows == one.rows + other.rows
+    assert sets.train.dropped == [*one.dropped, *other.dropped] and sets.train.rows == one.rows + other.rows
     held = run(None, cached_dataset=names[:1])[1].held
     assert np.array_equal(sets.held.ids, np.concatenate([other.ids, held.ids]))
 
