@@ -195,15 +195,17 @@ class RowsConfig:
     row: list[str] = option(
         help="Rows to show, named as --dataset names them; unset means built-in conversations.", factory=list
     )
-    columns: dict[str, str] | None = option(None, 'Column names of the data to ours, as JSON: {"question": "query"}.')
+    columns: dict[str, str] | None = option(
+        None, 'Column names of the data to ours, as JSON: {"question": "query"}.', needs=("row",)
+    )
     disable_auto_column_mapping: bool = option(
         False, "Know each column by our own name alone, not by the others it often goes by."
     )
     custom_dataset_info: list[str] = option(
         help="Tables of your own data sets (JSON), which --row then takes by name.", factory=list
     )
-    model_name: list[str] = option(help="Fills {{NAME}} in self-cognition data.", factory=list)
-    model_author: list[str] = option(help="Fills {{AUTHOR}} likewise.", factory=list)
+    model_name: list[str] = option(help="Fills {{NAME}} in self-cognition data.", factory=list, needs=("row",))
+    model_author: list[str] = option(help="Fills {{AUTHOR}} likewise.", factory=list, needs=("row",))
     format: Literal["text", "json", "html"] = option(
         "text", "For a terminal, one JSON object a sample, or a page of HTML; all on standard output."
     )

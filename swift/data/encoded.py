@@ -67,7 +67,7 @@ class EncodedDataset:
     ) -> EncodedDataset:
         """A data set over arrays that are there, such as memory-mapped ones."""
         whole = cls.__new__(cls)
-        whole._set(ids, labels, weights, lengths, trained, list(names), source_names, source_lines, rows, list(dropped))
+        whole._set(ids, labels, weights, lengths, trained, list(names), source_names, source_lines, rows, dropped)
         return whole
 
     def _set(
@@ -81,7 +81,7 @@ class EncodedDataset:
         source_names: np.ndarray,
         source_lines: np.ndarray,
         rows: int,
-        dropped: list[Dropped],
+        dropped: Sequence[Dropped],
     ) -> None:
         self.ids, self.labels, self.weights, self.lengths, self.trained = ids, labels, weights, lengths, trained
         # A run may hold more than 2^31 tokens, so the places need 64 bits.

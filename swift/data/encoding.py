@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from swift.data.drops import Dropped, by_reason, stop_at
+from swift.data.drops import Dropped, DroppedRows, by_reason, stop_at
 from swift.data.encoded import EncodedDataset
 from swift.data.token_files import Progress, TokenWriter, open_tokens
 from swift.data.truncation import Truncation, shorten
@@ -185,11 +186,11 @@ def encode_rows(
             writer.close()
     if folder is not None:
         samples = open_tokens(folder)
-    dropped, bad, too_long = [*rowset.dropped, *told.dropped], told.bad, told.too_long
+    bad, too_long = told.bad, told.too_long
     stop_at(too_long, total, fix="raise --max_length, or choose another --truncation_strategy")
     if strict:
         stop_at(bad, total, fix="mend these rows; --strict false drops and counts them")
-    samples.dropped = dropped + bad
+    samples.dropped = DroppedRows(chain(rowset.dropped, told.dropped, bad))
     if not len(samples):
         reasons = (
             "; ".join(f"{count} × {reason}" for reason, count in by_reason(samples.dropped)) or "there are no rows"

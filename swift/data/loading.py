@@ -10,7 +10,7 @@ import numpy as np
 
 from swift.config.data import DataConfig
 from swift.data.checks import check_row
-from swift.data.drops import BadRow, Dropped, stop_at
+from swift.data.drops import BadRow, Dropped, DroppedRows, stop_at
 from swift.data.formats import RowMapper
 from swift.data.mixing import check_weights, interleave
 from swift.data.row_store import Placed, RowStore, StoredRows
@@ -25,7 +25,7 @@ class RowSet:
     """Rows to use, each with where it came from, and those left out."""
 
     rows: Sequence[Placed] = field(default_factory=list)
-    dropped: list[Dropped] = field(default_factory=list)
+    dropped: Sequence[Dropped] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -169,7 +169,7 @@ def load_rows(
     weights = config.interleave_prob if option == "dataset" else None
     check_weights(weights, len(names))
     reader = RowReader(config, use_hf=use_hf, hub_token=hub_token, option=option, answers=answers)
-    rows, parts, bad, total = RowStore(), list[np.ndarray](), list[Dropped](), 0
+    rows, parts, bad, total = RowStore(), list[np.ndarray](), DroppedRows(), 0
     for number, name in enumerate(names):
         wanted, start = parse_name(name, option), len(rows)
         for item in reader.rows(wanted):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from swift.compat import quiet_libraries
 from swift.config import Decisions
 from swift.config.commands import ShowConfig
+from swift.config.effect import note_without_effect
 from swift.models.source import find_source
 from swift.plugins import load_plugins
 from swift.show.page import html_page
@@ -33,6 +34,7 @@ def main(config: ShowConfig) -> int:
     load_plugins(config.plugins.external_plugins)
     quiet_libraries()
     decisions = Decisions()
+    note_without_effect(config, decisions)
     source = find_source(config.model, decisions)
     template = open_template(config, source, decisions)
     print("\n".join(decisions.table()), file=sys.stderr)

@@ -165,8 +165,10 @@ def eval_strategy(config: SftConfig) -> str:
     Raises:
         SwiftError: it is asked to, and there are no rows for it.
     """
+    from swift.train.tokenised import has_held
+
     train = config.train
-    has_rows = bool(config.data.val_dataset or config.data.split_dataset_ratio)
+    has_rows = has_held(config.data)
     like_saves = "steps" if train.save_strategy == "best" else train.save_strategy
     strategy = train.eval_strategy or (like_saves if has_rows else "no")
     if strategy != "no" and not has_rows:

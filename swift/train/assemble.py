@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -18,6 +20,7 @@ from swift.data import (
     check_packing,
     plan_packs,
 )
+from swift.data.drops import DroppedRows
 from swift.errors import SwiftError
 from swift.models import load_config
 from swift.rows import IGNORE
@@ -39,14 +42,12 @@ def check_prompts(template: Template, reader: RunRows, decisions: Decisions) -> 
     Raises:
         SwiftError: it names the row and the turn and shows both texts.
     """
-    from swift.engines.parity import check_deployment, check_parity
+    from swift.engines.parity import check_parity
 
     same = "served prompt and trained prefix are the same, id for id"
-    if reader.found is None:
-        # Rows that are tokenised already were checked then; the built-in ones show that nothing has changed since.
-        decisions.add("parity", f"{check_deployment(template).samples} built-in samples checked", "data", same)
-        return
-    checked = [check_parity(template, each.rows) for each in reader.found if each]
+    # Of rows that are tokenised already, some are kept beside their tokens.
+    sets = reader.kept if reader.found is None else [each.rows for each in reader.found if each]
+    checked = [check_parity(template, rows) for rows in sets]
     decisions.add("parity", f"{sum(each.samples for each in checked)} samples checked", "data", same)
 
 
@@ -161,7 +162,7 @@ class Prepared:
     end_to_end: bool
     flash: bool
     notes: dict[str, int]
-    dropped: list[Dropped]
+    dropped: Sequence[Dropped]
     channels: Channels | None = None
 
     def collator(self, tokenizer: Any, samples: Samples, multiple: int) -> Collator:
@@ -219,7 +220,7 @@ def prepare(
     evaluation = Samples(sets.held, None) if sets.held is not None else None
     plan = step_plan(config, train.count, distributed.world_size(), decisions)
     flash = end_to_end and (config.model.attn_impl or "").startswith("flash")
-    dropped = train.dataset.dropped + (evaluation.dataset.dropped if evaluation else [])
+    dropped = DroppedRows(chain(train.dataset.dropped, evaluation.dataset.dropped if evaluation else ()))
     channels = None
     if config.train.enable_channel_loss:
         if data.cached_dataset:

@@ -9,7 +9,7 @@ import pytest
 from swift.cli.main import main
 from swift.engines import InferRequest, PtEngine, RequestConfig
 from swift.models.record import write_record
-from swift.templates import load_template
+from swift.templates import Template, load_template
 from tests.tiny import ask, make_tokenizer, save_adapter, save_tiny
 
 
@@ -48,6 +48,13 @@ def unloaded(monkeypatch):
         raise AssertionError("the model was loaded")
 
     monkeypatch.setattr("swift.engines.transformers.load_source_model", fail)
+
+
+def test_a_template_that_serves_other_prompts_is_refused(base, data, unloaded, monkeypatch, capsys):
+    prompt = Template.prompt
+    monkeypatch.setattr(Template, "prompt", lambda self, *args, **switches: [5, *prompt(self, *args, **switches)])
+    assert swift("--model", base, "--val_dataset", data) == 2
+    assert "parity: the prompt that serving sends" in capsys.readouterr().err
 
 
 def test_batch(base, data, tmp_path, capsys):
