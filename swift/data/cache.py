@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from swift.data.encoded import EncodedDataset
 from swift.data.token_files import open_tokens
@@ -111,27 +111,54 @@ def finish(building: Path, folder: Path, about: dict[str, Any]) -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
-    """Hold the lock of a place; the system lets go of it when a process dies, however it dies."""
+    """Hold the lock of a place; the system lets go of it when a process dies, however it dies.
+
+    Its file goes with its holder; who then gets the lock of a file that is gone asks again.
+    """
+    path = folder.with_name(f".{folder.name}.lock")
+    waited = False
+    while True:
+        with _lock_file(path) as file:
+            waited = _wait_for(file, folder, waited)
+            if not _lies_at(file, path):
+                continue
+            try:
+                yield waited
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _lock_file(path: Path) -> IO[str]:
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        file = folder.with_name(f".{folder.name}.lock").open("w")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("w")
     except OSError as error:
         raise SwiftError(
             f"tokenised rows cannot be kept: {error.strerror}",
-            where=str(folder.parent),
+            where=str(path.parent),
             fix="name another folder in SWIFT_DATASET_CACHE, or keep none: --load_from_cache_file false",
         ) from error
-    waited = False
-    with file:
-        while True:
-            with suppress(BlockingIOError):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            if not waited and os.environ.get("LOCAL_RANK", "0") == "0":
-                print(f"another process tokenises the same rows: waiting for {folder}", file=sys.stderr, flush=True)
-            waited = True
-            time.sleep(POLL)
-        yield waited
+
+
+def _wait_for(file: IO[str], folder: Path, waited: bool) -> bool:
+    """Get the lock of an open file; whether another process had it, now or before."""
+    while True:
+        with suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return waited
+        if not waited and os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"another process tokenises the same rows: waiting for {folder}", file=sys.stderr, flush=True)
+        waited = True
+        time.sleep(POLL)
+
+
+def _lies_at(file: IO[str], path: Path) -> bool:
+    """Whether an open file is the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager
