@@ -86,6 +86,12 @@ def test_commands_stand_in_blocks_that_run(page: Path) -> None:
     assert not re.findall(r"^(?: {4}|\t)(?:\$ |swift |python|pip |make )", text, re.MULTILINE), "put it into ```bash"
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "flags.md"], ids=lambda page: page.name)
+def test_lines_of_prose_are_short(page: Path) -> None:
+    prose = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    assert not [line for line in prose.splitlines() if len(line) > 120 and not line.startswith("|")]
+
+
 def test_links_between_pages_lead_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text(encoding="utf-8")):
