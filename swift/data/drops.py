@@ -56,7 +56,8 @@ class DroppedRows(Sequence[Dropped]):
         try:
             self._store.append(told, dropped.source or NOWHERE)
         except (pickle.PicklingError, TypeError, AttributeError):
-            self._store.append({**told, "row": repr(dropped.row)}, dropped.source or NOWHERE)  # type: ignore[typeddict-item]
+            told["row"] = repr(dropped.row)
+            self._store.append(told, dropped.source or NOWHERE)
 
     def extend(self, rows: Iterable[Dropped]) -> None:
         """Keep several."""

@@ -186,17 +186,20 @@ def encode_rows(
             writer.close()
     if folder is not None:
         samples = open_tokens(folder)
-    bad, too_long = told.bad, told.too_long
-    stop_at(too_long, total, fix="raise --max_length, or choose another --truncation_strategy")
+    stop_at(told.too_long, total, fix="raise --max_length, or choose another --truncation_strategy")
     if strict:
-        stop_at(bad, total, fix="mend these rows; --strict false drops and counts them")
-    samples.dropped = DroppedRows(chain(rowset.dropped, told.dropped, bad))
+        stop_at(told.bad, total, fix="mend these rows; --strict false drops and counts them")
+    samples.dropped = DroppedRows(chain(rowset.dropped, told.dropped, told.bad))
+    _check_some_left(samples)
+    return samples
+
+
+def _check_some_left(samples: EncodedDataset) -> None:
     if not len(samples):
         reasons = (
             "; ".join(f"{count} × {reason}" for reason, count in by_reason(samples.dropped)) or "there are no rows"
         )
         raise SwiftError(f"no sample is left to train on: {reasons}", fix="look at --dataset and --max_length")
-    return samples
 
 
 def _chunks(job: _Job, num_proc: int, done: int) -> Iterator[_Chunk]:

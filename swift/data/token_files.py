@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -92,7 +92,7 @@ class TokenWriter:
         file.truncate(size)
         self._files[column] = file
 
-    def add(self, part: EncodedDataset, rows: int, notes: Counter[str], **left_out: list[Dropped]) -> None:
+    def add(self, part: EncodedDataset, rows: int, notes: Counter[str], **left_out: Sequence[Dropped]) -> None:
         """Append the samples of the next `rows` rows, then note in the journal that they are there.
 
         Args:

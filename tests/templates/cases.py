@@ -14,10 +14,13 @@ from unittest import mock
 import pytest
 
 from swift.templates.closing import MARK
+from swift.templates.survey import byte_tokenizer
 from tests.shared import shared_dir
 
 SHARED = shared_dir()
-TEMPLATES = sorted((SHARED / "chat_templates").glob("*.jinja")) if SHARED else []
+OWN = Path(__file__).parent / "own"
+"""Small templates of the common forms, which every checkout has."""
+TEMPLATES = sorted(OWN.glob("*.jinja")) + (sorted((SHARED / "chat_templates").glob("*.jinja")) if SHARED else [])
 MASKS = sorted((SHARED / "chat_templates" / "masks").glob("*_training.jinja")) if SHARED else []
 
 TOOLS: list[dict[str, Any]] = [
@@ -93,9 +96,12 @@ def gguf_tokenizer(name: str) -> Any:
 
 
 def tokenizer_for(path: Path, name: str = "gpt-2") -> Any:
-    """The shared tokenizer, set to one template of the collection."""
+    """The shared tokenizer, set to one template of the collection; a byte-level one for our own small templates."""
+    text = path.read_text(encoding="utf-8")
+    if path.parent == OWN:
+        return byte_tokenizer(text)
     tokenizer = gguf_tokenizer(name)
-    tokenizer.chat_template = text = path.read_text(encoding="utf-8")
+    tokenizer.chat_template = text
     tokenizer.bos_token, tokenizer.eos_token = "<s>", next((token for token in EOS if token in text), "</s>")
     return tokenizer
 

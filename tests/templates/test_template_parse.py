@@ -69,7 +69,9 @@ BY_HAND = {
 
 
 def template_named(name: str) -> Template:
-    path = next(path for path in TEMPLATES if path.stem == name)
+    path = next((path for path in TEMPLATES if path.stem == name), None)
+    if path is None:
+        pytest.skip("no shared folder with this chat template here")
     return Template(byte_tokenizer(path.read_text(encoding="utf-8")), source=name)
 
 
