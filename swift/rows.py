@@ -111,6 +111,7 @@ class EncodedRow:
         labels: int32[n], `IGNORE` where there is no loss; `labels[i]` is the token at place i (not shifted).
         weights: float32[n], only where a loss scale asks for it.
         source: where the row came from.
+        channel: the one that the row names.
         rendered: its text; None for a sample that was cut or stored.
     """
 
@@ -119,6 +120,7 @@ class EncodedRow:
     source: Source | None = None
     weights: np.ndarray | None = None
     rendered: Rendered | None = field(default=None, repr=False, compare=False)
+    channel: str | None = None
 
     @property
     def length(self) -> int:

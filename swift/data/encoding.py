@@ -94,7 +94,7 @@ def encode_row(
     check_liked(row, source)
     encoded, pieces, lost = template.encode(row, source), list[EncodedRow](), list[str]()
     for sample in encoded:
-        sample.source = source
+        sample.source, sample.channel = source, str(row["channel"]) if row.get("channel") else None
         parts = shorten(sample, max_length, strategy)
         if not parts:
             lost.append(f"{sample.length} {TOO_LONG} {max_length}")

@@ -25,6 +25,7 @@ COLUMNS = {
     "trained": np.int32,
     "names": np.int32,
     "lines": np.int64,
+    "channels": np.int32,
 }
 """Files of flat numbers, in the machine's order of bytes; `weights` is there only where a sample has some."""
 
@@ -39,7 +40,7 @@ class Progress:
         rows: rows that were read.
         samples: samples written.
         tokens: tokens written.
-        names: names of sources, by number.
+        names: names of sources and channels, by number.
         weighted: whether there are weights.
         notes: the template's counted warnings.
         dropped, bad, too_long: what is not in the files.
@@ -115,6 +116,7 @@ class TokenWriter:
             "trained": part.trained,
             "names": renamed[part.source_names],
             "lines": part.source_lines,
+            "channels": renamed[part.channels],
         }
         if part.weights is not None:
             values["weights"] = part.weights
@@ -224,6 +226,7 @@ def open_tokens(folder: Path) -> EncodedDataset:
         names=progress.names,
         source_names=column("names"),
         source_lines=column("lines"),
+        channels=column("channels"),
         rows=progress.rows,
         dropped=DroppedRows(chain(progress.dropped, progress.bad)),
     )

@@ -221,12 +221,5 @@ def prepare(
     plan = step_plan(config, train.count, distributed.world_size(), decisions)
     flash = end_to_end and (config.model.attn_impl or "").startswith("flash")
     dropped = DroppedRows(chain(train.dataset.dropped, evaluation.dataset.dropped if evaluation else ()))
-    channels = None
-    if config.train.enable_channel_loss:
-        if data.cached_dataset:
-            raise SwiftError(
-                "--enable_channel_loss with --cached_dataset: prepared samples do not keep the channel of their row",
-                fix="give the rows by --dataset",
-            )
-        channels = channels_of(reader.read()[0], train.dataset)
+    channels = channels_of(train.dataset) if config.train.enable_channel_loss else None
     return Prepared(train, evaluation, plan, end_to_end, flash, dict(template.notes), dropped, channels)

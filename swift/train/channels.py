@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from swift.data import EncodedDataset, RowSet
+from swift.data import EncodedDataset
 from swift.errors import SwiftError
 
 WITHOUT = "none"
@@ -26,21 +26,18 @@ class Channels:
     of_sample: np.ndarray
 
 
-def channels_of(rows: RowSet, dataset: EncodedDataset) -> Channels:
-    """Each sample's channel, by the row that it came from.
+def channels_of(dataset: EncodedDataset) -> Channels:
+    """Each sample's channel.
 
     Raises:
         SwiftError: no row names a channel.
     """
-    by_source = {(source.name, source.line): str(row.get("channel") or WITHOUT) for row, source in rows.rows}
-    if not set(by_source.values()) - {WITHOUT}:
+    named = [dataset.channel(number) or WITHOUT for number in range(len(dataset))]
+    if not set(named) - {WITHOUT}:
         raise SwiftError(
             "--enable_channel_loss true: no row has a channel",
             fix="add a column `channel` to the rows, or leave it out",
         )
-    named = []
-    for number in range(len(dataset)):
-        source = dataset.source(number)
-        named.append(by_source.get((source.name, source.line), WITHOUT) if source else WITHOUT)
     names = sorted(set(named))
-    return Channels(names, np.array([names.index(name) for name in named], dtype=np.int64))
+    number_of = {name: number for number, name in enumerate(names)}
+    return Channels(names, np.array([number_of[name] for name in named], dtype=np.int64))

@@ -18,6 +18,7 @@ from swift.templates.survey import byte_tokenizer
 from swift.templates.template import Template
 from swift.train.arguments import eval_strategy
 from swift.train.assemble import check_prompts
+from swift.train.channels import channels_of
 from swift.train.prepare import check_options
 from swift.train.tokenised import RunRows, about_of, fill, tokenise
 
@@ -143,6 +144,18 @@ def test_several_prepared_folders_follow_one_another(prepared: Path, tmp_path: P
     assert sets.train.dropped == [*one.dropped, *other.dropped] and sets.train.rows == one.rows + other.rows
     held = run(None, cached_dataset=names[:1])[1].held
     assert np.array_equal(sets.held.ids, np.concatenate([other.ids, held.ids]))
+
+
+def test_channels_stay_with_the_tokens(rows: Path, tmp_path: Path) -> None:
+    named = [{"query": "q", "response": f"r {at}", **({"channel": "ab"[at % 2]} if at else {})} for at in range(5)]
+    rows.write_text("".join(json.dumps(each) + "\n" for each in named))
+    folder = [str(prepare_into(tmp_path / name, rows)) for name in ("one", "two")]
+    first = channels_of(run(rows, dataset_shuffle=False)[1].train)
+    assert (first.names, first.of_sample.tolist()) == (["a", "b", "none"], [2, 1, 0, 1, 0])
+    reader, sets, _, _ = run(rows, dataset_shuffle=False)
+    assert reader.found is None and channels_of(sets.train).of_sample.tolist() == first.of_sample.tolist()
+    both = channels_of(run(None, cached_dataset=folder)[1].train)
+    assert both.names == first.names and np.bincount(both.of_sample).tolist() == [4, 4, 2]
 
 
 @pytest.mark.parametrize("cached", [True, False])
