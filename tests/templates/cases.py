@@ -12,9 +12,10 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from survey import byte_tokenizer
 
 from swift.templates.closing import MARK
-from swift.templates.survey import byte_tokenizer
+from swift.templates.conversations import CONVERSATIONS as SHOWN
 from tests.shared import shared_dir
 
 SHARED = shared_dir()
@@ -51,19 +52,14 @@ CALL = {
 }
 ROME = {"id": "abcdef124", "type": "function", "function": {"name": "get_weather", "arguments": {"city": "Rome"}}}
 CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
-    "single": say("What is 2+2?", "It is 4."),
+    "single": SHOWN["one turn"],
     "multi": say("Hi", "Hello!", "How are you?", "Fine.", "ok", "Good."),
-    "system": [{"role": "system", "content": "Be brief."}, *say("Hi", "Hello!", "More", "Again!")],
+    "system": SHOWN["system"],
     "white": say("  spaced  \n", "\n  indented\n\ntext  \n", "quux", " y"),
-    "unicode": say("Grüße 🌍 你好", "héllo 😀👨‍👩‍👧 你好，世界"),
-    "same": say("same", "same", "same", "same"),
-    "reasoning": [
-        {"role": "user", "content": "2+2?"},
-        {"role": "assistant", "reasoning_content": "Adding two.", "content": "Four."},
-        {"role": "user", "content": "3+3?"},
-        {"role": "assistant", "reasoning_content": "Adding three.", "content": "Six."},
-    ],
-    "empty": say("Say nothing.", "", "Hi", "Hello!"),
+    "unicode": SHOWN["Unicode"],
+    "same": SHOWN["same twice"],
+    "reasoning": SHOWN["reasoning"],
+    "empty": SHOWN["empty answer"],
     "parallel": [
         {"role": "user", "content": "Weather in Paris and Rome?"},
         {"role": "assistant", "content": "", "tool_calls": [CALL, ROME]},

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from round_trip import CASES, TOOLS, functions_of, generated, in_pieces, message_for
+from survey import byte_tokenizer
 
 from swift.errors import SwiftError
 from swift.templates import Template
 from swift.templates.parsing import Piece
-from swift.templates.round_trip import CASES, TOOLS, functions_of, generated, in_pieces, message_for
-from swift.templates.survey import byte_tokenizer
 from tests.templates.cases import TEMPLATES
 
 WRITTEN_OTHERWISE = {

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from survey import byte_tokenizer
 
 from swift.config import Decisions, SftConfig
 from swift.config.commands import PrepareConfig
 from swift.config.effect import without_effect
 from swift.data.cache import finish
 from swift.errors import SwiftError
-from swift.templates.survey import byte_tokenizer
 from swift.templates.template import Template
 from swift.train.arguments import eval_strategy
 from swift.train.assemble import check_prompts
