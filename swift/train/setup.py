@@ -185,7 +185,7 @@ def _memory_planner(
     from swift.train.loss import logps_at, takes_logits_to_keep
 
     largest = data.largest_micro_batch(rounding(skeleton.device))
-    head = chosen_head(config, model)
+    head = chosen_head(config, model, largest.logits)
     select = takes_logits_to_keep(model)
 
     def loss(model: Any, inputs: dict[str, Any], kept: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -344,7 +344,7 @@ def make_trainer(
         save_total_limit=train.save_total_limit,
         weights_loaded=config.tuner.train_type in WHOLE_WEIGHTS or hasattr(loaded.model, "peft_config"),
         schedule=schedule_of(config, loaded.model, source),
-        head=chosen_head(config, loaded.model),
+        head=chosen_head(config, loaded.model, data.largest_micro_batch(multiple).logits),
         channel_meter=ChannelMeter(data.channels.names, objective) if data.channels else None,
         callbacks=[LogFile(run_folder / "logging.jsonl"), Progress(), *extra, LastStep()],
     )
