@@ -75,8 +75,20 @@ def check_start(config: TunerConfig) -> None:
             "--init_weights corda: PEFT computes it with the package attrs, which is not installed",
             fix="pip install attrs, or choose another start, such as eva",
         )
+    if start == "lora_ga":
+        _check_lora_ga(config)
     if start == "loftq":
         _check_loftq()
+
+
+def _check_lora_ga(config: TunerConfig) -> None:
+    from peft.tuners.lora import config as peft_config
+
+    if not hasattr(peft_config, "LoraGAConfig"):
+        raise SwiftError(
+            f"--init_weights {config.init_weights}: the installed peft does not have it",
+            fix="pip install -U peft, or choose another start, such as eva",
+        )
 
 
 def _check_loftq() -> None:
@@ -96,18 +108,21 @@ def _check_loftq() -> None:
 
 def start_fields(config: TunerConfig) -> dict[str, Any]:
     """The fields of PEFT's LoraConfig that the start fills."""
-    from peft import EvaConfig
-    from peft.tuners.lora.config import CordaConfig, LoraGAConfig
-
     start = lora_start(config)
     fields: dict[str, Any] = {"init_lora_weights": start}
     if start == "eva":
+        from peft import EvaConfig
+
         fields["eva_config"] = EvaConfig()
     elif start == "corda":
+        from peft.tuners.lora.config import CordaConfig
+
         fields["corda_config"] = CordaConfig(corda_method="kpm")
     elif start == "loftq":
         fields["loftq_config"] = {"loftq_bits": config.loftq_bits, "loftq_iter": config.loftq_iter}
     elif start == "lora_ga":
+        from peft.tuners.lora.config import LoraGAConfig
+
         fields["lora_ga_config"] = LoraGAConfig(
             direction=config.lora_ga_direction,
             scale=LORA_GA_SCALES[config.lora_ga_scale],

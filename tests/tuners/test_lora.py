@@ -56,6 +56,7 @@ def test_linear_modules_of_gpt2_count_as_linear() -> None:
     assert trained(model) == pairs(inside)
 
 
+@pytest.mark.newest  # Before transformers 5 this router is a plain linear module.
 def test_a_router_that_returns_more_than_a_product_is_left_alone() -> None:
     sizes = {"vocab_size": 16, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 2}
