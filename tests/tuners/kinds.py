@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import pytest
+from peft.tuners.lora import config as peft_config
 
 ADAPTERS: dict[str, dict[str, Any]] = {
     "lora": {},
@@ -38,7 +39,11 @@ STARTS: dict[str, dict[str, Any]] = {
 }
 """Ways in which LoRA starts; a random start is a different model, the others are the base model's."""
 
+LACKING = {
+    "corda": "attrs is not installed" if find_spec("attr") is None else "",
+    "lora-ga": "" if hasattr(peft_config, "LoraGAConfig") else "this peft has no LoRA-GA",
+}
 POSSIBLE_STARTS = [
-    pytest.param(name, marks=pytest.mark.skipif(name == "corda" and find_spec("attr") is None, reason="attrs"))
+    pytest.param(name, marks=pytest.mark.skipif(bool(LACKING.get(name)), reason=LACKING.get(name) or "there"))
     for name in STARTS
 ]
