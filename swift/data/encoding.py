@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -55,24 +55,67 @@ class _Job:
 
     def run(self, span: tuple[int, int]) -> _Chunk:
         """Encode rows [start, stop)."""
+        encoder = RowEncoder(self.template, self.max_length, self.strategy)
         before = Counter(self.template.notes)
         chunk = _Chunk(EncodedDataset(), [], [], [], Counter(), span[1] - span[0])
-        chunk.samples = EncodedDataset(self._samples(span, chunk))
+        chunk.samples = EncodedDataset(self._samples(span, chunk, encoder))
         chunk.notes = Counter(self.template.notes) - before
         return chunk
 
-    def _samples(self, span: tuple[int, int], chunk: _Chunk) -> Iterator[EncodedRow]:
+    def _samples(self, span: tuple[int, int], chunk: _Chunk, encoder: RowEncoder) -> Iterator[EncodedRow]:
         for row, source in self.rows[slice(*span)]:
-            try:
-                encoded = self.template.encode(row, source)
-            except SwiftError as error:
-                chunk.bad.append(Dropped(source, f"{error.what}; {error.fix}" if error.fix else error.what, row))
-                continue
-            lost: list[str] = []
-            for sample in encoded:
-                sample.source = source
-                yield from self._kept(sample, lost)
-            self._note_lost(lost, len(encoded), row, source, chunk)
+            found = encoder(row, source)
+            chunk.dropped += found.dropped
+            chunk.bad += found.bad
+            chunk.too_long += found.too_long
+            yield from found.samples
+
+
+@dataclass
+class RowSamples:
+    """What becomes of a row.
+
+    Attributes:
+        samples: those to train on.
+        dropped: parts of it that are lost, and why.
+        bad: the row itself, where the template cannot encode it.
+        too_long: its samples that are too long, under `raise`.
+    """
+
+    samples: list[EncodedRow] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
+    bad: list[Dropped] = field(default_factory=list)
+    too_long: list[Dropped] = field(default_factory=list)
+
+
+@dataclass
+class RowEncoder:
+    """Encodes one row at a time.
+
+    Args:
+        template: encodes a row.
+        max_length: longest sample, in tokens; unset means no limit.
+        strategy: what happens to a longer one.
+    """
+
+    template: Encoder
+    max_length: int | None
+    strategy: Truncation
+
+    def __call__(self, row: Row, source: Source) -> RowSamples:
+        """The samples of a row, and what is lost of it."""
+        found = RowSamples()
+        try:
+            encoded = self.template.encode(row, source)
+        except SwiftError as error:
+            found.bad.append(Dropped(source, f"{error.what}; {error.fix}" if error.fix else error.what, row))
+            return found
+        lost: list[str] = []
+        for sample in encoded:
+            sample.source = source
+            found.samples += self._kept(sample, lost)
+        self._note_lost(lost, len(encoded), row, source, found)
+        return found
 
     def _kept(self, sample: EncodedRow, lost: list[str]) -> Iterator[EncodedRow]:
         """Shorten a sample, and note what is lost by it."""
@@ -86,7 +129,7 @@ class _Job:
                 cut = f" is left within --max_length {self.max_length}" if piece.length < sample.length else ""
                 lost.append(f"no token that carries loss{cut}")
 
-    def _note_lost(self, lost: list[str], samples: int, row: Row, source: Source, chunk: _Chunk) -> None:
+    def _note_lost(self, lost: list[str], samples: int, row: Row, source: Source, found: RowSamples) -> None:
         """Count a row once for each kind of loss, however many of its samples it befell."""
         kinds: dict[str, list[str]] = {}
         for reason in lost:
@@ -94,7 +137,7 @@ class _Job:
         for reasons in kinds.values():
             too_long = TOO_LONG in reasons[0]
             part = f" ({len(reasons)} of the row's {samples} samples)" if too_long and samples > 1 else ""
-            place = chunk.too_long if too_long and self.strategy == "raise" else chunk.dropped
+            place = found.too_long if too_long and self.strategy == "raise" else found.dropped
             place.append(Dropped(source, reasons[0] + part, row))
 
 

@@ -171,6 +171,8 @@ def plan_run(config: SftConfig, source: ModelSource, data: Prepared, decisions: 
         memory = planned(checkpointing)
     rate = learning_rate(config, decisions)
     chosen = chosen_arguments(config, skeleton, data.plan.accumulation, rate, checkpointing)
+    if data.live is not None:
+        chosen["dataloader_num_workers"] = workers(config, decisions)
     # Made here for its checks alone, before a folder is made or a weight is loaded.
     training_arguments(config, output_dir(config), chosen)
     config.settle({decision.name: decision.value for decision in decisions if decision.name in SETTLED})
@@ -190,6 +192,16 @@ def count_steps(config: SftConfig, data: Prepared) -> int:
     if config.train.max_steps > 0:
         return config.train.max_steps
     return math.ceil(config.train.num_train_epochs * data.plan.steps_per_epoch)
+
+
+def workers(config: SftConfig, decisions: Decisions) -> int:
+    """Processes that tokenise beside the steps."""
+    wanted = config.train.more.get("dataloader_num_workers") if config.given("dataloader_num_workers") else None
+    if wanted is None:
+        return decisions.add("dataloader_num_workers", 1, "default", "rows are tokenised beside the steps")
+    if config.data.streaming and wanted > 1:
+        return decisions.add("dataloader_num_workers", 1, "data", "one process reads a stream, in order")
+    return wanted
 
 
 def learning_rate(config: SftConfig, decisions: Decisions) -> float:
@@ -243,7 +255,7 @@ def _open_run_folder(config: SftConfig, data: Prepared, resume: Path | None, dec
         run_folder = new_run_folder(base, config.output.add_version).resolve()
     else:
         run_folder = resume.parent.resolve()
-    if data.dropped:
+    if data.dropped and data.live is None:
         write_dropped(data.dropped, run_folder / "dropped.jsonl")
     write_config(config, run_folder / "config.yaml", leave_out=NOT_REPEATED)
     return run_folder
@@ -291,16 +303,18 @@ def make_trainer(
     from swift.train.arguments import start_swanlab, training_arguments
     from swift.train.hooks import LastStep, LogFile, Progress
     from swift.train.keep import model_keeper
+    from swift.train.told import Told
     from swift.train.trainer import SwiftTrainer
 
     train, multiple = config.train, rounding(loaded.device)
     args = training_arguments(config, run_folder, plan.arguments)
     extra = [callbacks.get(name)() for name in train.callbacks]
+    collator = data.train_collator(template.tokenizer, multiple)
     trainer = SwiftTrainer(
         loaded.model,
         args,
         plan=data.plan,
-        collator=data.collator(template.tokenizer, data.train, multiple),
+        collator=collator,
         eval_collator=data.collator(template.tokenizer, data.held, multiple) if data.held else None,
         eval_units=data.held.count if data.held else 0,
         objective=objectives.get(train.loss_type or "cross_entropy"),
@@ -311,6 +325,7 @@ def make_trainer(
         save_total_limit=train.save_total_limit,
         weights_loaded=config.tuner.train_type in WHOLE_WEIGHTS or hasattr(loaded.model, "peft_config"),
         schedule=schedule_of(config, loaded.model, source),
+        told=Told(run_folder / "dropped.jsonl", data.live.first, collator) if data.live else None,
         callbacks=[LogFile(run_folder / "logging.jsonl"), Progress(), *extra, LastStep()],
     )
     if "swanlab" in train.report_to and distributed.is_main():

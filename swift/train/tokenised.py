@@ -54,17 +54,18 @@ class RunRows:
     Args:
         config: a command's configuration with model, template, data and plugins.
         seed: of the order of rows.
+        keep: take tokenised rows from the cache where they are there, and put them there.
 
     Raises:
         SwiftError: a row or file cannot be used; nothing has been loaded yet.
     """
 
-    def __init__(self, config: Any, seed: int) -> None:
+    def __init__(self, config: Any, seed: int, keep: bool = True) -> None:
         self.config, self.seed = config, seed
         self.found: tuple[RowSet, RowSet | None] | None = None
         data, model = config.data, config.model
         self.identity: dict[str, Any] | None = None
-        if data.load_from_cache_file and not data.cached_dataset and can_keep():
+        if keep and data.load_from_cache_file and not data.cached_dataset and can_keep():
             self.identity = data_identity(data, seed=seed, use_hf=model.use_hf, token=model.hub_token)
         kept = self.identity is not None and (self.folder().is_dir() or os.environ.get("LOCAL_RANK", "0") != "0")
         if not kept and not data.cached_dataset:
@@ -125,16 +126,19 @@ def tokenise(reader: RunRows, template: Template, longest: int | None, decisions
 
 def about_of(reader: RunRows, template: Template, longest: int | None) -> dict[str, Any]:
     """All that the samples hang on."""
-    config = reader.config
+    made = how_made(reader.config, template, longest)
+    return {"data": reader.identity, **made, "code": code_identity()}
+
+
+def how_made(config: Any, template: Template, longest: int | None) -> dict[str, Any]:
+    """What the samples hang on besides the rows and the code."""
     scales = [name for name in (config.template.loss_scale or "").split("+") if name.endswith(".json")]
     files = [Path(each).expanduser() for each in [*config.plugins.external_plugins, *scales]]
     return {
-        "data": reader.identity,
         "template": template_identity(template),
         "max_length": longest,
         "truncation_strategy": config.template.truncation_strategy,
         "plugins": [hashlib.blake2b(file.read_bytes()).hexdigest() for file in files if file.is_file()],
-        "code": code_identity(),
     }
 
 
