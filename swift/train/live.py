@@ -18,6 +18,7 @@ from swift.data.live import LazyCollator, LiveEncoder, StreamCollator
 from swift.data.stream import Packing, UnitStream
 from swift.errors import SwiftError
 from swift.train import distributed
+from swift.train.folders import LIVE, resume_point
 from swift.train.tokenised import RunRows, how_made
 
 if TYPE_CHECKING:
@@ -164,6 +165,7 @@ def prepare_live(
         SwiftError: none of the first rows gives a sample, or a row for evaluation cannot be used.
     """
     data, strategy = config.data, config.template.truncation_strategy
+    _hold_earlier(config, template)
     packing = None
     if data.streaming and data.packing:
         packing = Packing(data.packing_length or config.template.max_length or 0, data.packing_strategy)
@@ -203,6 +205,17 @@ def prepare_live(
     return Live(
         preview, held, len(rows), limit, identity, first, lambda layout, _: LazyCollator(rows.rows, live, layout)
     )
+
+
+def _hold_earlier(config: SftConfig, template: Template) -> None:
+    """Render a template that tells the date as the run did that is gone on with."""
+    from swift.train.setup import output_dir
+
+    if config.train.resume_only_model:
+        return
+    resume = resume_point(config.train.resume_from_checkpoint, output_dir(config))
+    if resume is not None and (resume / LIVE).is_file():
+        template.hold(json.loads((resume / LIVE).read_text(encoding="utf-8"))["fixed"])
 
 
 def _preview(encoder: RowEncoder, rows: Sequence[Placed]) -> EncodedDataset:

@@ -325,7 +325,7 @@ def make_trainer(
         save_total_limit=train.save_total_limit,
         weights_loaded=config.tuner.train_type in WHOLE_WEIGHTS or hasattr(loaded.model, "peft_config"),
         schedule=schedule_of(config, loaded.model, source),
-        told=Told(run_folder / "dropped.jsonl", data.live.first, collator) if data.live else None,
+        told=Told(run_folder / "dropped.jsonl", data.live.first, collator, template.fixed) if data.live else None,
         callbacks=[LogFile(run_folder / "logging.jsonl"), Progress(), *extra, LastStep()],
     )
     if "swanlab" in train.report_to and distributed.is_main():

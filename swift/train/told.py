@@ -14,8 +14,7 @@ from swift.data.drops import Dropped, dropped_line
 from swift.data.live import ASIDE, Aside, StreamCollator
 from swift.errors import SwiftError
 from swift.train import distributed
-
-POSITION = "stream.json"
+from swift.train.folders import LIVE
 
 
 class Halt(SwiftError):
@@ -29,14 +28,15 @@ class Told(TrainerCallback):
         path: dropped.jsonl.
         first: rows that were dropped before the run.
         collator: makes the micro-batches; a stream is told where to go on.
+        fixed: what the template holds still, such as the date of the run's start.
 
     Attributes:
         notes: the template's counted warnings.
         dropped: how many rows and samples were left out during the run.
     """
 
-    def __init__(self, path: Path, first: list[Dropped], collator: Any) -> None:
-        self.path, self.first, self.collator = path, first, collator
+    def __init__(self, path: Path, first: list[Dropped], collator: Any, fixed: dict[str, Any]) -> None:
+        self.path, self.first, self.collator, self.fixed = path, first, collator, fixed
         self.notes, self.dropped = Counter[str](), 0
         self._position: dict[str, Any] | None = None
         self._known: set[str] = set()
@@ -90,12 +90,13 @@ class Told(TrainerCallback):
 
     def save(self, folder: Path) -> None:
         """Note in a checkpoint where the data stands."""
-        value = {"first": len(self.first), "dropped": self.dropped, "notes": self.notes, "position": self._position}
-        (folder / POSITION).write_text(json.dumps(value) + "\n", encoding="utf-8")
+        value = {"fixed": self.fixed, "first": len(self.first), "dropped": self.dropped, "notes": self.notes}
+        value["position"] = self._position
+        (folder / LIVE).write_text(json.dumps(value) + "\n", encoding="utf-8")
 
     def load(self, folder: Path) -> None:
         """Go on from a checkpoint's state; without one the stream is gone through from its start."""
-        file = folder / POSITION
+        file = folder / LIVE
         if not file.is_file():
             return
         value = json.loads(file.read_text(encoding="utf-8"))
