@@ -47,8 +47,8 @@ test-compat: install
 
 docs: install
 	$(BIN)/python -m swift.config.reference docs/flags.md
-	@test ! -d "$(TEMPLATES)" || $(BIN)/python -m swift.templates.survey $(TEMPLATES) docs/templates.md
-	@test ! -d "$(TEMPLATES)" || $(BIN)/python -m swift.templates.round_trip $(TEMPLATES) docs/agents.md
+	@test ! -d "$(TEMPLATES)" || $(BIN)/python benchmarks/survey.py $(TEMPLATES) docs/templates.md
+	@test ! -d "$(TEMPLATES)" || $(BIN)/python benchmarks/round_trip.py $(TEMPLATES) docs/agents.md
 
 bench: install
 	@$(BIN)/python benchmarks/train.py

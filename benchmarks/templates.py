@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from processes import environment_of, find_peer, table
+from survey import byte_tokenizer, put_section
 
 from swift.templates import Template
 from swift.templates.conversations import conversation_row
-from swift.templates.survey import byte_tokenizer, put_section
 
 FAMILIES = {
     "ByteDance-Seed-OSS": "seed_oss",

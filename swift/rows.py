@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -110,6 +111,7 @@ class EncodedRow:
         labels: int32[n], `IGNORE` where there is no loss; `labels[i]` is the token at place i (not shifted).
         weights: float32[n], only where a loss scale asks for it.
         source: where the row came from.
+        channel: the one that the row names.
         rendered: its text; None for a sample that was cut or stored.
     """
 
@@ -118,6 +120,7 @@ class EncodedRow:
     source: Source | None = None
     weights: np.ndarray | None = None
     rendered: Rendered | None = field(default=None, repr=False, compare=False)
+    channel: str | None = None
 
     @property
     def length(self) -> int:
@@ -128,3 +131,9 @@ class EncodedRow:
     def trained(self) -> int:
         """Number of tokens that carry loss: the shift leaves the first one out."""
         return int((self.labels[1:] != IGNORE).sum())
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, in the words of JSON."""
+    names = {type(None): "null", bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list"}
+    return names.get(type(value), "an object" if isinstance(value, Mapping) else type(value).__name__)

@@ -78,6 +78,20 @@ def test_the_demo_runs(shell) -> None:
     shell([sys.executable, "examples/demo.py", "--max_steps", "2"])
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_stand_in_blocks_that_run(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    opened = re.findall(r"^```(.*)\n(?:.*\n)*?```$", text, re.MULTILINE)
+    assert set(opened) <= {"bash", "python", "text"}, "a block of commands is ```bash or ```python"
+    assert not re.findall(r"^(?: {4}|\t)(?:\$ |swift |python|pip |make )", text, re.MULTILINE), "put it into ```bash"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "flags.md"], ids=lambda page: page.name)
+def test_lines_of_prose_are_short(page: Path) -> None:
+    prose = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    assert not [line for line in prose.splitlines() if len(line) > 120 and not line.startswith("|")]
+
+
 def test_links_between_pages_lead_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text(encoding="utf-8")):

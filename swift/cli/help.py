@@ -16,6 +16,7 @@ from swift.errors import SwiftError
 EXAMPLES = {
     "sft": "swift sft --model demo --dataset self-cognition --model_name Robin --model_author 'the team'",
     "infer": "swift infer --adapters output/demo/v0-.../checkpoint-20",
+    "prepare": "swift prepare --model demo --dataset rows.jsonl --output_dir output/prepared",
     "merge-lora": "swift merge-lora --adapters output/demo/v0-.../checkpoint-20 --output_dir merged",
     "models": "swift models --search qwen3",
     "datasets": "swift datasets --search dpo",

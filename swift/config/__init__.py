@@ -11,6 +11,7 @@ from swift.config.data import DataConfig
 from swift.config.decisions import Decisions
 from swift.config.generate import GenerateConfig
 from swift.config.model import ModelConfig
+from swift.config.optimizer import OptimizerConfig
 from swift.config.output import OutputConfig
 from swift.config.template import TemplateConfig, TrainTemplateConfig
 from swift.config.train import TrainConfig
@@ -24,6 +25,7 @@ __all__ = [
     "InferConfig",
     "MergeConfig",
     "ModelConfig",
+    "OptimizerConfig",
     "OutputConfig",
     "SftConfig",
     "TemplateConfig",

@@ -9,6 +9,7 @@ from swift.config.data import DataConfig, TrainDataConfig
 from swift.config.fields import Option, at_least, named, option, options_in, per_class
 from swift.config.generate import GenerateConfig
 from swift.config.model import ModelConfig, SourceConfig
+from swift.config.optimizer import OptimizerConfig
 from swift.config.output import OutputConfig, PluginConfig
 from swift.config.template import TemplateConfig, TrainTemplateConfig
 from swift.config.train import TrainConfig
@@ -87,6 +88,7 @@ class SftConfig(CommandConfig):
     data: TrainDataConfig = field(default_factory=TrainDataConfig)
     tuner: TunerConfig = field(default_factory=TunerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     plugins: PluginConfig = field(default_factory=PluginConfig)
 
@@ -101,6 +103,17 @@ class BatchConfig:
     val_dataset_shuffle: bool = option(False, "Shuffle the rows.", needs=("val_dataset",))
     columns: dict[str, str] | None = option(
         None, 'Column names of the data to ours, as JSON: {"question": "query"}.', needs=("val_dataset",)
+    )
+    disable_auto_column_mapping: bool = option(
+        False, "Know each column by our own name alone, not by the others it often goes by.", needs=("val_dataset",)
+    )
+    custom_dataset_info: list[str] = option(
+        help="Tables of your own data sets (JSON), which --val_dataset then takes by name.",
+        factory=list,
+        needs=("val_dataset",),
+    )
+    strict: bool = option(
+        True, "Stop when a row cannot be answered; false leaves such rows out and tells them.", needs=("val_dataset",)
     )
     model_name: list[str] = option(help="Fills {{NAME}} in self-cognition data.", factory=list, needs=("val_dataset",))
     model_author: list[str] = option(help="Fills {{AUTHOR}} likewise.", factory=list, needs=("val_dataset",))
@@ -182,9 +195,17 @@ class RowsConfig:
     row: list[str] = option(
         help="Rows to show, named as --dataset names them; unset means built-in conversations.", factory=list
     )
-    columns: dict[str, str] | None = option(None, 'Column names of the data to ours, as JSON: {"question": "query"}.')
-    model_name: list[str] = option(help="Fills {{NAME}} in self-cognition data.", factory=list)
-    model_author: list[str] = option(help="Fills {{AUTHOR}} likewise.", factory=list)
+    columns: dict[str, str] | None = option(
+        None, 'Column names of the data to ours, as JSON: {"question": "query"}.', needs=("row",)
+    )
+    disable_auto_column_mapping: bool = option(
+        False, "Know each column by our own name alone, not by the others it often goes by."
+    )
+    custom_dataset_info: list[str] = option(
+        help="Tables of your own data sets (JSON), which --row then takes by name.", factory=list
+    )
+    model_name: list[str] = option(help="Fills {{NAME}} in self-cognition data.", factory=list, needs=("row",))
+    model_author: list[str] = option(help="Fills {{AUTHOR}} likewise.", factory=list, needs=("row",))
     format: Literal["text", "json", "html"] = option(
         "text", "For a terminal, one JSON object a sample, or a page of HTML; all on standard output."
     )

@@ -28,8 +28,20 @@ class TrainConfig:
     adam_beta2: float = option(0.95, "AdamW's beta2.", check=between(0, 1))
     max_grad_norm: float = option(1.0, "Gradients are scaled down to this norm.", check=at_least(0))
     optim: str = option("adamw_torch_fused", "Optimizer, by its name in transformers.")
-    optimizer: str | None = option(None, "Optimizer from --external_plugins, by its name.")
-    loss_type: str | None = option(None, "Objective: cross_entropy (unset), or one from --external_plugins.")
+    optimizer: str | None = option(
+        None,
+        "An optimizer of our own in place of --optim: adalomo, adam_mini, apollo, badam, galore, lomo, muon, muonclip, "
+        "or one from --external_plugins.",
+    )
+    loss_type: str | None = option(None, "Objective: cross_entropy (unset), dft, or one from --external_plugins.")
+    enable_dft_loss: bool = option(False, "The same as --loss_type dft: each token's loss times its own probability.")
+    enable_channel_loss: bool = option(False, "Log the loss of each value of the rows' channel column by itself.")
+    chunked_cross_entropy: bool | None = option(
+        None,
+        "Compute the logits of some tokens at a time, so that those of a whole micro-batch never lie in memory; unset "
+        "means yes, where the output embedding alone makes the model's logits and is not trained: then it costs no "
+        "time. A trained one computes its logits twice.",
+    )
     eval_metric: str | None = option(None, "Metric of evaluation besides the loss: acc, or one from a plugin.")
     callbacks: list[str] = option(help="Callbacks from --external_plugins, by name.", factory=list)
     gradient_checkpointing: bool | None = option(

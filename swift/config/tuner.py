@@ -29,7 +29,8 @@ RANKED = (*LORA, "loha", "lokr", "bone")
 LORA_GA = ("init_weights", "lora-ga", "lora_ga")
 VERA, BOFT, OFT = ("train_type", "vera"), ("train_type", "boft"), ("train_type", "oft")
 FOURIERFT, IA3 = ("train_type", "fourierft"), ("train_type", "ia3")
-PROMPT, PREFIX = ("train_type", "prompt"), ("train_type", "prefix")
+PROMPT = ("train_type", "prompt")
+LLAMAPRO = ("train_type", "llamapro")
 
 
 @dataclass
@@ -39,7 +40,7 @@ class TunerConfig:
     train_type: str = option(
         "lora",
         "What is trained: lora, longlora, adalora, loha, lokr, vera, boft, oft, fourierft, ia3, bone, prompt, prefix "
-        "leave an adapter; full, freeze a whole model; or a tuner from --external_plugins.",
+        "leave an adapter; full, freeze, llamapro a whole model; or a tuner from --external_plugins.",
         aliases=("tuner_type", "sft_type"),
     )
     target_modules: list[str] = option(
@@ -73,7 +74,7 @@ class TunerConfig:
     lora_bias: Literal["none", "all", "lora_only"] = option(
         "none", "Which biases are trained with lora or adalora.", needs=(*LORA, "adalora")
     )
-    lora_dtype: Literal["float16", "bfloat16", "float32"] | None = option(
+    lora_dtype: Literal["bfloat16", "float16", "float32"] | None = option(
         None,
         "Dtype of the adapter's weights; unset means float32 beside weights of 16 bit, else the model's own.",
         needs=(*MODULES, "prompt", "prefix"),
@@ -85,7 +86,7 @@ class TunerConfig:
         "How an adapter starts: true (its output is zero), false (random); lora: gaussian, pissa, pissa_niter_N, "
         "olora, loftq, eva, lora-ga, orthogonal, corda; bone: bat, mini; lokr: lycoris.",
         aliases=("init_lora_weights",),
-        needs=(*RANKED, "adalora", "vera", "boft", "oft", "ia3"),
+        needs=(*RANKED, "adalora", "vera", "boft", "oft", "fourierft", "ia3"),
     )
     init_samples: int = option(
         64,
@@ -157,9 +158,6 @@ class TunerConfig:
     prompt_init_text: str | None = option(
         None, "prompt: text whose embeddings the prompt starts from; unset means random ones.", needs=PROMPT
     )
-    prefix_projection: bool = option(
-        False, "prefix: compute the prefix by a small network (Li and Liang, 2021).", needs=PREFIX
-    )
     freeze_parameters: list[str] = option(
         help="freeze: prefixes of parameters left as they are.", factory=list, needs=FREEZE
     )
@@ -174,4 +172,13 @@ class TunerConfig:
     )
     trainable_parameters_regex: str | None = option(
         None, "freeze: regular expression of parameters trained all the same.", needs=FREEZE
+    )
+    llamapro_num_new_blocks: int = option(
+        4, "llamapro: new layers, the only ones that are trained.", check=at_least(1), needs=LLAMAPRO
+    )
+    llamapro_num_groups: int | None = option(
+        None,
+        "llamapro: groups of layers, each followed by its share of the new ones; unset means one new layer each.",
+        check=at_least(1),
+        needs=LLAMAPRO,
     )

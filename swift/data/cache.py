@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from swift.data.encoded import EncodedDataset
 from swift.data.token_files import open_tokens
@@ -112,26 +112,51 @@ def finish(building: Path, folder: Path, about: dict[str, Any]) -> None:
 @contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
     """Hold the lock of a place; the system lets go of it when a process dies, however it dies."""
+    lock, waited = folder.with_name(f".{folder.name}.lock"), False
+    while (file := _taken(lock)) is None:
+        if not waited and os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"another process tokenises the same rows: waiting for {folder}", file=sys.stderr, flush=True)
+        waited = True
+        time.sleep(POLL)
+    with file:
+        try:
+            yield waited
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _taken(lock: Path) -> IO[str] | None:
+    """The lock, open and held; None where another process holds it."""
+    while True:
+        file = _opened(lock)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        if _is_still(lock, file):
+            return file
+        file.close()
+
+
+def _opened(lock: Path) -> IO[str]:
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        file = folder.with_name(f".{folder.name}.lock").open("w")
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        return lock.open("w")
     except OSError as error:
         raise SwiftError(
             f"tokenised rows cannot be kept: {error.strerror}",
-            where=str(folder.parent),
+            where=str(lock.parent),
             fix="name another folder in SWIFT_DATASET_CACHE, or keep none: --load_from_cache_file false",
         ) from error
-    waited = False
-    with file:
-        while True:
-            with suppress(BlockingIOError):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            if not waited and os.environ.get("LOCAL_RANK", "0") == "0":
-                print(f"another process tokenises the same rows: waiting for {folder}", file=sys.stderr, flush=True)
-            waited = True
-            time.sleep(POLL)
-        yield waited
+
+
+def _is_still(lock: Path, file: IO[str]) -> bool:
+    """Whether an open file is the lock: the process that held it before takes its name away."""
+    try:
+        return os.path.samestat(os.stat(lock), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from swift.data.drops import BadRow, kind_of
-from swift.rows import Message, Row
+from swift.data.drops import BadRow
+from swift.rows import Message, Row, kind_of
 
 
 def check_row(row: Row, *, answers: bool = True) -> None:

@@ -92,15 +92,43 @@ class Collator:
         dataset: the samples.
         units: packs, as lists of sample numbers; unset means that every unit is one sample.
         layout: how the samples of a batch lie; those of packs always lie end to end.
+        channels: int64[samples], a number that each sample's tokens carry along.
     """
 
-    def __init__(self, dataset: EncodedDataset, units: list[list[int]] | None, layout: Layout) -> None:
-        self.dataset, self.units = dataset, units
+    def __init__(
+        self,
+        dataset: EncodedDataset,
+        units: list[list[int]] | None,
+        layout: Layout,
+        channels: np.ndarray | None = None,
+    ) -> None:
+        self.dataset, self.units, self.channels = dataset, units, channels
         self.layout = layout if units is None else replace(layout, padding_free=True)
 
     def __call__(self, unit_indices: Sequence[int]) -> dict[str, torch.Tensor]:
-        """The batch of these units; no unit gives a stand-in without loss."""
-        return self.layout([self.dataset[index] for index in self._samples(unit_indices)])
+        """The batch of these units, as `Layout` gives it; no unit gives a stand-in without loss.
+
+        Returns:
+            Besides, channels: int64[batch, length] where samples carry them.
+        """
+        numbers = self._samples(unit_indices)
+        samples = [self.dataset[index] for index in numbers]
+        batch = self.layout(samples)
+        if self.channels is not None:
+            batch["channels"] = self._channels(self.channels[numbers], samples, batch["input_ids"])
+        return batch
+
+    def _channels(self, channels: np.ndarray, samples: list[EncodedRow], like: torch.Tensor) -> torch.Tensor:
+        """Each sample's channel at the places of its tokens."""
+        import torch
+
+        placed = torch.zeros_like(like)
+        start = 0
+        for line, (channel, sample) in enumerate(zip(channels.tolist(), samples, strict=True)):
+            place = placed[0, start : start + sample.length] if self.layout.padding_free else placed[line]
+            place.fill_(channel)
+            start += sample.length
+        return placed
 
     def _samples(self, unit_indices: Sequence[int]) -> list[int]:
         if self.units is None:

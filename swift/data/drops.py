@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from swift.data.row_store import RowStore
 from swift.errors import SwiftError
 from swift.rows import Source
 
 SHOWN = 10
 """Rows shown of each group, and groups shown of a report."""
+
+NOWHERE = Source("", -1)
 
 
 @dataclass(frozen=True)
@@ -39,24 +43,69 @@ class Dropped:
         return f"{self.source}: {self.reason}" if self.source else self.reason
 
 
+class DroppedRows(Sequence[Dropped]):
+    """Rows that were left out, in a file where they are many, so that memory does not grow with them."""
+
+    def __init__(self, rows: Iterable[Dropped] = ()) -> None:
+        self._store = RowStore()
+        self.extend(rows)
+
+    def append(self, dropped: Dropped) -> None:
+        """Keep one."""
+        told: Any = {"reason": dropped.reason, "row": dropped.row}
+        try:
+            self._store.append(told, dropped.source or NOWHERE)
+        except (pickle.PicklingError, TypeError, AttributeError):
+            told["row"] = repr(dropped.row)
+            self._store.append(told, dropped.source or NOWHERE)
+
+    def extend(self, rows: Iterable[Dropped]) -> None:
+        """Keep several."""
+        for row in rows:
+            self.append(row)
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[at] for at in range(*index.indices(len(self)))]
+        told: Any
+        told, source = self._store.read(range(len(self))[index])
+        return Dropped(None if source == NOWHERE else source, told["reason"], told["row"])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 class BadRow(Exception):
     """Raised while a row is read or checked: what is wrong with it, in one line."""
 
 
 def by_reason(dropped: Iterable[Dropped]) -> list[tuple[str, int]]:
     """Groups of reasons with their counts, the largest first; rows with one reason keep its words."""
-    return sorted(((_title(rows), len(rows)) for rows in _groups(dropped)), key=lambda pair: -pair[1])
+    return sorted(((each.title, each.count) for each in _groups(dropped)), key=lambda pair: -pair[1])
 
 
-def _groups(dropped: Iterable[Dropped]) -> list[list[Dropped]]:
-    groups: dict[str, list[Dropped]] = {}
+@dataclass
+class _Group:
+    title: str
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+
+def _groups(dropped: Iterable[Dropped]) -> list[_Group]:
+    groups: dict[str, _Group] = {}
     for row in dropped:
-        groups.setdefault(row.group, []).append(row)
+        group = groups.setdefault(row.group, _Group(row.reason))
+        group.count += 1
+        if row.reason != group.title:
+            group.title = row.group
+        if len(group.first) < SHOWN:
+            group.first.append(str(row))
     return list(groups.values())
-
-
-def _title(rows: Sequence[Dropped]) -> str:
-    return rows[0].reason if all(row.reason == rows[0].reason for row in rows) else rows[0].group
 
 
 def stop_at(bad: Sequence[Dropped], total: int, *, fix: str) -> None:
@@ -74,12 +123,12 @@ def stop_at(bad: Sequence[Dropped], total: int, *, fix: str) -> None:
         return
     groups = _groups(bad)
     lines = [f"{len(bad)} of {total} rows cannot be used:"]
-    for rows in groups[:SHOWN]:
-        lines += [f"  {row}" for row in rows[:SHOWN]]
-        if len(rows) > SHOWN:
-            lines.append(f"  … and {len(rows) - SHOWN} more like these")
+    for group in groups[:SHOWN]:
+        lines += [f"  {row}" for row in group.first]
+        if group.count > SHOWN:
+            lines.append(f"  … and {group.count - SHOWN} more like these")
     if rest := groups[SHOWN:]:
-        lines.append(f"  … and {sum(map(len, rest))} rows for {len(rest)} other reasons")
+        lines.append(f"  … and {sum(each.count for each in rest)} rows for {len(rest)} other reasons")
     raise SwiftError("\n".join(lines), fix=fix)
 
 
@@ -94,9 +143,3 @@ def dropped_line(row: Dropped) -> str:
     source = None if row.source is None else str(row.source)
     line = {"source": source, "reason": row.reason, "row": row.row}
     return json.dumps(line, ensure_ascii=False, default=str) + "\n"
-
-
-def kind_of(value: Any) -> str:
-    """What a value is, in the words of JSON."""
-    names = {type(None): "null", bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list"}
-    return names.get(type(value), "an object" if isinstance(value, Mapping) else type(value).__name__)

@@ -24,7 +24,8 @@ class EncodedDataset:
         offsets: int64[samples + 1], where each sample starts.
         lengths: int32[samples], tokens of each.
         trained: int32[samples], tokens of each that carry loss.
-        names: names of sources; source_names, source_lines: int32 and int64[samples], -1 for none.
+        names: names of sources and channels; source_names, source_lines: int32 and int64[samples], -1 for none.
+        channels: int32[samples], the number in `names` of each sample's channel, -1 for none.
         rows: source rows.
         dropped: what was left out, and why.
         weighted: whether any sample carries loss weights.
@@ -62,12 +63,15 @@ class EncodedDataset:
         names: Sequence[str],
         source_names: np.ndarray,
         source_lines: np.ndarray,
+        channels: np.ndarray,
         rows: int,
         dropped: Sequence[Dropped] = (),
     ) -> EncodedDataset:
         """A data set over arrays that are there, such as memory-mapped ones."""
         whole = cls.__new__(cls)
-        whole._set(ids, labels, weights, lengths, trained, list(names), source_names, source_lines, rows, list(dropped))
+        whole._set(
+            ids, labels, weights, lengths, trained, list(names), source_names, source_lines, channels, rows, dropped
+        )
         return whole
 
     def _set(
@@ -80,15 +84,16 @@ class EncodedDataset:
         names: list[str],
         source_names: np.ndarray,
         source_lines: np.ndarray,
+        channels: np.ndarray,
         rows: int,
-        dropped: list[Dropped],
+        dropped: Sequence[Dropped],
     ) -> None:
         self.ids, self.labels, self.weights, self.lengths, self.trained = ids, labels, weights, lengths, trained
         # A run may hold more than 2^31 tokens, so the places need 64 bits.
         self.offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
         np.cumsum(lengths, out=self.offsets[1:])
         self.names, self.source_names, self.source_lines = names, source_names, source_lines
-        self.rows, self.dropped = rows, dropped
+        self.channels, self.rows, self.dropped = channels, rows, dropped
 
     def _fill(self, store: _Store, rows: int | None, dropped: Sequence[Dropped]) -> None:
         self._set(
@@ -100,6 +105,7 @@ class EncodedDataset:
             list(store.names),
             np.array(store.source_names, dtype=np.int32),
             np.array(store.source_lines, dtype=np.int64),
+            np.array(store.channels, dtype=np.int32),
             len(store.lengths) if rows is None else rows,
             list(dropped),
         )
@@ -125,6 +131,10 @@ class EncodedDataset:
         name = int(self.source_names[index])
         return None if name < 0 else Source(self.names[name], int(self.source_lines[index]))
 
+    def channel(self, index: int) -> str | None:
+        """The channel of the row that sample `index` came from."""
+        return None if self.channels[index] < 0 else self.names[self.channels[index]]
+
 
 class _Store:
     """Growing flat arrays; `array` grows in place, where joining a list of arrays holds everything twice."""
@@ -133,7 +143,7 @@ class _Store:
         self.ids, self.labels, self.weights = array("i"), array("i"), array("f")
         self.lengths, self.trained = array("i"), array("i")
         self.names: dict[str, int] = {}
-        self.source_names, self.source_lines = array("i"), array("q")
+        self.source_names, self.source_lines, self.channels = array("i"), array("q"), array("i")
 
     def add(self, sample: EncodedRow) -> None:
         """Append one sample."""
@@ -145,6 +155,8 @@ class _Store:
         name = -1 if sample.source is None else self.names.setdefault(sample.source.name, len(self.names))
         self.source_names.append(name)
         self.source_lines.append(-1 if sample.source is None else sample.source.line)
+        named = sample.channel is not None
+        self.channels.append(self.names.setdefault(str(sample.channel), len(self.names)) if named else -1)
 
     def extend(self, part: EncodedDataset) -> None:
         """Append all samples of a part."""
@@ -156,6 +168,7 @@ class _Store:
         renamed = [self.names.setdefault(name, len(self.names)) for name in part.names]
         self.source_names.extend(-1 if name < 0 else renamed[name] for name in part.source_names.tolist())
         self.source_lines.extend(part.source_lines.tolist())
+        self.channels.extend(-1 if name < 0 else renamed[name] for name in part.channels.tolist())
 
     def _weigh(self, weights: np.ndarray | None, tokens: int) -> None:
         """Append weights before the ids; samples without any weigh 1 once one sample has some."""

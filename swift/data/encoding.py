@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 from collections import Counter
@@ -9,10 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from swift.data.drops import Dropped, by_reason, stop_at
+from swift.data.drops import Dropped, DroppedRows, by_reason, stop_at
 from swift.data.encoded import EncodedDataset
 from swift.data.token_files import Progress, TokenWriter, open_tokens
 from swift.data.truncation import Truncation, shorten
@@ -78,7 +80,7 @@ class RowSamples:
     Attributes:
         samples: those to train on.
         dropped: parts of it that are lost, and why.
-        bad: the row itself, where the template cannot encode it.
+        bad: the row itself, where the template cannot encode it or its answer is not wanted.
         too_long: its samples that are too long, under `raise`.
     """
 
@@ -106,15 +108,18 @@ class RowEncoder:
         """The samples of a row, and what is lost of it."""
         found = RowSamples()
         try:
+            check_liked(row, source)
             encoded = self.template.encode(row, source)
         except SwiftError as error:
             found.bad.append(Dropped(source, f"{error.what}; {error.fix}" if error.fix else error.what, row))
             return found
         lost: list[str] = []
         for sample in encoded:
-            sample.source = source
+            sample.source, sample.channel = source, str(row["channel"]) if row.get("channel") else None
             found.samples += self._kept(sample, lost)
-        self._note_lost(lost, len(encoded), row, source, found)
+        for reason in _reasons(lost, len(encoded)):
+            place = found.too_long if TOO_LONG in reason and self.strategy == "raise" else found.dropped
+            place.append(Dropped(source, reason, row))
         return found
 
     def _kept(self, sample: EncodedRow, lost: list[str]) -> Iterator[EncodedRow]:
@@ -129,16 +134,32 @@ class RowEncoder:
                 cut = f" is left within --max_length {self.max_length}" if piece.length < sample.length else ""
                 lost.append(f"no token that carries loss{cut}")
 
-    def _note_lost(self, lost: list[str], samples: int, row: Row, source: Source, found: RowSamples) -> None:
-        """Count a row once for each kind of loss, however many of its samples it befell."""
-        kinds: dict[str, list[str]] = {}
-        for reason in lost:
-            kinds.setdefault(Dropped(source, reason).group, []).append(reason)
-        for reasons in kinds.values():
-            too_long = TOO_LONG in reasons[0]
-            part = f" ({len(reasons)} of the row's {samples} samples)" if too_long and samples > 1 else ""
-            place = found.too_long if too_long and self.strategy == "raise" else found.dropped
-            place.append(Dropped(source, reasons[0] + part, row))
+
+def check_liked(row: Row, source: Source) -> None:
+    """Raise a `SwiftError` where the answer, or a step of it, is labelled as wrong: training would teach it."""
+    labels = row.get("step_labels", [])
+    wrong = [at for at, label in enumerate(labels, 1) if isinstance(label, int | float) and label <= 0]
+    if row.get("label") is False:
+        what = "the answer is not liked (label: false)"
+    elif wrong:
+        what = f"step {wrong[0]} of the answer is labelled {json.dumps(labels[wrong[0] - 1])}"
+    else:
+        return
+    raise SwiftError(
+        f"{what}, and supervised fine-tuning would teach it", where=str(source), fix="take the row out of the data"
+    )
+
+
+def _reasons(lost: list[str], samples: int) -> list[str]:
+    """Tell each kind of loss once, however many of a row's samples it befell."""
+    kinds: dict[str, list[str]] = {}
+    for reason in lost:
+        kinds.setdefault(Dropped(None, reason).group, []).append(reason)
+    told = []
+    for reasons in kinds.values():
+        part = f" ({len(reasons)} of the row's {samples} samples)" if TOO_LONG in reasons[0] and samples > 1 else ""
+        told.append(reasons[0] + part)
+    return told
 
 
 def encode_rows(
@@ -193,17 +214,20 @@ def encode_rows(
             writer.close()
     if folder is not None:
         samples = open_tokens(folder)
-    dropped, bad, too_long = [*rowset.dropped, *told.dropped], told.bad, told.too_long
-    stop_at(too_long, total, fix="raise --max_length, or choose another --truncation_strategy")
+    stop_at(told.too_long, total, fix="raise --max_length, or choose another --truncation_strategy")
     if strict:
-        stop_at(bad, total, fix="mend these rows; --strict false drops and counts them")
-    samples.dropped = dropped + bad
+        stop_at(told.bad, total, fix="mend these rows; --strict false drops and counts them")
+    samples.dropped = DroppedRows(chain(rowset.dropped, told.dropped, told.bad))
+    _check_some_left(samples)
+    return samples
+
+
+def _check_some_left(samples: EncodedDataset) -> None:
     if not len(samples):
         reasons = (
             "; ".join(f"{count} × {reason}" for reason, count in by_reason(samples.dropped)) or "there are no rows"
         )
         raise SwiftError(f"no sample is left to train on: {reasons}", fix="look at --dataset and --max_length")
-    return samples
 
 
 def _chunks(job: _Job, num_proc: int, done: int) -> Iterator[_Chunk]:

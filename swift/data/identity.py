@@ -13,7 +13,7 @@ from typing import Any
 
 from swift.config.data import DataConfig
 from swift.data.known import known_dataset
-from swift.data.self_cognition import NAMES
+from swift.data.self_cognition import NAMES, TABLE
 from swift.data.sources import parse_name, place_of
 
 HASHED = 64 * 2**20
@@ -39,6 +39,7 @@ def data_identity(config: DataConfig, *, seed: int, use_hf: bool | None, token: 
             if wanted.name in datasets:
                 return None
             if wanted.name in NAMES:
+                files[text] = [_file(TABLE)]
                 continue
             name, own = wanted.name, use_hf if wanted.use_hf is None else wanted.use_hf
             entry = None if Path(name).exists() else known_dataset(name, tuple(config.custom_dataset_info))
@@ -88,11 +89,10 @@ def tokenizer_identity(tokenizer: Any) -> str:
 
 
 @cache
-def code_identity() -> str:
+def code_identity(root: Path = Path(__file__).parents[1]) -> str:
     """Changes with this package's code and tables, and with the libraries that render and tokenise."""
     digest = hashlib.blake2b(digest_size=16)
-    root = Path(__file__).parents[1]
-    for path in sorted(path for end in ("*.py", "*.json", "*.jinja", "*.yaml") for path in root.rglob(end)):
+    for path in sorted(path for end in ("*.py", "*.json", "*.jsonl", "*.jinja", "*.yaml") for path in root.rglob(end)):
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
     for library in ("transformers", "tokenizers", "jinja2"):
         digest.update(version(library).encode())

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from swift.data.drops import BadRow, kind_of
+from swift.data.drops import BadRow
 from swift.data.turns import spoken, to_messages, turn_of
 from swift.data.values import turns_in_text
-from swift.rows import Message
+from swift.rows import Message, kind_of
 
 Build = Callable[[dict[str, Any]], dict[str, Any]]
 """From columns by our names to the fields of a row."""

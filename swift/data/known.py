@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from swift.data.drops import kind_of
 from swift.errors import SwiftError
+from swift.rows import kind_of
 
 TABLE = Path(__file__).parent / "table" / "datasets.json"
 
@@ -40,7 +40,6 @@ class KnownDataset:
         convert: the name of a converter, where columns alone cannot say it.
         tags: what it is for.
         help: what it is.
-        huge: whether it is too large to read whole.
     """
 
     name: str = ""
@@ -54,7 +53,6 @@ class KnownDataset:
     convert: str = ""
     tags: tuple[str, ...] = ()
     help: str = ""
-    huge: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -158,7 +156,6 @@ def _value(name: str, value: Any, where: str) -> Any:
         raise SwiftError(
             f"columns is {kind_of(value)}, not an object of names", where=where, fix='write {"question": "query"}'
         )
-    kind, wanted = (bool, "true or false") if name == "huge" else (str, "text")
-    if not isinstance(value, kind):
-        raise SwiftError(f"{name} is {kind_of(value)}, not {wanted}", where=where, fix=f"write it as {wanted}")
+    if not isinstance(value, str):
+        raise SwiftError(f"{name} is {kind_of(value)}, not text", where=where, fix="write it as text")
     return value

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from swift.config.data import DataConfig
 from swift.data.checks import check_row
-from swift.data.drops import BadRow, Dropped, stop_at
+from swift.data.drops import BadRow, Dropped, DroppedRows, stop_at
 from swift.data.formats import RowMapper
 from swift.data.mixing import check_weights, interleave
 from swift.data.row_store import Placed, RowStore, StoredRows
 from swift.data.sources import DatasetName, parse_name, read_records
 from swift.data.steps import seeded
 from swift.errors import SwiftError
-from swift.rows import Row, Source
+from swift.rows import Source
 
 
 @dataclass
@@ -26,7 +25,7 @@ class RowSet:
     """Rows to use, each with where it came from, and those left out."""
 
     rows: Sequence[Placed] = field(default_factory=list)
-    dropped: list[Dropped] = field(default_factory=list)
+    dropped: Sequence[Dropped] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -58,7 +57,7 @@ class RowReader:
         self.config, self.use_hf, self.hub_token = config, use_hf, hub_token
         self.option, self.answers = option, answers
         self.columns: set[str] = set()
-        self._mapper = mapper_of(config, answers)
+        self._mapper = RowMapper(config.columns, answers=answers, auto=not config.disable_auto_column_mapping)
 
     def rows(self, wanted: DatasetName) -> Iterator[Placed | Dropped]:
         """Every row of a data set in its order; `#N` counts not here.
@@ -81,18 +80,6 @@ class RowReader:
                 yield Dropped(source, str(error), value)
             else:
                 yield row, source
-
-
-def checked_row(record: Mapping[str, Any], config: DataConfig, answers: bool) -> Row:
-    """A record as a row; raises `BadRow` with what is wrong with it."""
-    row = mapper_of(config, answers)(record)
-    check_row(row, answers=answers)
-    return row
-
-
-def mapper_of(config: DataConfig, answers: bool) -> RowMapper:
-    """What maps records as these options say."""
-    return RowMapper(config.columns, answers=answers, auto=not config.disable_auto_column_mapping)
 
 
 def iter_rows(
@@ -182,7 +169,7 @@ def load_rows(
     weights = config.interleave_prob if option == "dataset" else None
     check_weights(weights, len(names))
     reader = RowReader(config, use_hf=use_hf, hub_token=hub_token, option=option, answers=answers)
-    rows, parts, bad, total = RowStore(), list[np.ndarray](), list[Dropped](), 0
+    rows, parts, bad, total = RowStore(), list[np.ndarray](), DroppedRows(), 0
     for number, name in enumerate(names):
         wanted, start = parse_name(name, option), len(rows)
         for item in reader.rows(wanted):
@@ -198,7 +185,7 @@ def load_rows(
     if option == "dataset":
         _check_columns(config, reader.columns)
     if config.strict:
-        stop_at(bad, total, fix="mend these rows; --strict false drops them and writes them to dropped.jsonl")
+        stop_at(bad, total, fix="mend these rows; --strict false drops and counts them")
     if names and not len(rows):
         raise SwiftError(
             f"--{option} {' '.join(names)}: none of {total} rows can be used",

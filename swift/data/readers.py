@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
-from swift.data.drops import Dropped, kind_of
+from swift.data.drops import Dropped
 from swift.data.tables import read_arrow, read_parquet
 from swift.errors import SwiftError
-from swift.rows import Source
+from swift.rows import Source, kind_of
 
 Record = tuple[Mapping[str, Any], Source]
 """One row as its file has it, and its place there: the physical line, or the number of the row in tables."""

@@ -93,6 +93,10 @@ def _named(wanted: DatasetName, option: str, *, use_hf: bool | None, hub_token: 
 
     name, path = wanted.name, Path(wanted.name).expanduser()
     if path.is_file():
+        if wanted.subsets:
+            raise SwiftError(
+                f"--{option} {name}:{'/'.join(wanted.subsets)}: a file has no subsets", fix=f"write --{option} {name}"
+            )
         _refuse_splits(wanted, option)
         yield from read_file(path, option)
     elif path.is_dir():
@@ -131,7 +135,7 @@ def _known(
         try:
             yield mapped(dict(value)), source
         except BadRow as error:
-            yield Dropped(source, str(error))
+            yield Dropped(source, str(error), value)
 
 
 def place_of(entry: KnownDataset, name: str, use_hf: bool | None) -> tuple[str, bool | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +11,11 @@ from swift.errors import SwiftError
 
 Step = list[list[list[int]]]
 """Units of one optimizer step: by micro-batch, then by rank."""
+
+
+def data_seed(options: Any) -> int:
+    """The seed of the order of the data: `data_seed` of these options, or else their `seed`."""
+    return int(options.seed if options.data_seed is None else options.data_seed)
 
 
 def seeded(*seeds: int) -> np.random.RandomState:

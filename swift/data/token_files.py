@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from swift.data.drops import Dropped
+from swift.data.drops import Dropped, DroppedRows
 from swift.data.encoded import EncodedDataset
 from swift.rows import Source
 
@@ -24,10 +25,11 @@ COLUMNS = {
     "trained": np.int32,
     "names": np.int32,
     "lines": np.int64,
+    "channels": np.int32,
 }
 """Files of flat numbers, in the machine's order of bytes; `weights` is there only where a sample has some."""
 
-JOURNAL = "journal.jsonl"
+JOURNAL, LEFT_OUT = "journal.jsonl", "left_out.jsonl"
 
 
 @dataclass
@@ -38,7 +40,7 @@ class Progress:
         rows: rows that were read.
         samples: samples written.
         tokens: tokens written.
-        names: names of sources, by number.
+        names: names of sources and channels, by number.
         weighted: whether there are weights.
         notes: the template's counted warnings.
         dropped, bad, too_long: what is not in the files.
@@ -50,9 +52,9 @@ class Progress:
     names: list[str] = field(default_factory=list)
     weighted: bool = False
     notes: Counter[str] = field(default_factory=Counter)
-    dropped: list[Dropped] = field(default_factory=list)
-    bad: list[Dropped] = field(default_factory=list)
-    too_long: list[Dropped] = field(default_factory=list)
+    dropped: DroppedRows = field(default_factory=DroppedRows)
+    bad: DroppedRows = field(default_factory=DroppedRows)
+    too_long: DroppedRows = field(default_factory=DroppedRows)
 
     def take(self, line: dict[str, Any]) -> None:
         """Go on by one line of the journal."""
@@ -82,17 +84,16 @@ class TokenWriter:
         for column in COLUMNS:
             if column != "weights" or self.progress.weighted:
                 self._open(column, self.progress.size(column))
-        keep = "".join(_journal_lines(folder, self.progress.rows))
-        self._journal = (folder / JOURNAL).open("w", encoding="utf-8")
-        self._journal.write(keep)
-        self._journal.flush()
+        keep = sum(len(line.encode()) for line in _journal_lines(folder, self.progress.rows))
+        self._journal = (folder / JOURNAL).open("a", encoding="utf-8")
+        self._journal.truncate(keep)
 
     def _open(self, column: str, size: int) -> None:
         file = (self.folder / f"{column}.bin").open("ab")
         file.truncate(size)
         self._files[column] = file
 
-    def add(self, part: EncodedDataset, rows: int, notes: Counter[str], **left_out: list[Dropped]) -> None:
+    def add(self, part: EncodedDataset, rows: int, notes: Counter[str], **left_out: Sequence[Dropped]) -> None:
         """Append the samples of the next `rows` rows, then note in the journal that they are there.
 
         Args:
@@ -115,6 +116,7 @@ class TokenWriter:
             "trained": part.trained,
             "names": renamed[part.source_names],
             "lines": part.source_lines,
+            "channels": renamed[part.channels],
         }
         if part.weights is not None:
             values["weights"] = part.weights
@@ -162,14 +164,16 @@ def read_progress(folder: Path) -> Progress:
     return progress
 
 
-def _journal_lines(folder: Path, rows: int | None = None) -> Iterable[str]:
+def _journal_lines(folder: Path, rows: int | None = None) -> Iterator[str]:
     """The whole lines of the journal, up to so many rows; a kill may leave half of one at the end."""
     file = folder / JOURNAL
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.is_file() else []
-    for line in lines:
-        if not line.endswith("\n") or (rows is not None and json.loads(line)["rows"] > rows):
-            return
-        yield line
+    if not file.is_file():
+        return
+    with file.open(encoding="utf-8", newline="\n") as lines:
+        for line in lines:
+            if not line.endswith("\n") or (rows is not None and json.loads(line)["rows"] > rows):
+                return
+            yield line
 
 
 def _size(path: Path) -> int:
@@ -187,6 +191,20 @@ def dropped_of(told: dict[str, Any]) -> Dropped:
     """The way back of `told_of`."""
     place = told["source"]
     return Dropped(None if place is None else Source(*place), told["reason"], told["row"])
+
+
+def write_left_out(dropped: Iterable[Dropped], folder: Path) -> None:
+    """Keep what was left out before anything was encoded beside the samples."""
+    with (folder / LEFT_OUT).open("w", encoding="utf-8") as file:
+        for each in dropped:
+            file.write(json.dumps(told_of(each), ensure_ascii=False, default=repr) + "\n")
+
+
+def read_left_out(folder: Path) -> Iterator[Dropped]:
+    """The way back of `write_left_out`."""
+    with (folder / LEFT_OUT).open(encoding="utf-8", newline="\n") as lines:
+        for line in lines:
+            yield dropped_of(json.loads(line))
 
 
 def open_tokens(folder: Path) -> EncodedDataset:
@@ -208,6 +226,7 @@ def open_tokens(folder: Path) -> EncodedDataset:
         names=progress.names,
         source_names=column("names"),
         source_lines=column("lines"),
+        channels=column("channels"),
         rows=progress.rows,
-        dropped=progress.dropped + progress.bad,
+        dropped=DroppedRows(chain(progress.dropped, progress.bad)),
     )

@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-from swift.data.drops import BadRow, kind_of
-from swift.rows import Message
+from swift.data.drops import BadRow
+from swift.rows import Message, kind_of
 
 PLAIN = frozenset({"system", "user", "assistant", "tool"})
 """Our own roles; a turn of just one of these and a text is taken as it is."""

@@ -7,9 +7,9 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from swift.data.drops import BadRow, kind_of
+from swift.data.drops import BadRow
 from swift.data.turns import to_messages
-from swift.rows import Message
+from swift.rows import Message, kind_of
 
 URLS = ("url", "image_url", "video_url", "audio_url", "image", "video", "audio")
 """Keys under which an object holds where its picture, film or sound is."""

@@ -31,11 +31,6 @@ class InferRequest:
     audios: list[Any] = field(default_factory=list)
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def has_media(self) -> bool:
-        """Whether anything but text is asked about."""
-        return bool(self.images or self.videos or self.audios)
-
 
 @dataclass
 class RequestConfig:

@@ -49,7 +49,7 @@ def check_parity(template: Template, rows: Sequence[tuple[Row, Source]]) -> Pari
         SwiftError: a prompt differs; it names row and turn and shows both texts.
     """
     before, (samples, turns) = dict(template.notes), (0, 0)
-    for row, source in _spread(rows):
+    for row, source in spread(rows):
         if turns >= TURNS:
             break
         try:
@@ -65,7 +65,7 @@ def check_parity(template: Template, rows: Sequence[tuple[Row, Source]]) -> Pari
 
 
 def check_deployment(template: Template) -> Parity:
-    """The same on the built-in conversations, for a server that has no rows.
+    """The same on the built-in conversations, for an engine that has no rows.
 
     Raises:
         SwiftError: as `check_parity`.
@@ -77,7 +77,8 @@ def check_deployment(template: Template) -> Parity:
     )
 
 
-def _spread(rows: Sequence[tuple[Row, Source]]) -> Iterable[tuple[Row, Source]]:
+def spread(rows: Sequence[tuple[Row, Source]]) -> Iterable[tuple[Row, Source]]:
+    """The rows to check: `ROWS` at most, as far apart as they can be."""
     count = min(ROWS, len(rows))
     return (rows[at * len(rows) // count] for at in range(count))
 
@@ -110,7 +111,7 @@ def _mismatch(template: Template, source: Source, turn: TurnStart, served: list[
 
     switches = f", with {turn.switches}" if turn.switches else ""
     return SwiftError(
-        f"parity: the prompt that serving sends for message {turn.message} is not what training puts before it"
+        f"parity: the prompt that serving sends for message {turn.message + 1} is not what training puts before it"
         f"{switches}; they part at token {at} (⟂)\n  serving:  {shown(served)}\n  training: {shown(trained)}",
         where=str(source),
         fix="nothing is trained on a text that is never served: give a template that renders both alike with "

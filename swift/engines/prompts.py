@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from swift.engines.base import InferRequest
 from swift.errors import SwiftError
+from swift.templates.messages import check_media
 
 if TYPE_CHECKING:
     from swift.templates import Template
@@ -18,8 +19,7 @@ def encode_prompt(template: Template, request: InferRequest, context: int | None
         SwiftError: the request holds media, or tools that the template drops; it has nothing to answer, or is longer
             than the context.
     """
-    if request.has_media:
-        raise SwiftError("images, videos and audios are not answered yet", fix="leave them out of the request")
+    check_media(vars(request), request.messages)
     if not request.messages:
         raise SwiftError("the request has no messages", fix="give it a turn of the user")
     if request.messages[-1].get("role") == "assistant":

@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from swift.compat import quiet_libraries
 from swift.config.decisions import Decisions
 from swift.config.model import ModelConfig
-from swift.config.template import TemplateConfig
 from swift.engines.base import (
     ChatMessage,
     Choice,
@@ -27,13 +25,12 @@ from swift.engines.base import (
     engine,
 )
 from swift.engines.detokenize import TextStream, cut, decode
+from swift.engines.options import load_parts, load_source_model, read_options
 from swift.engines.prompts import encode_prompt
 from swift.engines.sampling import SeededSampler, greedy_arguments, row_seed, sampling_of
 from swift.errors import SwiftError
-from swift.models.source import ModelSource, find_source
-from swift.templates.choose import choose_template
+from swift.models.source import ModelSource
 from swift.templates.parsing import pieces_of
-from swift.tuners.adapters import add_adapters
 
 if TYPE_CHECKING:
     from swift.templates import Template
@@ -101,73 +98,34 @@ class PtEngine:
 
     Args:
         model: a model's name or folder, or a loaded `(model, template)`.
-        adapters: PEFT adapters; the base model is read from them where `model` is None.
-        template: for a base model without a chat template: chatml, llama, alpaca or plain.
-        torch_dtype: the weights' dtype or its name; None means the model's own where the device has it.
-        attn_impl: attention; None means the fastest present.
         max_batch_size: answers generated at once.
-        use_hf: take ids from Hugging Face or ModelScope.
-        system: system text for requests without one.
-        max_length: longest prompt with its answer; None means the model's context.
+        max_length: longest prompt with its answer, in tokens; None means the model's context.
         load_args: take template, system text and switches from the adapter or checkpoint.
+        options: the options of the model and the template that `swift infer` takes, by their names: `adapters`,
+            `torch_dtype`, `agent_template`, …
 
     Raises:
-        SwiftError: model, adapters or template cannot be found, read or put together.
+        SwiftError: an option is unknown; model, adapters or template cannot be found, read or put together.
     """
 
     def __init__(
         self,
         model: str | tuple[Any, Template] | None,
         *,
-        adapters: str | Sequence[str] | None = None,
-        template: str | None = None,
-        torch_dtype: str | torch.dtype | None = None,
-        attn_impl: str | None = None,
-        device_map: str | dict[str, Any] | None = None,
         max_batch_size: int = 8,
-        use_hf: bool | None = None,
-        hub_token: str | None = None,
-        revision: str | None = None,
-        trust_remote_code: bool = False,
-        model_kwargs: dict[str, Any] | None = None,
-        system: str | None = None,
-        chat_template: str | None = None,
-        enable_thinking: bool | None = None,
-        chat_template_kwargs: dict[str, Any] | None = None,
         max_length: int | None = None,
         load_args: bool = True,
+        **options: Any,
     ) -> None:
         if max_batch_size < 1:
             raise SwiftError(f"max_batch_size is {max_batch_size}; it must be at least 1", fix="8 is usual")
         if not isinstance(model, tuple):
-            names = [adapters] if isinstance(adapters, str) else list(adapters or ())
-            model_config = ModelConfig(
-                model=model,
-                adapters=names,
-                model_revision=revision,
-                use_hf=use_hf,
-                hub_token=hub_token,
-                torch_dtype=dtype_name(torch_dtype),
-                attn_impl=attn_impl,
-                device_map=device_map,
-                trust_remote_code=trust_remote_code,
-                model_kwargs=model_kwargs,
+            model = load_parts(read_options(model, options), load_args=load_args)
+        elif options:
+            raise SwiftError(
+                f"{', '.join(options)}: no effect on a model and a template that are loaded",
+                fix="load them with it, or name the model instead",
             )
-            template_config = TemplateConfig(
-                template=template,
-                chat_template=chat_template,
-                system=system,
-                enable_thinking=enable_thinking,
-                chat_template_kwargs=chat_template_kwargs,
-            )
-            quiet_libraries()
-            decisions = Decisions()
-            source = find_source(model_config, decisions)
-            tokenizer = source.load_tokenizer(trust_remote_code)
-            # The template first: a mistake in it shows before weights are read.
-            recorded = source.recorded_template if load_args else None
-            chosen = choose_template(tokenizer, template_config, decisions, recorded)
-            model = load_source_model(source, model_config, decisions), chosen
         loaded, self.template = model
         self.model = _unwrap(loaded)
         self.tokenizer = self.template.tokenizer
@@ -389,11 +347,6 @@ def context_of(config: Any) -> int | None:
     return getattr(text, "max_position_embeddings", None) or None
 
 
-def dtype_name(dtype: str | torch.dtype | None) -> Any:
-    """`torch.bfloat16` and `bfloat16` are both `bfloat16`."""
-    return None if dtype is None else str(dtype).removeprefix("torch.")
-
-
 def _unwrap(model: Any) -> Any:
     """The model whose `generate` runs: most adapters stand inside the base model; virtual tokens need PEFT's own."""
     from peft import PeftModel
@@ -401,14 +354,3 @@ def _unwrap(model: Any) -> Any:
     if isinstance(model, PeftModel) and not model.active_peft_config.is_prompt_learning:
         return model.get_base_model()
     return model
-
-
-def load_source_model(source: ModelSource, config: ModelConfig, decisions: Decisions) -> Any:
-    """The base model with its adapters on it."""
-    from swift.models.load import load_as
-
-    loaded = load_as(config, source.path)
-    decisions.add("torch_dtype", dtype_name(loaded.dtype), "model", loaded.reasons["dtype"])
-    decisions.add("attn_impl", loaded.attn, "machine", loaded.reasons["attention"])
-    decisions.add("device", str(loaded.device), "machine", loaded.reasons["device"])
-    return add_adapters(loaded.model, source.adapters)

@@ -112,11 +112,7 @@ def merge_lora(
 
     quiet_libraries()
     tokenizer = source.load_tokenizer(config.trust_remote_code)
-    model = load_base(source, config)
-    dtypes = {name: weight.dtype for name, weight in model.named_parameters()}
-    proofs, model = merge_in_order(model.float(), source.adapters, [tokenizer.encode(text) for text in QUESTIONS])
-    for name, weight in model.named_parameters():
-        weight.data = weight.data.to(dtypes.get(name, model.dtype))
+    proofs, model = merged_in_float32(source, config, [tokenizer.encode(text) for text in QUESTIONS])
     dtype = model.dtype
     with atomic_folder(output) as folder:
         save_pretrained(
@@ -131,6 +127,16 @@ def merge_lora(
         off = prove(folder, proofs, dtype, config)
     report(output, source, proofs, off, dtype)
     return output
+
+
+def merged_in_float32(source: ModelSource, config: ModelConfig, prompts: list[list[int]]) -> tuple[Any, Any]:
+    """What `merge_in_order` gives; the model's weights are rounded to the dtypes of the base."""
+    model = load_base(source, config)
+    dtypes = {name: weight.dtype for name, weight in model.named_parameters()}
+    proofs, model = merge_in_order(model.float(), source.adapters, prompts)
+    for name, weight in model.named_parameters():
+        weight.data = weight.data.to(dtypes.get(name, model.dtype))
+    return proofs, model
 
 
 def load_base(source: ModelSource, config: ModelConfig) -> Any:

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,11 +24,11 @@ from swift.rows import Row, Source
 if TYPE_CHECKING:
     from rich.progress import Progress, Task
 
-    from swift.data import RowSet
+    from swift.data import Dropped, RowSet
     from swift.templates import Template
 
-SHOWN = 10
-"""Bad rows that an error names."""
+SAME = ("columns", "disable_auto_column_mapping", "custom_dataset_info", "strict", "model_name", "model_author")
+"""Options of the data that mean here what they mean in training."""
 
 
 @dataclass
@@ -124,9 +125,7 @@ def read_rows(config: InferConfig) -> RowSet | None:
         return None
     return load_rows(
         config.batch.val_dataset,
-        DataConfig(
-            columns=config.batch.columns, model_name=config.batch.model_name, model_author=config.batch.model_author
-        ),
+        DataConfig(**{name: getattr(config.batch, name) for name in SAME}),
         seed=config.generate.seed,
         shuffle=config.batch.val_dataset_shuffle,
         use_hf=config.model.use_hf,
@@ -146,7 +145,7 @@ def prepare(
     """
     questions = [question_of(row, place) for row, place in rows.rows]
     context = config.generate.max_length or source.limit
-    prompts = encode_all(questions, template, context)
+    questions, prompts = encode_all(questions, template, context, rows.dropped, strict=config.batch.strict)
     for question, key in zip(questions, keys_of(prompts, source, request_config, config), strict=True):
         question.key = key
     path = Path(config.batch.result_path).expanduser() if config.batch.result_path else default_path(source)
@@ -167,25 +166,30 @@ def question_of(row: Row, source: Source) -> Question:
     return Question(request, labels, source, dict(row.get("extra") or {}))
 
 
-def encode_all(questions: list[Question], template: Template, context: int | None) -> list[list[int]]:
-    """The prompts' token ids.
+def encode_all(
+    questions: list[Question], template: Template, context: int | None, dropped: Sequence[Dropped], *, strict: bool
+) -> tuple[list[Question], list[list[int]]]:
+    """The questions that can be answered, and their prompts' token ids; says which rows are left out.
 
     Raises:
-        SwiftError: some rows cannot be answered; it names the first of them.
+        SwiftError: some rows cannot be answered (strict); it names the first of them.
     """
-    prompts, bad = [], []
+    from swift.data import Dropped, by_reason
+    from swift.data.drops import stop_at
+
+    kept, prompts, bad = [], [], []
     for question in questions:
         try:
             prompts.append(encode_prompt(template, question.request, context))
         except SwiftError as error:
-            bad.append(f"  {question.source}: {error.what}")
-    if bad:
-        more = [f"  and {len(bad) - SHOWN} more"] if len(bad) > SHOWN else []
-        raise SwiftError(
-            "\n".join([f"{len(bad)} of {len(questions)} rows cannot be answered:", *bad[:SHOWN], *more]),
-            fix="mend these rows or take them out of the data",
-        )
-    return prompts
+            bad.append(Dropped(question.source, error.what))
+        else:
+            kept.append(question)
+    if strict or not kept:
+        stop_at(bad, len(questions), fix="mend these rows; --strict false leaves them out")
+    for reason, count in by_reason([*dropped, *bad]):
+        print(f"{count:,} left out: {reason}", file=sys.stderr)
+    return kept, prompts
 
 
 def keys_of(

@@ -10,6 +10,7 @@ from swift.config.decisions import Decisions
 from swift.config.effect import note_without_effect
 from swift.config.generate import GenerateConfig
 from swift.engines import RequestConfig, engines
+from swift.engines.parity import check_deployment
 from swift.infer.batch import prepare, read_rows
 from swift.models.source import find_source
 from swift.plugins import load_plugins
@@ -36,6 +37,8 @@ def main(config: InferConfig) -> int:
     tokenizer = source.load_tokenizer(config.model.trust_remote_code)
     recorded = source.recorded_template if config.batch.load_args else None
     template = choose_template(tokenizer, config.template, decisions, recorded)
+    same = "an answer's prompt and what training puts before it are the same, id for id"
+    decisions.add("parity", f"{check_deployment(template).samples} built-in samples checked", "model", same)
     if rows is not None:
         batch = prepare(config, source, template, request_config, rows)
         if batch.nothing_left():

@@ -14,7 +14,10 @@ from swift.errors import SwiftError
 
 TABLE = Path(__file__).parent / "table"
 
-PROVED, EXPECTED, REMOTE = "proved", "expected", "needs remote code"
+PROVED, EXPECTED, REMOTE, NOT_YET = "proved", "expected", "needs remote code", "not yet"
+
+NO_LANGUAGE = re.compile(r"ForSequenceClassification$|ForMaskedLM$|RewardModel$|(Text|Bert)Model$")
+"""Classes of models that write no text: encoders, classifiers and reward models."""
 
 QUANTIZED = re.compile(r"awq|gptq|int[348]\b|[_-]int[48]|fp8|fp4|bnb|4bit|mxfp|autoround|aqlm|hqq|gguf|marlin", re.I)
 """Ids of quantized weights: the sweep ran whole ones."""
@@ -29,7 +32,8 @@ def models() -> Iterator[dict[str, Any]]:
     """Each model of the table: id, architectures, classes, multimodal, support, hubs, tags, transformers' version.
 
     Support is `proved` where the sweep trained and ran the architecture of a text model, `expected` where transformers
-    has the architecture, and `needs remote code` where that version of transformers has it not.
+    has the architecture, `needs remote code` where that version of transformers has it not, and `not yet` where
+    `swift sft` does not train that kind at all: models of pictures and sounds, encoders, classifiers, reward models.
     """
     sweep = _read("sweep.json")
     for group in _read("models.json"):
@@ -51,11 +55,12 @@ def models() -> Iterator[dict[str, Any]]:
 
 
 def _support(classes: list[str], multimodal: bool, sweep: dict[str, Any]) -> str:
+    if multimodal or all(NO_LANGUAGE.search(name) for name in classes):
+        return NOT_YET
     proved = {result["architecture"] for result in sweep["results"].values() if result["proved"]}
-    if not multimodal and proved.intersection(classes):
+    if proved.intersection(classes):
         return PROVED
-    known = sweep["known"]["multimodal" if multimodal else "text"]
-    return EXPECTED if set(known).intersection(classes) else REMOTE
+    return EXPECTED if set(sweep["known"]["text"]).intersection(classes) else REMOTE
 
 
 def main(config: ModelsConfig) -> int:

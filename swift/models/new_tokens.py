@@ -32,7 +32,7 @@ def add_tokens(tokenizer: Any, given: Sequence[str]) -> list[int]:
     names = read_names(given)
     if not names:
         return []
-    tokenizer.add_special_tokens({"additional_special_tokens": names}, replace_additional_special_tokens=False)
+    tokenizer.add_tokens(names, special_tokens=True)
     return [int(token) for token in tokenizer.convert_tokens_to_ids(names)]
 
 

@@ -9,5 +9,7 @@ from swift.registry import Registry
 if TYPE_CHECKING:
     from swift.objectives.types import Objective
 
-objectives: Registry[Objective] = Registry("loss", "loss_type", {"cross_entropy": "swift.objectives.cross_entropy"})
+objectives: Registry[Objective] = Registry(
+    "loss", "loss_type", {"cross_entropy": "swift.objectives.cross_entropy", "dft": "swift.objectives.dft"}
+)
 objective = objectives.register

@@ -16,11 +16,13 @@ class TokenLogps:
         logps: float32[k], log p(token | what stands before it), one for each trained token.
         weights: float32[k], the loss weight of each; None means 1.
         sample: int64[k], which sample of the micro-batch each token belongs to.
+        channel: int64[k], the number of each token's channel, where rows have one and it is asked for.
     """
 
     logps: torch.Tensor
     weights: torch.Tensor | None = None
     sample: torch.Tensor | None = None
+    channel: torch.Tensor | None = None
 
 
 @dataclass

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from swift.errors import SwiftError
+from swift.plan.optimizer_step import OptimizerStep
 from swift.plan.trace import LossFunction, StepTrace, float32_cross_entropy, trace_step
 
 MIB = 1 << 20
@@ -90,6 +91,7 @@ def plan_memory(
     masked: bool | None = None,
     accumulated: bool = False,
     loss: LossFunction = float32_cross_entropy,
+    step: OptimizerStep | None = None,
 ) -> MemoryPlan:
     """Plan the peak of a run of training steps on one device.
 
@@ -107,7 +109,8 @@ def plan_memory(
         rows: rows of the micro-batch.
         masked: whether attention gets a mask; None means where there are several rows.
         accumulated: whether gradients outlive a micro-batch (gradient accumulation).
-        loss: takes logits [k, vocabulary] and targets int64[k], as the run's own loss does.
+        loss: the run's own loss, as `trace.LossFunction` says.
+        step: what the optimizer holds, where it is not one that transformers names.
 
     Raises:
         SwiftError: `trainable` names a parameter that the model does not have.
@@ -115,7 +118,8 @@ def plan_memory(
     chosen = trainable_of(model) if trainable is None else list(trainable)
     amp = (torch.float16 if dtype == torch.float16 else torch.bfloat16) if autocast else None
     masked = rows > 1 if masked is None else masked
-    notes = [] if _short_name(optimizer) in STATE_VALUES else [f"state of optimizer {optimizer} counted as AdamW's"]
+    known = step is not None or _short_name(optimizer) in STATE_VALUES
+    notes = [] if known else [f"state of optimizer {optimizer} counted as AdamW's"]
     with _train_only(model, chosen):
         try:
             trace = trace_step(
@@ -130,13 +134,16 @@ def plan_memory(
                 accumulated=accumulated or world_size > 1,
                 loss=loss,
                 dtypes={name: kind for name, _, kind in chosen},
+                gradients_dropped=step is not None and step.in_backward,
             )
         # Whatever a model's own code raises without contents of tensors, the run itself may go on.
         except Exception as error:
             cause = f"{type(error).__name__}: {error}".splitlines()[0]
             notes.append(f"activations by formula, since a step could not be traced: {cause}")
             trace = formula_trace(model, chosen, micro_batch_tokens, trained_positions, gradient_checkpointing)
-    return _assemble(trace, chosen, optimizer=optimizer, world_size=world_size, device=device, notes=tuple(notes))
+    if step is None:
+        step = OptimizerStep(optimizer_bytes(optimizer, chosen), _step_temporaries(optimizer, chosen, device))
+    return _assemble(trace, chosen, step, world_size=world_size, device=device, notes=tuple(notes))
 
 
 def formula_trace(
@@ -179,27 +186,24 @@ def _short_name(optimizer: str) -> str:
 def _assemble(
     trace: StepTrace,
     trainable: list[Trainable],
+    step: OptimizerStep,
     *,
-    optimizer: str,
     world_size: int,
     device: str,
     notes: tuple[str, ...],
 ) -> MemoryPlan:
-    gradients = sum(numel * dtype.itemsize for _, numel, dtype in trainable)
-    state = optimizer_bytes(optimizer, trainable)
+    gradients = 0 if step.in_backward else sum(numel * dtype.itemsize for _, numel, dtype in trainable)
     buckets = gradients if world_size > 1 else 0
     parts = {
         "weights": trace.peak["weights"],
         "gradients": trace.peak["gradients"],
-        "optimizer": state,
+        "optimizer": step.state,
         "activations": trace.peak["activations"],
         "logits": trace.peak["logits"],
     }
     moment = "forward and backward"
-    # Fused AdamW needs nothing beside its state; the unfused one works on one parameter at a time on the CPU.
-    step = _step_temporaries(optimizer, trainable, device)
-    if gradients + step > sum(trace.peak.values()) - trace.peak["weights"]:
-        parts |= {"gradients": gradients, "activations": step, "logits": 0}
+    if gradients + step.temporaries > sum(trace.peak.values()) - trace.peak["weights"]:
+        parts |= {"gradients": gradients, "activations": step.temporaries, "logits": 0}
         moment = "optimizer step"
     alive = parts["gradients"] + parts["activations"] + parts["logits"]
     parts["overhead"] = buckets + _overhead(trace, alive, device)
@@ -207,6 +211,7 @@ def _assemble(
 
 
 def _step_temporaries(optimizer: str, trainable: list[Trainable], device: str) -> int:
+    # Fused AdamW needs nothing beside its state; the unfused one works on one parameter at a time on the CPU.
     if "fused" in optimizer or not trainable:
         return 0
     sizes = [numel * dtype.itemsize for _, numel, dtype in trainable]

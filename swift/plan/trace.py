@@ -25,8 +25,9 @@ HEAP_LIMIT = 32 << 20
 """glibc maps blocks above this size on their own and returns them at once (mallopt(3), M_MMAP_THRESHOLD)."""
 KINDS = ("weights", "gradients", "activations", "logits")
 
-LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Takes logits [k, vocabulary] and targets int64[k], returns the loss that is differentiated."""
+LossFunction = Callable[[Any, dict[str, Any], torch.Tensor, torch.Tensor], torch.Tensor]
+"""Takes the model, its inputs, the places int64[c] of each row whose logits count and their targets int64[rows * c];
+returns the loss that is differentiated."""
 
 
 @dataclass
@@ -80,8 +81,8 @@ class LiveBytes(TorchDispatchMode):
         return result
 
     def expect_logits(self, positions: int, vocabulary: int) -> None:
-        """From here on a tensor of this many rows and columns counts as logits."""
-        self._logits = (positions * vocabulary, vocabulary)
+        """From here on a tensor of so many rows, or some of them, and columns counts as logits."""
+        self._logits = (positions, vocabulary)
 
     def note(self, tensor: torch.Tensor, kind: str | None = None) -> None:
         """Count a tensor's storage if it is new; with `kind`, move it there."""
@@ -100,8 +101,8 @@ class LiveBytes(TorchDispatchMode):
             self.alive[kind] += size
 
     def _kind_of(self, tensor: torch.Tensor) -> str:
-        if self._logits and (tensor.numel(), tensor.shape[-1] if tensor.dim() else 0) == self._logits:
-            return "logits"
+        if self._logits and tensor.dim() and tensor.shape[-1] == self._logits[1]:
+            return "logits" if tensor.numel() <= self._logits[0] * self._logits[1] else "activations"
         return "activations"
 
     def _release(self, key: int, size: int) -> None:
@@ -122,8 +123,11 @@ class LiveBytes(TorchDispatchMode):
             self._highest, self.peak = total, dict(self.alive)
 
 
-def float32_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def float32_cross_entropy(
+    model: Any, inputs: dict[str, Any], kept: torch.Tensor, targets: torch.Tensor
+) -> torch.Tensor:
     """Sum of the cross-entropy, in float32."""
+    logits = model(**inputs, use_cache=False, logits_to_keep=kept).logits.flatten(0, 1)
     return nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
 
 
@@ -140,6 +144,7 @@ def trace_step(
     accumulated: bool,
     loss: LossFunction = float32_cross_entropy,
     dtypes: dict[str, torch.dtype] | None = None,
+    gradients_dropped: bool = False,
 ) -> StepTrace:
     """Run a step of a causal language model on fake tensors and count what is alive.
 
@@ -155,6 +160,7 @@ def trace_step(
         accumulated: whether gradients of an earlier micro-batch are already there.
         loss: what is differentiated.
         dtypes: dtypes of parameters that differ from the model's, by name.
+        gradients_dropped: whether each gradient goes as soon as it is there, its weight being updated at once.
 
     Raises:
         Exception: whatever an architecture raises that needs the contents of tensors to go on.
@@ -164,15 +170,17 @@ def trace_step(
         _fake_parameters(model, fake, device, dtypes or {}),
         LiveBytes() as live,
     ):
-        live_step = _Step(model, live, torch.device(device), autocast)
+        live_step = _Step(model, live, torch.device(device), autocast, gradients_dropped)
         live_step.start(accumulated)
         with _training(model, gradient_checkpointing), real_attention_masks(masked):
             return live_step.run(rows, length, trained_positions, masked, loss)
 
 
 class _Step:
-    def __init__(self, model: nn.Module, live: LiveBytes, device: torch.device, autocast: torch.dtype | None) -> None:
-        self.model, self.live, self.device, self.autocast = model, live, device, autocast
+    def __init__(
+        self, model: nn.Module, live: LiveBytes, device: torch.device, autocast: torch.dtype | None, dropped: bool
+    ) -> None:
+        self.model, self.live, self.device, self.autocast, self.dropped = model, live, device, autocast, dropped
 
     def start(self, accumulated: bool) -> None:
         for tensor in [*self.model.parameters(), *self.model.buffers()]:
@@ -187,6 +195,8 @@ class _Step:
     def _gradient_made(self, parameter: torch.Tensor) -> None:
         if parameter.grad is not None:
             self.live.note(parameter.grad, "gradients")
+            if self.dropped:
+                parameter.grad = None
 
     def run(self, rows: int, length: int, positions: int, masked: bool, loss: LossFunction) -> StepTrace:
         ids = torch.zeros(rows, length, dtype=torch.int64, device=self.device)
@@ -197,12 +207,11 @@ class _Step:
         vocabulary = self.model.config.get_text_config().vocab_size  # type: ignore[union-attr, operator]
         self.live.expect_logits(len(targets), vocabulary)
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            output = self.model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=kept)
-        value = loss(output.logits.flatten(0, 1), targets)
+            value = loss(self.model, {"input_ids": ids, "attention_mask": mask}, kept, targets)
         saved = sum(self.live.alive.values()) - self.live.alive["weights"] - self.live.alive["gradients"]
         served = self.live.heap_served
         value.backward()
-        del output, value
+        del value
         return StepTrace(self.live.peak, saved, self.live.heap_peak, self.live.mapped_peak, served)
 
 

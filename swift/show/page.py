@@ -43,9 +43,9 @@ def html_page(rows: list[Shown], template: Template) -> str:
 
 def _sections(shown: Shown, template: Template) -> list[str]:
     title = escape(shown.source)
-    if shown.error is not None:
-        return [f'<section><h2>{title}</h2><p class="error">{escape(shown.error)}</p></section>']
     parts = []
+    if shown.error is not None:
+        parts.append(f'<section><h2>{title}</h2><p class="error">{escape(shown.error)}</p></section>')
     for number, sample in enumerate(shown.samples, 1):
         which = f", sample {number} of {len(shown.samples)}" if len(shown.samples) > 1 else ""
         size = f"<small>{sample.length} tokens, {sample.trained} trained</small>"

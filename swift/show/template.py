@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from swift.compat import quiet_libraries
 from swift.config import Decisions
 from swift.config.commands import ShowConfig
+from swift.config.effect import note_without_effect
 from swift.models.source import find_source
 from swift.plugins import load_plugins
 from swift.show.page import html_page
 from swift.show.samples import Shown, show_rows
-from swift.templates.choose import choose_template
+from swift.templates.choose import open_template
 from swift.templates.preview import GREEN, RESET, coloured, token_pieces, trained_spans
 
 if TYPE_CHECKING:
@@ -33,22 +34,22 @@ def main(config: ShowConfig) -> int:
     load_plugins(config.plugins.external_plugins)
     quiet_libraries()
     decisions = Decisions()
+    note_without_effect(config, decisions)
     source = find_source(config.model, decisions)
-    tokenizer = source.load_tokenizer(config.model.trust_remote_code)
-    template = choose_template(tokenizer, config.template, decisions, source.recorded_template)
+    template = open_template(config, source, decisions)
     print("\n".join(decisions.table()), file=sys.stderr)
     shown = show_rows(config, template, config.template.max_length or source.limit)
     if config.rows.format == "html":
         print(html_page(list(shown), template))
     elif config.rows.format == "json":
         for each in shown:
-            for line in json_lines(each, tokenizer):
+            for line in json_lines(each, template.tokenizer):
                 print(line)
     else:
         from swift.plan.show import wants_colour
 
         for each in shown:
-            print("\n".join(text_lines(each, tokenizer, colour=wants_colour(sys.stdout))))
+            print("\n".join(text_lines(each, template.tokenizer, colour=wants_colour(sys.stdout))))
     for note, count in sorted(template.notes.items()):
         print(f"{count:,} × {note}", file=sys.stderr)
     return 0

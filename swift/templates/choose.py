@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from swift.config import Decisions, TemplateConfig, TrainTemplateConfig
 from swift.errors import SwiftError, first_line
+from swift.models.new_tokens import add_tokens, read_names
 from swift.templates import chat_templates
 from swift.templates.agent_formats import resolve_agent
 from swift.templates.loading import NAMES, load_template
 from swift.templates.template import Template
 from swift.templates.thinking import check_preserving, has_switch
+
+if TYPE_CHECKING:
+    from swift.config.commands import CommandConfig
+    from swift.models.source import ModelSource
 
 SWITCHES = (
     "system",
@@ -23,8 +28,29 @@ SWITCHES = (
     "loss_scale",
     "loss_scale_tables",
     "add_non_thinking_prefix",
+    "new_special_tokens",
 )
 """Options of a template that stay when its Jinja source is replaced."""
+
+
+def open_template(config: CommandConfig, source: ModelSource, decisions: Decisions) -> Template:
+    """Load a model's tokenizer, add `--new_special_tokens`, and choose the template to train with.
+
+    Args:
+        config: a configuration with `model` and `template`.
+        source: the model; takes the ids of the tokens that were added.
+        decisions: takes a note of what was chosen.
+
+    Raises:
+        SwiftError: as `choose_template`, or a file of tokens cannot be read.
+    """
+    options: Any = config
+    tokenizer = source.load_tokenizer(options.model.trust_remote_code)
+    source.new_tokens = add_tokens(tokenizer, options.template.new_special_tokens)
+    if source.new_tokens:
+        why = "their ids; contents may write them; training trains and saves their embeddings"
+        decisions.add("new_special_tokens", source.new_tokens, "flag", why)
+    return choose_template(tokenizer, options.template, decisions, source.recorded_template)
 
 
 def choose_template(
@@ -68,6 +94,9 @@ def _choose(tokenizer: Any, flags: TemplateConfig, decisions: Decisions, recorde
         given["response_prefix"] = flags.response_prefix.replace("\\n", "\n")
     if "loss_scale" in given:
         given["loss_scale_tables"] = None
+    if "new_special_tokens" in given:
+        earlier = (recorded or {}).get("new_special_tokens", [])
+        given["new_special_tokens"] = list(dict.fromkeys([*earlier, *read_names(given["new_special_tokens"])]))
     kept = {name: recorded[name] for name in SWITCHES if recorded.get(name) is not None} if recorded else {}
     if flags.chat_template:
         decisions.add("template", flags.chat_template, "flag", "--chat_template")
@@ -103,14 +132,16 @@ def _is_named(name: str | None) -> bool:
 def _note_options(template: Template, flags: TemplateConfig, decisions: Decisions) -> None:
     """Say what is set besides the template's source, and stop where the template cannot do it."""
     training = isinstance(flags, TrainTemplateConfig)
+    thinking = "the template's thinking switch"
     switch = "it trains turns without reasoning behind the prompt of the thinking switch set off"
-    if template.add_non_thinking_prefix and training and not has_switch(template):
-        switch = "no effect: the chat template has no thinking switch"
+    asked = template.enable_thinking is not None or (template.add_non_thinking_prefix and training)
+    if asked and not has_switch(template):
+        thinking = switch = "no effect: the chat template has no thinking switch"
     if template.preserve_thinking is not None:
         check_preserving(template, template.preserve_thinking)
     told = {
         "system": (template.system, "for conversations that bring none"),
-        "enable_thinking": (template.enable_thinking, "the template's thinking switch"),
+        "enable_thinking": (template.enable_thinking, thinking),
         "preserve_thinking": (template.preserve_thinking, "the reasoning of earlier turns, by the template's switch"),
         "chat_template_kwargs": (template.chat_template_kwargs or None, "variables of the template"),
         "response_prefix": (template.response_prefix, "behind every generation prompt"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,10 @@ import regex
 from swift.errors import SwiftError
 from swift.templates.arguments import (
     HOLE_ID,
-    HOLE_NAME,
     HOLE_NUMBER,
     Arguments,
     JsonArguments,
-    NestedArguments,
     PythonArguments,
-    QuotedArguments,
     TaggedArguments,
     either,
 )
@@ -41,12 +38,9 @@ from swift.templates.grammar import (
     shared_head,
     shared_tail,
 )
+from swift.templates.units import ID, KEYS, NAMES, PLAIN, VALUES, Unit, find_unit, put_holes
 
-REASON, SAID, ID = "zqreason", "zqcontent", "zq3456789"
-NAMES = ("zqfirst", "zqsecond")
-KEYS, VALUES = ("zqkeya", "zqkeyb"), ("zqvala", "zqvalb")
-PLAIN = dict(zip(KEYS, VALUES, strict=True))
-DECODER = json.JSONDecoder()
+REASON, SAID = "zqreason", "zqcontent"
 TYPED: dict[str, tuple[str, Any, str]] = {
     "zqnumber": ("integer", 170417, "170417"),
     "zqflag": ("boolean", True, "[Tt]rue"),
@@ -71,15 +65,6 @@ TOOLS = _probe_tools({**dict.fromkeys(KEYS, "string"), **{key: kind for key, (ki
 
 Served = Callable[[dict[str, Any], Any], tuple[str, str]]
 """From an assistant's message and tools to the prompt that a server sends and the text that the model generates."""
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A call in a text: where it stands and how it is written."""
-
-    start: int
-    stop: int
-    body: ObjectBody | NamedBody
 
 
 class Probes:
@@ -161,13 +146,13 @@ def _with_reasoning(probes: Probes, grammar: Grammar) -> Grammar:
     between = []
     if served is not None and REASON in served[1] and SAID in served[1].partition(REASON)[2]:
         between.append(served[1].partition(REASON)[2].partition(SAID)[0])
-    if called is not None and (unit := _unit(called)) and REASON in called[: unit.start]:
+    if called is not None and (unit := find_unit(called)) and REASON in called[: unit.start]:
         between.append(called[called.index(REASON) + len(REASON) : unit.start])
         if len(between) == 1:
             # Only turns with calls show reasoning: what opens the call where nothing stands before it is not its end.
             served = probes.served(PLAIN, reasoning=REASON)
             bare = probes.calls(PLAIN)
-            alone = _unit(bare)
+            alone = find_unit(bare)
             between[0] = between[0].removesuffix(bare[: alone.start] if bare and alone else "")
     if not between or served is None:
         return standard
@@ -236,7 +221,7 @@ def derive_calls(probes: Probes, grammar: Grammar) -> Calls | None:
     }
     first: dict[str, str] = {}
     for state, text in texts.items():
-        unit = _unit(text)
+        unit = find_unit(text)
         if text is None or unit is None:
             continue
         literal = text[: unit.start]
@@ -249,18 +234,18 @@ def derive_calls(probes: Probes, grammar: Grammar) -> Calls | None:
         elif SAID in literal:
             first[state] = literal[literal.index(SAID) + len(SAID) :]
     base = texts[START] or texts[CONTENT]
-    unit = _unit(base)
+    unit = find_unit(base)
     if base is None or unit is None or not first:
         return None
     body = _refined(probes, base, unit)
     close, between = base[unit.stop :], None
     pair = probes.calls(PLAIN, PLAIN) or probes.calls(PLAIN, PLAIN, content=SAID)
-    if pair is not None and (left := _unit(pair)) and (right := _unit(pair, NAMES[1], left.stop)):
+    if pair is not None and (left := find_unit(pair)) and (right := find_unit(pair, NAMES[1], left.stop)):
         between, close = pair[left.stop : right.start], pair[right.stop :]
     close = close.replace(SAID, "")
     if isinstance(body, ObjectBody):
         body = replace(body, named=bool(first.get(START, "x").strip()))
-    holes = _holes
+    holes = put_holes
     if not shared_tail(list(first.values())) and between and CONTENT not in first:
         # Nothing opens a call behind a prompt; behind content it is what opens the next one.
         first[CONTENT] = between[len(shared_head([between, close])) :]
@@ -270,87 +255,6 @@ def derive_calls(probes: Probes, grammar: Grammar) -> Calls | None:
         holes(close),
         body,
     )
-
-
-def _holes(literal: str) -> str:
-    literal = regex.sub(ID[:-1] + r"\d", HOLE_ID, literal)
-    for name in NAMES:
-        literal = literal.replace(name, HOLE_NAME)
-    return regex.sub(r"(?<!\w)\d+(?!\w)", HOLE_NUMBER, literal)
-
-
-def _unit(text: str | None, name: str = NAMES[0], start: int = 0) -> Unit | None:
-    """The call of `PLAIN` under a name in a text."""
-    if text is None or (at := text.find(name, start)) < 0:
-        return None
-    return _object_unit(text, name, start) or _json_unit(text, at, name) or _tag_unit(text, at, name)
-
-
-def _decode(text: str, at: int) -> tuple[Any, int]:
-    try:
-        value, end = DECODER.raw_decode(text, at)
-    except ValueError:
-        return None, at
-    return value, end
-
-
-def _holds(value: Any, wanted: Any) -> bool:
-    return value == wanted or (isinstance(value, str) and _decode(value, 0)[0] == wanted)
-
-
-def _object_unit(text: str, name: str, start: int) -> Unit | None:
-    for brace in regex.compile(r"\{").finditer(text, start):
-        value, end = _decode(text, brace.start())
-        if not isinstance(value, dict):
-            continue
-        names = [key for key, item in value.items() if item == name]
-        arguments = [key for key, item in value.items() if _holds(item, PLAIN)]
-        if names and arguments:
-            own = [key for key, item in value.items() if key not in (*names, *arguments) and isinstance(item, str)]
-            ids = [key for key in own if "id" in key.lower()]
-            return Unit(brace.start(), end, ObjectBody(names[0], arguments[0], ids[0] if ids else None))
-    return None
-
-
-def _json_unit(text: str, at: int, name: str) -> Unit | None:
-    for brace in regex.compile(r'[{"]').finditer(text, at + len(name)):
-        value, end = _decode(text, brace.start())
-        if _holds(value, PLAIN):
-            between = _holes(text[at + len(name) : brace.start()])
-            return Unit(at, end, NamedBody(between, JsonArguments()))
-    return None
-
-
-def _tag_unit(text: str, at: int, name: str) -> Unit | None:
-    """A call whose keys and values stand apart."""
-    places, behind = [], at + len(name)
-    for word in (KEYS[0], VALUES[0], KEYS[1], VALUES[1]):
-        behind = text.find(word, behind)
-        if behind < 0:
-            return None
-        places.append((behind, behind + len(word)))
-        behind += len(word)
-    opening, value, following = (
-        text[at + len(name) : places[0][0]],
-        text[places[0][1] : places[1][0]],
-        text[places[1][1] : places[2][0]],
-    )
-    rest = text[places[3][1] :]
-    if KEYS[0] in following:
-        mark = regex.match(r".*?(?=</)", following, regex.DOTALL)
-        head = opening.removesuffix(f"{mark[0]}<") if mark else opening
-        stop = f"{mark[0]}</{KEYS[1]}>" if mark else ""
-        return Unit(at, places[3][1] + len(stop), NamedBody(_holes(head), NestedArguments(mark[0] if mark else "")))
-    if opening == "(":
-        return Unit(at, places[3][1] + rest.index(")") + 1, NamedBody("(", PythonArguments(False)))
-    if opening == "{" and value.startswith(":") and rest.startswith(value[1:] + "}"):
-        return Unit(at, places[3][1] + len(value), NamedBody("{", QuotedArguments(value[1:])))
-    close = shared_head([following, rest])
-    key = shared_tail([opening, following[len(close) :]])
-    if not close.strip() or not (key + value).strip():
-        return None
-    body = NamedBody(_holes(opening[: len(opening) - len(key)]), TaggedArguments(key, ((value, "either"),), close))
-    return Unit(at, places[3][1] + len(close), body)
 
 
 def _refined(probes: Probes, text: str, unit: Unit) -> ObjectBody | NamedBody:

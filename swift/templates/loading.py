@@ -43,4 +43,10 @@ def load_template(tokenizer: Any, template: str | None = None, *, option: str = 
             f"--{option} {template} is neither a name nor a file",
             fix=f"use {', '.join([*NAMES, *chat_templates])} or a .jinja file; leave it out for the model's own",
         )
-    return Template(tokenizer, path.read_text(encoding="utf-8"), source=str(path), **options)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SwiftError(f"--{option} {template} cannot be read: {error}", fix="give a file of Jinja text") from None
+    if not text.strip():
+        raise SwiftError(f"--{option} {template} is empty", fix="give a file with a template in it")
+    return Template(tokenizer, text, source=str(path), **options)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from swift.errors import SwiftError
+from swift.rows import kind_of
 from swift.templates.provenance import Traced, TracedDict, origin_of
 
 ROLES = ("system", "user", "assistant", "tool", "developer", "function", "ipython")
@@ -22,41 +23,68 @@ THOUGHT = re.compile(r"\s*(?:<think>)?\n?(.*?)\n?</think>\n*", re.DOTALL)
 def check(messages: Any, where: str | None) -> None:
     """Raise a `SwiftError` for what no template can render."""
     if not isinstance(messages, (list, tuple)) or not messages:
-        raise SwiftError("the row has no messages", where=where, fix='give "messages": [{"role": …, "content": …}, …]')
-    for index, message in enumerate(messages):
+        raise SwiftError("there is no message", where=where, fix='give "messages": [{"role": …, "content": …}, …]')
+    for number, message in enumerate(messages, 1):
         if not isinstance(message, dict):
-            raise SwiftError(f"message {index} is a {type(message).__name__}, not an object", where=where, fix=MEND)
+            what = f"message {number} is {kind_of(message)}, not an object with role and content"
+            raise SwiftError(what, where=where, fix=MEND)
         role = message.get("role")
         if role not in ROLES:
-            raise SwiftError(
-                f"message {index} has the role {role!r}", where=where, fix=f"use one of: {', '.join(ROLES)}"
-            )
+            what = f"message {number} has no role" if role is None else f"message {number} has unknown role {role!r}"
+            raise SwiftError(what, where=where, fix=f"use one of: {', '.join(ROLES)}")
         content = message.get("content")
         if not isinstance(content, (str, list, tuple, type(None))):
             raise SwiftError(
-                f"the content of message {index} ({role}) is a {type(content).__name__}",
+                f"content of message {number} ({role}) is {kind_of(content)}, not text",
                 where=where,
                 fix="give a string, or a list of parts such as {'type': 'text', 'text': …}",
             )
         for key in ("reasoning_content", "name"):
             if not isinstance(message.get(key), (str, type(None))):
-                raise SwiftError(f"{key} of message {index} is not a string", where=where, fix=MEND)
+                what = f"{key} of message {number} ({role}) is {kind_of(message[key])}, not text"
+                raise SwiftError(what, where=where, fix=MEND)
         if not content and not message.get("tool_calls") and role == "assistant" and content != "":
-            raise SwiftError(f"message {index} (assistant) has neither content nor tool_calls", where=where, fix=MEND)
-        check_calls(message.get("tool_calls"), index, where)
+            raise SwiftError(f"message {number} (assistant) has neither content nor tool_calls", where=where, fix=MEND)
+        check_calls(message.get("tool_calls"), number, where)
 
 
-def check_calls(calls: Any, index: int, where: str | None) -> None:
+MEDIA = ("images", "videos", "audios")
+PARTS = ("image", "image_url", "video", "video_url", "audio", "audio_url", "input_audio")
+"""Types of the parts of a content that are no text."""
+
+
+def check_media(columns: Mapping[str, Any], messages: Any, where: str | None = None) -> None:
+    """Raise a `SwiftError` for pictures, films and sounds, which no template here reads.
+
+    Args:
+        columns: a row, or what else holds lists of media beside its messages.
+        messages: whose contents may hold them as parts.
+        where: place of the row.
+    """
+    found = [name for name in MEDIA if columns.get(name)]
+    for message in messages or ():
+        content = message.get("content") if isinstance(message, dict) else None
+        parts = content if isinstance(content, (list, tuple)) else ()
+        found += [str(part["type"]) for part in parts if isinstance(part, dict) and part.get("type") in PARTS]
+    if found:
+        raise SwiftError(
+            f"pictures, films and sounds are not read yet, and there are {', '.join(dict.fromkeys(found))}",
+            where=where,
+            fix="take them out of the row, or the row out of the data",
+        )
+
+
+def check_calls(calls: Any, number: int, where: str | None) -> None:
     """Raise a `SwiftError` for tool calls that are not in the OpenAI shape."""
     if calls is None:
         return
     if not isinstance(calls, (list, tuple)):
-        raise SwiftError(f"tool_calls of message {index} is not a list", where=where, fix=MEND)
+        raise SwiftError(f"tool_calls of message {number} is {kind_of(calls)}, not a list", where=where, fix=MEND)
     for call in calls:
         function = call.get("function", call) if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise SwiftError(
-                f"a tool call of message {index} names no function",
+                f"tool call of message {number} has no function name",
                 where=where,
                 fix="write {'type': 'function', 'function': {'name': …, 'arguments': {…}}}",
             )

@@ -92,7 +92,7 @@ class LossScale:
             return assistant
         if not assistant:
             raise SwiftError(
-                "the row has no assistant turn: there is nothing to train on", where=where, fix="add the answer to it"
+                "no message is an assistant's turn: there is nothing to train on", where=where, fix="add the answer"
             )
         chosen = assistant
         if self.base == "last_round":

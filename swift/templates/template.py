@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -13,25 +12,20 @@ from swift.rows import THINKING, EncodedRow, Message, Row, Source
 from swift.templates import messages as checks
 from swift.templates.agent_formats import AgentFormat
 from swift.templates.answers import Answers
-from swift.templates.closing import CALL, PROBE_TOOL, REASONING, TOOL, USER
-from swift.templates.environment import ChatTemplate
+from swift.templates.closing import PROBE_TOOL, REASONING, TOOL, USER
 from swift.templates.grammar import Grammar
 from swift.templates.parsing import Parser
-from swift.templates.provenance import LITERAL, Traced, origin_of
+from swift.templates.provenance import LITERAL
+from swift.templates.rendering import Rendering
 from swift.templates.scales import LossScale, Weighed, completed, label, read_tables
-from swift.templates.search import lost, search_origins
 from swift.templates.shapes import Shapes, key_of
 from swift.templates.skeleton import Skeletons, placed, runs_of
-from swift.templates.thinking import preserving
-from swift.templates.tokens import Encoder
 from swift.templates.turns import Sample, ServingOptions, Turns
 
 CONTROL_CHOICES = ("text", "refuse", "allow")
-FORMER = {"token": "allow", "error": "refuse"}
-"""Names that older checkpoints record."""
 
 
-class Template:
+class Template(Rendering):
     """Turns rows into token ids and labels by the model's own chat template.
 
     Args:
@@ -49,11 +43,8 @@ class Template:
         preserve_thinking: keep or drop the reasoning of earlier turns; None leaves it to the template.
         add_non_thinking_prefix: turns without reasoning are trained behind the prompt of the thinking switch set off.
         agent_template: the format in which tools become text, for templates that know none.
+        new_special_tokens: control tokens that contents may write too, since training added them for that.
         source: where the template came from, for messages and checkpoints.
-
-    Attributes:
-        fixed: values that would move by themselves (the date), held still and recorded.
-        notes: counted warnings.
     """
 
     def __init__(
@@ -72,27 +63,28 @@ class Template:
         preserve_thinking: bool | None = None,
         add_non_thinking_prefix: bool = False,
         agent_template: str | None = None,
+        new_special_tokens: Sequence[str] = (),
         source: str = "",
     ) -> None:
-        special_tokens_in_content = FORMER.get(special_tokens_in_content, special_tokens_in_content)
         if special_tokens_in_content not in CONTROL_CHOICES:
             raise SwiftError(
                 f"special_tokens_in_content is {special_tokens_in_content!r}",
                 fix=f"use one of: {', '.join(CONTROL_CHOICES)}",
             )
-        self.tokenizer, self.system, self.enable_thinking = tokenizer, system, enable_thinking
-        self.chat_template_kwargs = dict(chat_template_kwargs or {})
-        self.special_tokens_in_content, self.response_prefix = special_tokens_in_content, response_prefix
-        self.use_chat_template, self.source = use_chat_template, source
+        super().__init__(
+            tokenizer,
+            chat_template if use_chat_template else _bare(),
+            enable_thinking=enable_thinking,
+            preserve_thinking=preserve_thinking,
+            chat_template_kwargs=chat_template_kwargs,
+            response_prefix=response_prefix,
+            new_special_tokens=new_special_tokens,
+            source=source,
+        )
+        self.system, self.use_chat_template = system, use_chat_template
+        self.special_tokens_in_content = special_tokens_in_content
         self.loss_scale, self.loss_scale_tables = loss_scale, loss_scale_tables or {}
-        self.preserve_thinking = preserve_thinking
         self.add_non_thinking_prefix = add_non_thinking_prefix
-        self.chat_template = chat_template if use_chat_template else _bare()
-        self.fixed: dict[str, Any] = {"now": datetime.now().isoformat(timespec="seconds")}
-        self.notes: Counter[str] = Counter()
-        self._compiled: dict[str, ChatTemplate] = {}
-        self._encoder = Encoder(tokenizer)
-        self._special = dict(tokenizer.special_tokens_map)
         switches = {"enable_thinking": enable_thinking, **self.chat_template_kwargs}
         off = any(switches.get(name) is False for name in THINKING)
         options = ServingOptions(off, response_prefix or "", str(tokenizer.eos_token or ""), add_non_thinking_prefix)
@@ -101,7 +93,6 @@ class Template:
         self._shows: dict[bool, tuple[bool, bool]] = {}
         self.agent = None if agent_template is None else AgentFormat.load(agent_template)
         self._answers = Answers(self)
-        self._select(None)
 
     # What a checkpoint records
 
@@ -120,6 +111,7 @@ class Template:
             "preserve_thinking": self.preserve_thinking,
             "add_non_thinking_prefix": self.add_non_thinking_prefix,
             "agent_template": None if self.agent is None else self.agent.name,
+            "new_special_tokens": self.new_special_tokens,
             "source": self.source,
             "fixed": dict(self.fixed),
         }
@@ -132,16 +124,11 @@ class Template:
         template.hold(values["fixed"])
         return template
 
-    def hold(self, fixed: dict[str, Any]) -> None:
-        """Hold still what would move by itself at the values of an earlier run."""
-        self.fixed = dict(fixed)
-        self._compiled.clear()
-
     def __reduce__(self) -> Any:
         # Compiled templates cannot be pickled; what makes them can.
         return Template.from_dict, (self.tokenizer, self.to_dict())
 
-    # Rendering
+    # What the template can do
 
     @property
     def grammar(self) -> Grammar:
@@ -163,100 +150,6 @@ class Template:
     def takes_calls(self) -> bool:
         """Whether the chat template writes tool calls."""
         return self._turns.takes_calls
-
-    @property
-    def jinja(self) -> str:
-        """The template's source; where a model has several, all of them."""
-        return str(self.chat_template or self.tokenizer.chat_template)
-
-    def _select(self, tools: Any) -> ChatTemplate:
-        source: Any = self.chat_template or self.tokenizer.chat_template
-        if isinstance(source, dict):
-            source = source["tool_use"] if tools and "tool_use" in source else source.get("default")
-        if not source:
-            raise SwiftError(
-                "the model has no chat template",
-                where=self.source or None,
-                fix="name one: --template chatml|llama|alpaca|plain, or a file: --chat_template FILE.jinja",
-            )
-        if source not in self._compiled:
-            self._compiled[source] = ChatTemplate(source, datetime.fromisoformat(self.fixed["now"]))
-        return self._compiled[source]
-
-    def _variables(self, messages: Any, tools: Any, prompt: bool, switches: dict[str, Any]) -> dict[str, Any]:
-        thinking = {} if self.enable_thinking is None else {"enable_thinking": self.enable_thinking}
-        return {
-            **self._special,
-            **preserving(self.preserve_thinking),
-            **self.chat_template_kwargs,
-            **thinking,
-            **switches,
-            "messages": messages,
-            "tools": tools or None,
-            "documents": None,
-            "add_generation_prompt": prompt,
-        }
-
-    def plain(self, messages: Sequence[Any], tools: Any, *, prompt: bool, **switches: Any) -> str:
-        """The model's render of messages as served, with the generation prompt where `prompt` is set.
-
-        Raises:
-            SwiftError: with the template's own words, when it refuses the conversation.
-        """
-        variables = self._variables(self._fitting(messages), tools, prompt, switches)
-        text = self._guard(lambda: self._select(tools).render(variables))
-        return text + self.response_prefix if prompt and self.response_prefix else text
-
-    def traced(self, messages: Sequence[Any], tools: Any, *, prompt: bool = False, **switches: Any) -> Traced:
-        """The same render with origins, checked against the plain one."""
-        messages = self._fitting(messages)
-        plain = self.plain(messages, tools, prompt=prompt, **switches)
-        variables = self._variables(checks.traced(messages), self._traced_tools(messages, tools), prompt, switches)
-        text = self._guard(lambda: self._select(tools).render_traced(variables))
-        if prompt and self.response_prefix:
-            text = text + self.response_prefix
-        if str.__eq__(text, plain) and not lost(text, messages):
-            return text
-        self.notes["renders whose provenance was found by search"] += 1
-        return search_origins(plain, messages)
-
-    def _traced_tools(self, messages: Sequence[Any], tools: Any) -> Any:
-        """Tools are followed only where they spell out a control token: that one must not become one."""
-        if not tools or not self._encoder.pattern.search(repr(tools)):
-            return tools
-        return checks.trace_value(tools, origin_of(len(messages), "content"))
-
-    def _fitting(self, messages: Sequence[Any]) -> Sequence[Any]:
-        """Messages with the arguments of tool calls as JSON text, where the template takes no objects."""
-        if not any(message.get("tool_calls") for message in messages) or not self._takes_text_only:
-            return messages
-        return [checks.with_text_arguments(message) for message in messages]
-
-    @cached_property
-    def _takes_text_only(self) -> bool:
-        """Whether the template refuses arguments as objects, and takes them as text."""
-        call = {"role": "assistant", "content": "", "tool_calls": [CALL]}
-        messages: list[dict[str, Any]] = [{"role": "user", "content": USER}, call]
-        taken = []
-        for asked in (messages, [checks.with_text_arguments(message) for message in messages]):
-            try:
-                self._guard(lambda asked=asked: self._select([TOOL]).render(self._variables(asked, [TOOL], False, {})))
-                taken.append(True)
-            except SwiftError:
-                taken.append(False)
-        return taken == [False, True]
-
-    def _guard(self, render: Any) -> Any:
-        from jinja2 import TemplateError
-
-        try:
-            return render()
-        except (TemplateError, TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
-            raise SwiftError(
-                f"the chat template refuses this conversation: {error}",
-                where=self.source or None,
-                fix="change the row, or give another template with --chat_template FILE.jinja",
-            ) from error
 
     def _conversation(self, messages: Any, where: str | None) -> list[dict[str, Any]]:
         checks.check(messages, where)
@@ -326,6 +219,7 @@ class Template:
             raise SwiftError(error.what, where=where, fix=error.fix) from error
 
     def _encode(self, row: Row, source: Source | None, where: str | None) -> list[EncodedRow]:
+        checks.check_media(row, row.get("messages"), where)
         messages, tools = self.prepared(row.get("messages"), row.get("tools"), where)
         conversation = self._conversation(messages, where)
         inserted = len(conversation) > len(messages or ())

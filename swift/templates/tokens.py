@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -44,10 +44,11 @@ class Encoder:
 
     Args:
         tokenizer: a transformers tokenizer; a slow one, without offsets, is given the parts one by one.
+        meant: control tokens that contents may write too.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, meant: Collection[str] = ()) -> None:
+        self.tokenizer, self.meant = tokenizer, frozenset(meant)
         self.fast = bool(getattr(tokenizer, "is_fast", False))
         added = getattr(tokenizer, "added_tokens_decoder", {})
         marked = {str(token): token for token in added.values() if token.special}
@@ -126,8 +127,9 @@ class Encoder:
         return self._backend(text, as_text)
 
     def control_text(self, text: str, origins: str) -> list[tuple[int, int]]:
-        """Where the contents of messages spell out a control token."""
-        return [m.span() for m in self.pattern.finditer(text) if origins[m.start() : m.end()].strip(LITERAL)]
+        """Where the contents of messages spell out a control token that is the template's alone to write."""
+        found = (m for m in self.pattern.finditer(text) if m[0] not in self.meant)
+        return [m.span() for m in found if origins[m.start() : m.end()].strip(LITERAL)]
 
     def encode(self, text: str, as_text: Spans = (), cuts: Sequence[int] = ()) -> Tokens:
         """Tokenise a render.

@@ -226,7 +226,7 @@ class Turns:
         served, trained = len(prompt.origins.rstrip(LITERAL)), len(text.origins[:start].rstrip(LITERAL))
         if prompt.origins[:served][-1:] != text.origins[:trained][-1:]:
             raise SwiftError(
-                f"the chat template puts something else before the assistant's turn (message {index}) in the prompt "
+                f"the chat template puts something else before message {index + 1} (assistant) in the prompt "
                 "than in the whole conversation: what the model has to generate is uncertain",
                 fix="give another template with --chat_template FILE.jinja",
             )
@@ -288,7 +288,7 @@ class Turns:
                 break
         else:
             raise SwiftError(
-                f"the chat template does not end the assistant's turn (message {index}) with {endings[-1].stop!r}: "
+                f"the chat template does not end the assistant's turn (message {index + 1}) with {endings[-1].stop!r}: "
                 "what stops generation is uncertain",
                 fix="give another template with --chat_template FILE.jinja",
             )
@@ -302,12 +302,12 @@ class Turns:
         named = len(re.findall(re.escape(origin_of(index, "name")) + "+", origins))
         if calls and not (named or seen("arguments")):
             raise SwiftError(
-                f"the chat template drops the tool calls of message {index}",
+                f"the chat template drops the tool calls of message {index + 1}",
                 fix="give a template that writes tool calls with --chat_template FILE.jinja",
             )
         if 0 < named < calls:
             raise SwiftError(
-                f"the chat template drops the tool calls of message {index} but {named}: it has {calls}",
+                f"the chat template drops the tool calls of message {index + 1} but {named}: it has {calls}",
                 fix="put each call into a turn of its own, or give another template with --chat_template FILE.jinja",
             )
         if (message.get("reasoning_content") or "").strip() and not seen("reasoning_content"):
@@ -315,7 +315,7 @@ class Turns:
         if text_of(message).strip() and not seen("content"):
             if not message.get("tool_calls"):
                 raise SwiftError(
-                    f"the content of message {index} (assistant) cannot be found in the render of the chat template",
+                    f"content of message {index + 1} (assistant) is not found in the render of the chat template",
                     fix="give another template with --chat_template FILE.jinja",
                 )
             self.notes["content beside tool calls dropped by the template"] += 1

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swift.data import Collator, EncodedDataset, Layout, StepPlan, check_packing, probe_packing
+from swift.data.steps import data_seed
 from swift.objectives import objectives
 from swift.train import distributed, metrics
 from swift.train.hooks import LastStep, LogFile
@@ -56,7 +57,7 @@ class Seq2SeqTrainer(SwiftTrainer):
             batch_size=args.per_device_train_batch_size,
             accumulation=args.gradient_accumulation_steps,
             world_size=distributed.world_size(),
-            seed=args.data_seed if args.data_seed is not None else args.seed,
+            seed=data_seed(args),
             shuffle=True,
             drop_last=args.dataloader_drop_last,
         )

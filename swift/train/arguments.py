@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from swift.compat import as_installed
-from swift.config import SftConfig
+from swift.config import ModelConfig, SftConfig
 from swift.errors import SwiftError
 
 SAME = (
@@ -33,6 +34,18 @@ SAME = (
 
 PACKAGES = {"wandb": "wandb", "swanlab": "swanlab", "trackio": "trackio", "tensorboard": "tensorboard"}
 """Where losses may go -> the package that it needs."""
+
+
+def check_missing(model: ModelConfig, rows: Sequence[str]) -> None:
+    """Stop where no model or no rows are named.
+
+    Raises:
+        SwiftError: it names the option.
+    """
+    if not model.model and not model.adapters:
+        raise SwiftError("--model is missing", fix="add --model demo, a folder, or an id of a hub")
+    if not rows:
+        raise SwiftError("--dataset is missing", fix="add --dataset self-cognition, a file, or an id of a hub")
 
 
 def check_packages(config: SftConfig) -> None:
@@ -152,8 +165,10 @@ def eval_strategy(config: SftConfig) -> str:
     Raises:
         SwiftError: it is asked to, and there are no rows for it.
     """
+    from swift.train.tokenised import has_held
+
     train = config.train
-    has_rows = bool(config.data.val_dataset or config.data.split_dataset_ratio)
+    has_rows = has_held(config.data)
     like_saves = "steps" if train.save_strategy == "best" else train.save_strategy
     strategy = train.eval_strategy or (like_saves if has_rows else "no")
     if strategy != "no" and not has_rows:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -20,10 +22,13 @@ from swift.data import (
     check_packing,
     plan_packs,
 )
+from swift.data.drops import DroppedRows
+from swift.data.steps import data_seed
 from swift.errors import SwiftError
 from swift.models import load_config
 from swift.rows import IGNORE
 from swift.train import distributed
+from swift.train.channels import Channels, channels_of
 from swift.train.live import Live, StreamRows, is_live, prepare_live
 from swift.train.tokenised import RunRows, tokenise
 
@@ -42,14 +47,12 @@ def check_prompts(template: Template, reader: RunRows | StreamRows, decisions: D
     Raises:
         SwiftError: it names the row and the turn and shows both texts.
     """
-    from swift.engines.parity import check_deployment, check_parity
+    from swift.engines.parity import check_parity
 
     same = "served prompt and trained prefix are the same, id for id"
-    if reader.found is None:
-        # Rows that are tokenised already were checked then; the built-in ones show that nothing has changed since.
-        decisions.add("parity", f"{check_deployment(template).samples} built-in samples checked", "data", same)
-        return
-    checked = [check_parity(template, each.rows) for each in reader.found if each]
+    # Of rows that are tokenised already, some are kept beside their tokens.
+    sets = reader.kept if reader.found is None else [each.rows for each in reader.found if each]
+    checked = [check_parity(template, rows) for rows in sets]
     decisions.add("parity", f"{sum(each.samples for each in checked)} samples checked", "data", same)
 
 
@@ -91,7 +94,7 @@ def read_rows(config: SftConfig) -> RunRows | StreamRows:
     Raises:
         SwiftError: a row or file cannot be used; nothing has been loaded yet.
     """
-    seed = config.train.data_seed if config.train.data_seed is not None else config.train.seed
+    seed = data_seed(config.train)
     if config.data.streaming:
         return StreamRows(config, seed)
     return RunRows(config, seed, keep=not config.data.lazy_tokenize)
@@ -132,7 +135,7 @@ def step_plan(config: SftConfig, units: int | None, world_size: int, decisions: 
         batch_size=train.per_device_train_batch_size,
         accumulation=accumulation,
         world_size=world_size,
-        seed=train.data_seed if train.data_seed is not None else train.seed,
+        seed=data_seed(train),
         shuffle=config.data.train_dataloader_shuffle and units is not None,
         drop_last=bool(train.more.get("dataloader_drop_last", False)),
     )
@@ -158,6 +161,7 @@ class Prepared:
         flash: the collator also gives the places of samples as flash attention takes them.
         notes: counted warnings of the template.
         dropped: rows and samples that were left out, and why.
+        channels: the channels of the samples for training, where their losses are logged.
         live: what makes the samples for training while the run goes on; `train` is then a look at the first.
     """
 
@@ -167,7 +171,8 @@ class Prepared:
     end_to_end: bool
     flash: bool
     notes: dict[str, int]
-    dropped: list[Dropped]
+    dropped: Sequence[Dropped]
+    channels: Channels | None = None
     live: Live | None = None
 
     def layout(self, tokenizer: Any, multiple: int) -> Layout:
@@ -179,7 +184,8 @@ class Prepared:
 
     def collator(self, tokenizer: Any, samples: Samples, multiple: int) -> Collator:
         """The collator over one of the sets."""
-        return Collator(samples.dataset, samples.units, self.layout(tokenizer, multiple))
+        channels = self.channels.of_sample if self.channels and samples is self.train else None
+        return Collator(samples.dataset, samples.units, self.layout(tokenizer, multiple), channels)
 
     def train_collator(self, tokenizer: Any, multiple: int) -> Collator | LazyCollator | StreamCollator:
         """What makes the micro-batches of training."""
@@ -249,11 +255,12 @@ def prepare(
         plan = step_plan(config, live.rows, distributed.world_size(), decisions)
         bound = "--max_length bounds them" if live.longest else "--max_length would bound them"
         decisions.add("planned from", f"{train.count} samples", "data", f"those of the first rows; {bound}")
-        return Prepared(train, evaluation, plan, end_to_end, flash, dict(template.notes), live.first, live)
+        return Prepared(train, evaluation, plan, end_to_end, flash, dict(template.notes), live.first, live=live)
     assert isinstance(reader, RunRows)
     sets = tokenise(reader, template, longest, decisions)
     train = pack(config, sets.train, longest, decisions)
     evaluation = Samples(sets.held, None) if sets.held is not None else None
     plan = step_plan(config, train.count, distributed.world_size(), decisions)
-    dropped = train.dataset.dropped + (evaluation.dataset.dropped if evaluation else [])
-    return Prepared(train, evaluation, plan, end_to_end, flash, dict(template.notes), dropped)
+    dropped = DroppedRows(chain(train.dataset.dropped, evaluation.dataset.dropped if evaluation else ()))
+    channels = channels_of(train.dataset) if config.train.enable_channel_loss else None
+    return Prepared(train, evaluation, plan, end_to_end, flash, dict(template.notes), dropped, channels)

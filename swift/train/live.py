@@ -47,9 +47,19 @@ def check_live(config: SftConfig) -> None:
     option = "streaming" if data.streaming else "lazy_tokenize"
     if data.streaming and data.lazy_tokenize:
         raise SwiftError("--streaming and --lazy_tokenize are two ways of one thing", fix="leave out --lazy_tokenize")
+    if train.enable_channel_loss:
+        raise SwiftError(
+            f"--{option} with --enable_channel_loss: the channels are known once every row is read and tokenised",
+            fix=f"leave out --{option}, or --enable_channel_loss",
+        )
     if data.cached_dataset:
         raise SwiftError(
             f"--{option} with --cached_dataset: those rows are tokenised already", fix=f"leave out --{option}"
+        )
+    if data.cached_val_dataset:
+        raise SwiftError(
+            f"--{option} with --cached_val_dataset: rows for evaluation are tokenised at the start of such a run",
+            fix="name the rows themselves: --val_dataset",
         )
     if data.lazy_tokenize and data.packing:
         raise SwiftError(
@@ -111,11 +121,10 @@ class StreamRows:
         return iter_rows(self.config.data.dataset, self.config.data, seed=self.seed + epoch, **self._hub)
 
     def _first(self) -> RowSet:
-        rows = RowSet([])
-        good: list[Placed] = []
+        good, dropped = list[Placed](), list[Dropped]()
         for item in self.read(0):
             if isinstance(item, Dropped):
-                rows.dropped.append(item)
+                dropped.append(item)
             else:
                 good.append(item)
             if len(good) == PREVIEW:
@@ -123,8 +132,8 @@ class StreamRows:
         if not good:
             names = " ".join(self.config.data.dataset)
             raise SwiftError(
-                f"--dataset {names}: none of {len(rows.dropped)} rows can be used",
-                where=str(rows.dropped[0]) if rows.dropped else None,
+                f"--dataset {names}: none of {len(dropped)} rows can be used",
+                where=str(dropped[0]) if dropped else None,
                 fix="mend the rows; docs/data.md tells what they hold",
             )
         return RowSet(good)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 
 from swift.objectives.types import TokenLogps
 from swift.rows import IGNORE
+from swift.train.head import head_logps, tapped
+from swift.train.row_logps import row_logps
+
+PER_TOKEN = ("labels", "weights", "channels")
+"""Parts of a batch that are not for the model: a value for each token."""
 
 
 def takes_logits_to_keep(model: Any) -> bool:
@@ -27,88 +33,80 @@ def virtual_tokens(model: Any) -> int:
 
 
 def token_logps(
-    model: Any, batch: dict[str, torch.Tensor], *, select: bool, label_smoothing: float = 0.0
-) -> tuple[TokenLogps, torch.Tensor, torch.Tensor]:
+    model: Any, batch: dict[str, torch.Tensor], *, select: bool, label_smoothing: float = 0.0, head: Any = None
+) -> tuple[TokenLogps, torch.Tensor | None, torch.Tensor]:
     """Log-probabilities of the trained tokens; logits exist only where some row of the micro-batch is trained.
 
     Args:
         model: a causal language model, wrapped or not.
-        batch: input_ids int64[b, n], labels int64[b, n] not shifted, weights float32[b, n] or absent, and whatever else
-            the model takes.
+        batch: input_ids int64[b, n], labels int64[b, n] not shifted, weights float32[b, n] and channels int64[b, n]
+            or absent, and whatever else the model takes.
         select: whether the model takes `logits_to_keep`.
         label_smoothing: mixes the uniform distribution into each target (Szegedy et al., 2016, section 7).
+        head: the model's `separable_head`, where logits are to be computed some tokens at a time.
 
     Returns:
-        The log-probabilities, with the logits float[k, vocabulary] and labels int64[k] of the k trained tokens.
+        The log-probabilities, with the logits float[k, vocabulary] (None with `head`) and labels int64[k] of the k
+        trained tokens.
     """
-    inputs = {name: value for name, value in batch.items() if name not in ("labels", "weights")}
+    inputs = {name: value for name, value in batch.items() if name not in PER_TOKEN}
     targets = batch["labels"][:, 1:]
     trained = targets != IGNORE
     columns = trained.any(dim=0).nonzero().squeeze(1)
     if len(columns) == 0:
         columns = columns.new_zeros(1)
+    labels = targets[:, columns].flatten()
+    kept = {name: batch[name][:, 1:][:, columns].flatten() for name in PER_TOKEN[1:] if name in batch}
+    chosen: torch.Tensor | None = (labels != IGNORE).nonzero().squeeze(1)
+    if chosen is not None and len(chosen) == len(labels):
+        # Where every row is trained a copy is saved.
+        chosen = None
+    if chosen is not None:
+        labels, kept = labels[chosen], {name: values[chosen] for name, values in kept.items()}
+    logps, logits = logps_at(model, inputs, columns, labels, chosen, select, label_smoothing, head)
+    return TokenLogps(logps, kept.get("weights"), channel=kept.get("channels")), logits, labels
+
+
+def logps_at(
+    model: Any,
+    inputs: dict[str, Any],
+    columns: torch.Tensor,
+    labels: torch.Tensor,
+    chosen: torch.Tensor | None,
+    select: bool,
+    label_smoothing: float,
+    head: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Log-probabilities float32[k] of labels int64[k], and the logits they come from where those lie in memory.
+
+    Args:
+        model: a causal language model.
+        inputs: what it takes.
+        columns: int64[c], the places of each row that predict something trained.
+        labels: int64[k].
+        chosen: int64[k], which of the b * c places the labels belong to; None means all of them.
+        select: whether the model takes `logits_to_keep`.
+        label_smoothing: as in `token_logps`.
+        head: as in `token_logps`.
+    """
     # Virtual tokens of prompt tuning stand before each row and have logits too.
-    places = columns + virtual_tokens(model)
-    extra = {"logits_to_keep": places} if select else {}
-    logits = model(**inputs, use_cache=False, **extra).logits
+    columns = columns + virtual_tokens(model)
+    extra = {"logits_to_keep": columns} if select else {}
+    tap: AbstractContextManager[list[torch.Tensor]] = tapped(head) if head is not None else nullcontext([])
+    with tap as hidden:
+        output = model(**inputs, use_cache=False, **extra)
+    places = hidden[0] if head is not None else output.logits
     if not select:
-        logits = logits[:, places]
-    logits, labels = logits.flatten(0, 1), targets[:, columns].flatten()
-    weights = batch["weights"][:, 1:][:, columns].flatten() if "weights" in batch else None
-    chosen = (labels != IGNORE).nonzero().squeeze(1)
-    if len(chosen) < len(labels):
-        # Where every row is trained this copy of the logits is saved.
-        logits, labels = logits.index_select(0, chosen), labels[chosen]
-        weights = weights[chosen] if weights is not None else None
-    logps = row_logps(logits, labels, label_smoothing)
+        places = places[:, columns]
+    places = places.flatten(0, 1)
+    if chosen is not None:
+        places = places.index_select(0, chosen)
+    rows = (
+        row_logps(places, labels, label_smoothing)
+        if head is None
+        else head_logps(head, places, labels, label_smoothing)
+    )
     if not len(labels):
         # A process without samples in this micro-batch still takes part in the backward pass of the others.
-        logps = logps + 0.0 * logits.sum()
-    return TokenLogps(logps, weights), logits, labels
-
-
-def row_logps(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
-    """Log-probabilities float32[k] of labels int64[k] under logits float[k, vocabulary]."""
-    return RowLogps.apply(logits, labels, label_smoothing)
-
-
-class RowLogps(torch.autograd.Function):
-    """Minus the cross-entropy of each row, some rows at a time, so that float32 copies of the logits stay small.
-
-    With label smoothing e and V words: (1 - e) x_y + e mean(x) - logsumexp(x).
-    """
-
-    @staticmethod
-    def forward(ctx: Any, logits: torch.Tensor, labels: torch.Tensor, smoothing: float) -> torch.Tensor:
-        """float32[k] from logits float[k, V] of any precision and labels int64[k]."""
-        ctx.smoothing = smoothing
-        logps, normaliser = (torch.empty(len(labels), dtype=torch.float32, device=logits.device) for _ in range(2))
-        for rows in slices(logits):
-            part = logits[rows].float()
-            normaliser[rows] = part.logsumexp(-1)
-            target = part.gather(1, labels[rows, None]).squeeze(1)
-            if smoothing:
-                target = torch.lerp(target, part.mean(-1), smoothing)
-            logps[rows] = target - normaliser[rows]
-        ctx.save_for_backward(logits, labels, normaliser)
-        return logps
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        """d logp / dx_j = (1 - e) [j = y] + e / V - softmax(x)_j."""
-        logits, labels, normaliser = ctx.saved_tensors
-        result = torch.empty_like(logits)
-        for rows in slices(logits):
-            part = (logits[rows] - normaliser[rows, None]).exp_().neg_()
-            part.scatter_add_(1, labels[rows, None], part.new_full((len(part), 1), 1 - ctx.smoothing))
-            if ctx.smoothing:
-                part.add_(ctx.smoothing / part.shape[1])
-            result[rows] = part.mul_(grad[rows, None])
-        return result, None, None
-
-
-def slices(logits: torch.Tensor) -> list[slice]:
-    """Rows whose float32 copy fits a processor's cache, or some hundred MB of an accelerator's memory."""
-    elements = 2**20 if logits.device.type == "cpu" else 2**26
-    step = max(1, elements // logits.shape[1])
-    return [slice(start, start + step) for start in range(0, len(logits), step)]
+        rows = rows + 0.0 * places.sum()
+    return rows, places if head is None else None

@@ -1,13 +1,17 @@
-"""Sums of losses and tokens between two logged steps."""
+"""Sums of losses and tokens between two logged steps, of all rows and of each channel."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+
+from swift.objectives.types import Objective, TokenLogps
 
 
 class Meter:
@@ -63,3 +67,52 @@ class Meter:
     def start_at(self, step: int) -> None:
         """Go on from a step whose unlogged part is not known."""
         self._last_step = max(step, 0)
+
+
+class ChannelMeter:
+    """Sums the objective and the trained tokens of each channel between two logged steps; every process logs the same.
+
+    Args:
+        names: of the channels.
+        objective: a sum over trained tokens.
+    """
+
+    def __init__(self, names: Sequence[str], objective: Objective) -> None:
+        self.names, self.objective = list(names), objective
+        self.sums: Any = np.zeros((2, len(names)))
+
+    @torch.no_grad()
+    def add(self, outputs: TokenLogps, channels: torch.Tensor) -> None:
+        """Note a micro-batch; channels: int64[k], one for each trained token."""
+        logps, weights = outputs.logps.detach(), outputs.weights
+        found = logps.new_zeros((2, len(self.names)), dtype=torch.float64)
+        for number in range(len(self.names)):
+            chosen = (channels == number).nonzero().squeeze(1)
+            part = TokenLogps(logps[chosen], weights[chosen] if weights is not None else None)
+            found[0, number] = self.objective(part).total
+            found[1, number] = len(chosen)
+        self.sums = self.sums + found.cpu().numpy()
+
+    def drain(self, world_size: int) -> dict[str, float]:
+        """`loss_NAME` for each channel that had trained tokens since the last call."""
+        sums = torch.from_numpy(self.sums)
+        if world_size > 1:
+            import torch.distributed as dist
+
+            device = torch.accelerator.current_accelerator() if dist.get_backend() != "gloo" else None
+            sums = sums.to(device or "cpu")
+            dist.all_reduce(sums)
+        losses, counts = sums.tolist()
+        self.sums = np.zeros_like(self.sums)
+        figures = zip(self.names, losses, counts, strict=True)
+        return {f"loss_{name}": loss / count for name, loss, count in figures if count}
+
+    def save(self, path: Path) -> None:
+        """Write the part that is not logged yet."""
+        path.write_text(json.dumps(dict(zip(self.names, self.sums.T.tolist(), strict=True))), encoding="utf-8")
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint's part; nothing where it has none."""
+        if path.is_file():
+            state = json.loads(path.read_text(encoding="utf-8"))
+            self.sums = np.array([state.get(name, [0.0, 0.0]) for name in self.names]).T

@@ -7,11 +7,14 @@ from pathlib import Path
 
 from swift.config import Decisions
 from swift.config.commands import PrepareConfig
+from swift.config.effect import note_without_effect
 from swift.data import by_reason, write_dropped
 from swift.data.cache import HELD, ensure, is_whole, open_sets
-from swift.data.identity import key_of
+from swift.data.identity import NO_MATTER, key_of
+from swift.data.steps import data_seed
 from swift.errors import SwiftError
 from swift.plugins import load_plugins
+from swift.train.arguments import check_missing
 from swift.train.tokenised import RunRows, about_of, fill
 
 
@@ -35,18 +38,17 @@ def prepare_rows(config: PrepareConfig, decisions: Decisions) -> Path:
     """
     from swift.compat import quiet_libraries
     from swift.models.source import find_source
-    from swift.templates.choose import choose_template
+    from swift.templates.choose import open_template
     from swift.train.assemble import check_prompts
 
-    folder = check_options(config)
+    note_without_effect(config, decisions)
+    folder = check_options(config, decisions)
     load_plugins(config.plugins.external_plugins)
-    seed = config.output.seed if config.output.data_seed is None else config.output.data_seed
-    reader = RunRows(config, seed)
+    reader = RunRows(config, data_seed(config.output))
     reader.read()
     source = find_source(config.model, decisions)
     quiet_libraries()
-    tokenizer = source.load_tokenizer(config.model.trust_remote_code)
-    template = choose_template(tokenizer, config.template, decisions, source.recorded_template)
+    template = open_template(config, source, decisions)
     check_prompts(template, reader, decisions)
     longest = config.template.max_length or source.limit
     about = about_of(reader, template, longest)
@@ -62,16 +64,19 @@ def prepare_rows(config: PrepareConfig, decisions: Decisions) -> Path:
     return folder
 
 
-def check_options(config: PrepareConfig) -> Path:
-    """The folder to fill.
+def check_options(config: PrepareConfig, decisions: Decisions) -> Path:
+    """The folder to fill; options that matter only in training go into the table.
 
     Raises:
-        SwiftError: an option is missing, or the folder is there.
+        SwiftError: an option is missing or does not belong here, or the folder is there.
     """
-    if not config.model.model and not config.model.adapters:
-        raise SwiftError("--model is missing", fix="add --model demo, a folder, or an id of a hub")
-    if not config.data.dataset:
-        raise SwiftError("--dataset is missing", fix="add --dataset self-cognition, a file, or an id of a hub")
+    for name in ("cached_dataset", "cached_val_dataset"):
+        if config.given(name):
+            raise SwiftError(f"--{name} names rows that are tokenised already", fix="give it to swift sft")
+    for name in sorted(NO_MATTER - {"dataset_num_proc", "load_from_cache_file"}):
+        if config.given(name):
+            decisions.add(name, config.flat()[name], "flag", "changes no sample: give it to swift sft")
+    check_missing(config.model, config.data.dataset)
     if not config.output.output_dir:
         raise SwiftError("--output_dir is missing", fix="name a folder for the tokenised rows")
     folder = Path(config.output.output_dir).expanduser().absolute()

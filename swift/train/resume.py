@@ -24,14 +24,20 @@ FREE = frozenset(
     logging_first_step logging_dir report_to run_name dry_run format dataset_num_proc hub_token swanlab_token
     swanlab_project swanlab_workspace swanlab_exp_name swanlab_mode push_to_hub hub_model_id ignore_args_error
     max_shard_size val_dataset val_dataset_shuffle per_device_eval_batch_size disable_tqdm use_hf dataset model
-    external_plugins
+    external_plugins enable_channel_loss
     """.split()  # noqa: SIM905
 )
 """Options that may differ without changing a step; the data itself is compared by its tokens."""
 
 
-STRUCTURE = tuple(name for name in options_in(TunerConfig, "tuner") if name != "lorap_lr_ratio")
-"""Options that say what is trained: a run cannot go on with others."""
+STRUCTURE = (
+    *(name for name in options_in(TunerConfig, "tuner") if name != "lorap_lr_ratio"),
+    *("optim", "optimizer", "lisa_activated_layers", "lisa_step_interval"),
+    *("badam_switch_interval", "badam_switch_mode", "galore_target_modules", "galore_rank", "galore_proj_type"),
+    *("galore_with_embedding", "galore_quantization", "galore_proj_quant", "galore_proj_bits"),
+    *("apollo_rank", "apollo_scale_type"),
+)
+"""Options that say what is trained and what state it has: a run cannot go on with others."""
 
 
 def write_position(folder: Path, fingerprint: str, plan: StepPlan) -> None:

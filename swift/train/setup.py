@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +15,15 @@ from swift.data import check_layers, probe_packing, write_dropped
 from swift.errors import SwiftError
 from swift.train import distributed
 from swift.train.assemble import Prepared
+from swift.train.chosen import autocast_dtype, chosen_arguments, learning_rate, workers
 from swift.train.folders import new_run_folder, resume_point
+from swift.train.objective import chosen_head, loss_name
+from swift.train.optimizers import check_device, optimizer_maker, optimizer_step
 from swift.train.tuning import (
     WHOLE_WEIGHTS,
     first_batches,
-    optimizer_maker,
     resume_adapter,
+    resume_grown,
     schedule_of,
     settle_kind,
     settle_schedule,
@@ -33,6 +38,7 @@ if TYPE_CHECKING:
     from swift.models.skeleton import Skeleton
     from swift.models.source import ModelSource
     from swift.plan.memory import MemoryPlan
+    from swift.plan.optimizer_step import OptimizerStep
     from swift.templates import Template
     from swift.train.trainer import SwiftTrainer
 
@@ -108,20 +114,19 @@ def output_dir(config: SftConfig) -> Path:
 
 def template_of(config: SftConfig, source: ModelSource, decisions: Decisions) -> Template:
     """The template to train with; going on from an adapter keeps the adapter's own."""
-    from swift.templates.choose import choose_template
+    from swift.templates.choose import open_template
 
-    tokenizer = source.load_tokenizer(config.model.trust_remote_code)
-    settle_tokens(config, source, tokenizer, decisions)
-    return choose_template(tokenizer, config.template, decisions, source.recorded_template)
+    template = open_template(config, source, decisions)
+    settle_tokens(config, source)
+    return template
 
 
 def plan_run(config: SftConfig, source: ModelSource, data: Prepared, decisions: Decisions) -> TrainPlan:
     """Count steps and parameters and plan the memory, on a model without storage."""
     from swift.models.skeleton import model_skeleton
     from swift.plan.fits import available_memory, choose_checkpointing
-    from swift.plan.memory import plan_memory
     from swift.train.arguments import training_arguments
-    from swift.train.loss import row_logps
+    from swift.tuners.layers import layer_turns
 
     train = config.train
     skeleton = model_skeleton(source.path, config.model)
@@ -133,30 +138,24 @@ def plan_run(config: SftConfig, source: ModelSource, data: Prepared, decisions: 
     decisions.add("device", str(skeleton.device), "machine", skeleton.reasons["device"])
     if data.end_to_end:
         check_layers(skeleton.model)
+    check_device(config, skeleton.device.type, skeleton.amp is not None and str(skeleton.amp) == "torch.float16")
     steps = count_steps(config, data)
     settle_schedule(config, steps, decisions)
     model = tune(config, skeleton.model, source)
-    trained = [(name, p.numel(), p.dtype) for name, p in model.named_parameters() if p.requires_grad]
-    largest = data.largest_micro_batch(rounding(skeleton.device))
+    turns = layer_turns(model, config.optimizer, train.optimizer, train.seed)
+    if turns:
+        turns.set_step(model, 0)
+    rate = learning_rate(config, decisions)
 
-    def planned(checkpointing: bool) -> MemoryPlan:
-        return plan_memory(
-            model,
-            dtype=skeleton.dtype,
-            trainable=trained,
-            micro_batch_tokens=largest.tokens,
-            trained_positions=largest.logits,
-            rows=largest.rows,
-            masked=data.end_to_end or largest.rows > 1,
-            accumulated=data.plan.accumulation > 1,
-            loss=lambda logits, labels: -row_logps(logits, labels).sum(),
-            optimizer=train.optimizer or train.optim,
-            gradient_checkpointing=checkpointing,
-            autocast=autocast_dtype(skeleton.dtype, skeleton.amp) is not None,
-            world_size=distributed.world_size(),
-            device=skeleton.device.type,
-        )
+    loading = {"dataloader_num_workers": workers(config, decisions)} if data.live is not None else {}
 
+    def chosen(checkpointing: bool) -> dict[str, Any]:
+        return chosen_arguments(config, skeleton, data.plan.accumulation, rate, checkpointing) | loading
+
+    def arguments(checkpointing: bool) -> Any:
+        return training_arguments(config, output_dir(config), chosen(checkpointing))
+
+    planned = _memory_planner(config, skeleton, model, data, optimizer_step(config, model, partial(arguments, False)))
     available = available_memory(skeleton.device.type)
     if config.tuner.train_type == "prefix":
         checkpointing = decisions.add("gradient_checkpointing", False, "tuner", "a prefix does not go with it")
@@ -169,22 +168,53 @@ def plan_run(config: SftConfig, source: ModelSource, data: Prepared, decisions: 
     else:
         checkpointing = train.gradient_checkpointing
         memory = planned(checkpointing)
-    rate = learning_rate(config, decisions)
-    chosen = chosen_arguments(config, skeleton, data.plan.accumulation, rate, checkpointing)
-    if data.live is not None:
-        chosen["dataloader_num_workers"] = workers(config, decisions)
-    # Made here for its checks alone, before a folder is made or a weight is loaded.
-    training_arguments(config, output_dir(config), chosen)
+    # Made here for their checks alone, before a folder is made or a weight is loaded.
+    arguments(checkpointing)
     config.settle({decision.name: decision.value for decision in decisions if decision.name in SETTLED})
     return TrainPlan(
         decisions=decisions,
         steps=steps,
         memory=memory,
         available=available,
-        arguments=chosen,
-        trainable=sum(count for _, count, _ in trained),
+        arguments=chosen(checkpointing),
+        trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
         parameters=sum(p.numel() for p in model.parameters()),
     )
+
+
+def _memory_planner(
+    config: SftConfig, skeleton: Skeleton, model: Any, data: Prepared, step: OptimizerStep | None
+) -> Callable[[bool], MemoryPlan]:
+    """Plans the peak of the run, with gradient checkpointing or without."""
+    from swift.plan.memory import plan_memory
+    from swift.train.loss import logps_at, takes_logits_to_keep
+
+    largest = data.largest_micro_batch(rounding(skeleton.device))
+    head = chosen_head(config, model)
+    select = takes_logits_to_keep(model)
+
+    def loss(model: Any, inputs: dict[str, Any], kept: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return -logps_at(model, inputs, kept, targets, None, select, 0.0, head)[0].sum()
+
+    def planned(checkpointing: bool) -> MemoryPlan:
+        return plan_memory(
+            model,
+            dtype=skeleton.dtype,
+            micro_batch_tokens=largest.tokens,
+            trained_positions=largest.logits,
+            rows=largest.rows,
+            masked=data.end_to_end or largest.rows > 1,
+            accumulated=data.plan.accumulation > 1,
+            loss=loss,
+            optimizer=config.train.optimizer or config.train.optim,
+            gradient_checkpointing=checkpointing,
+            autocast=autocast_dtype(skeleton.dtype, skeleton.amp) is not None,
+            world_size=distributed.world_size(),
+            device=skeleton.device.type,
+            step=step,
+        )
+
+    return planned
 
 
 def count_steps(config: SftConfig, data: Prepared) -> int:
@@ -192,25 +222,6 @@ def count_steps(config: SftConfig, data: Prepared) -> int:
     if config.train.max_steps > 0:
         return config.train.max_steps
     return math.ceil(config.train.num_train_epochs * data.plan.steps_per_epoch)
-
-
-def workers(config: SftConfig, decisions: Decisions) -> int:
-    """Processes that tokenise beside the steps."""
-    wanted = config.train.more.get("dataloader_num_workers") if config.given("dataloader_num_workers") else None
-    if wanted is None:
-        return decisions.add("dataloader_num_workers", 1, "default", "rows are tokenised beside the steps")
-    if config.data.streaming and wanted > 1:
-        return decisions.add("dataloader_num_workers", 1, "data", "one process reads a stream, in order")
-    return wanted
-
-
-def learning_rate(config: SftConfig, decisions: Decisions) -> float:
-    """`--learning_rate`, or the usual one of the kind of training."""
-    if config.train.learning_rate is not None:
-        return config.train.learning_rate
-    whole = config.tuner.train_type in WHOLE_WEIGHTS
-    kind = "whole weights" if whole else "adapters"
-    return decisions.add("learning_rate", 1e-5 if whole else 1e-4, "default", f"the usual one for {kind}")
 
 
 def find_checkpoint(config: SftConfig, source: ModelSource, data: Prepared, decisions: Decisions) -> Path | None:
@@ -278,7 +289,9 @@ def load_and_tune(
     transformers.set_seed(config.train.seed)
     if data.end_to_end:
         probe_packing(loaded.model, use_cache=False)
-    if resume is not None and (resume / "adapter_config.json").is_file():
+    if resume is not None and config.tuner.train_type == "llamapro":
+        loaded.model = resume_grown(config, loaded.model, source)
+    elif resume is not None and (resume / "adapter_config.json").is_file():
         loaded.model = resume_adapter(config, loaded.model, source, resume)
     else:
         batches = first_batches(config, data, template.tokenizer, loaded.device)
@@ -303,12 +316,16 @@ def make_trainer(
     from swift.train.arguments import start_swanlab, training_arguments
     from swift.train.hooks import LastStep, LogFile, Progress
     from swift.train.keep import model_keeper
+    from swift.train.meter import ChannelMeter
     from swift.train.told import Told
     from swift.train.trainer import SwiftTrainer
+    from swift.tuners.layers import layer_turns
 
     train, multiple = config.train, rounding(loaded.device)
     args = training_arguments(config, run_folder, plan.arguments)
-    extra = [callbacks.get(name)() for name in train.callbacks]
+    objective = objectives.get(loss_name(config))
+    turns = layer_turns(loaded.model, config.optimizer, train.optimizer, train.seed)
+    extra = [*([turns] if turns else []), *(callbacks.get(name)() for name in train.callbacks)]
     collator = data.train_collator(template.tokenizer, multiple)
     trainer = SwiftTrainer(
         loaded.model,
@@ -317,7 +334,7 @@ def make_trainer(
         collator=collator,
         eval_collator=data.collator(template.tokenizer, data.held, multiple) if data.held else None,
         eval_units=data.held.count if data.held else 0,
-        objective=objectives.get(train.loss_type or "cross_entropy"),
+        objective=objective,
         metric=metrics.get(train.eval_metric) if train.eval_metric else None,
         keep_model=model_keeper(config, source, template, data),
         make_optimizer=optimizer_maker(config),
@@ -326,6 +343,8 @@ def make_trainer(
         weights_loaded=config.tuner.train_type in WHOLE_WEIGHTS or hasattr(loaded.model, "peft_config"),
         schedule=schedule_of(config, loaded.model, source),
         told=Told(run_folder / "dropped.jsonl", data.live.first, collator, template.fixed) if data.live else None,
+        head=chosen_head(config, loaded.model),
+        channel_meter=ChannelMeter(data.channels.names, objective) if data.channels else None,
         callbacks=[LogFile(run_folder / "logging.jsonl"), Progress(), *extra, LastStep()],
     )
     if "swanlab" in train.report_to and distributed.is_main():
@@ -342,34 +361,3 @@ def rounding(device: torch.device) -> int:
     little padding.
     """
     return 16 if device.type == "cpu" else 1
-
-
-def autocast_dtype(weights: torch.dtype, amp: torch.dtype | None) -> torch.dtype | None:
-    """What the forward pass computes in, where that is not the dtype of every trained weight."""
-    return amp or (weights if str(weights) == "torch.bfloat16" else None)
-
-
-def chosen_arguments(
-    config: SftConfig, model: Skeleton, accumulation: int, rate: float, checkpointing: bool
-) -> dict[str, Any]:
-    """What the run decided itself, by the names of TrainingArguments."""
-    import torch
-
-    amp = autocast_dtype(model.dtype, model.amp)
-    more = config.train.more
-    chosen: dict[str, Any] = {
-        "learning_rate": rate,
-        "gradient_accumulation_steps": accumulation,
-        "bf16": more.get("bf16", amp == torch.bfloat16 and not more.get("fp16")),
-        "fp16": more.get("fp16", amp == torch.float16 and not more.get("bf16")),
-        "use_cpu": model.device.type == "cpu",
-        "gradient_checkpointing": checkpointing,
-        "hub_token": config.model.hub_token,
-    }
-    if checkpointing:
-        kwargs = more.get("gradient_checkpointing_kwargs") or more.get("activation_checkpointing_kwargs") or {}
-        chosen["gradient_checkpointing_kwargs"] = {"use_reentrant": False} | kwargs
-    if distributed.world_size() > 1:
-        chosen["ddp_backend"] = more.get("ddp_backend") or ("gloo" if model.device.type == "cpu" else None)
-        chosen["ddp_find_unused_parameters"] = more.get("ddp_find_unused_parameters", False)
-    return chosen

@@ -6,7 +6,6 @@ from typing import Any
 
 from swift.config import Decisions, SftConfig
 from swift.config.effect import note_without_effect
-from swift.errors import SwiftError
 from swift.plugins import load_plugins
 from swift.train.result import SftResult
 
@@ -67,24 +66,24 @@ def check_options(config: SftConfig, decisions: Decisions) -> None:
     from swift.objectives import objectives
     from swift.templates.scales import LossScale
     from swift.train import callbacks, metrics
-    from swift.train.arguments import check_more, check_names, check_packages, eval_strategy
+    from swift.train.arguments import check_missing, check_more, check_names, check_packages, eval_strategy
     from swift.train.folders import check_earlier, check_writable, resume_point
     from swift.train.live import check_live
+    from swift.train.objective import loss_name
+    from swift.train.optimizers import settle_optimizer
     from swift.train.setup import output_dir
     from swift.train.tuning import check_tuner
     from swift.tuners import optimizers, tuners
 
     load_plugins(config.plugins.external_plugins)
-    if not config.model.model and not config.model.adapters:
-        raise SwiftError("--model is missing", fix="add --model demo, a folder, or an id of a hub")
-    if not config.data.dataset and not config.data.cached_dataset:
-        raise SwiftError("--dataset is missing", fix="add --dataset self-cognition, a file, or an id of a hub")
+    check_missing(config.model, config.data.dataset or config.data.cached_dataset)
     LossScale(config.template.loss_scale or "default")
     train = config.train
     tuners.check(config.tuner.train_type)
-    objectives.check(train.loss_type or "cross_entropy")
+    objectives.check(loss_name(config))
     for name in train.callbacks:
         callbacks.check(name)
+    settle_optimizer(config, decisions)
     if train.optimizer:
         optimizers.check(train.optimizer)
     check_tuner(config)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +24,14 @@ from swift.data.cache import (
     read_about,
     tokens_root,
 )
+from swift.data.drops import DroppedRows
 from swift.data.identity import code_identity, data_identity, key_of, template_identity
-from swift.data.token_files import dropped_of, open_tokens, read_progress, told_of
+from swift.data.token_files import TokenWriter, open_tokens, read_left_out, read_progress, write_left_out
 from swift.errors import SwiftError
+from swift.rows import Row, Source
 
 if TYPE_CHECKING:
+    from swift.config import DataConfig
     from swift.templates import Template
 
 DATA_CHARS, SET_CHARS = 16, 32
@@ -56,14 +61,20 @@ class RunRows:
         seed: of the order of rows.
         keep: take tokenised rows from the cache where they are there, and put them there.
 
+    Attributes:
+        found: the rows, once they are read.
+        kept: some rows of each set that was tokenised before.
+
     Raises:
         SwiftError: a row or file cannot be used; nothing has been loaded yet.
     """
 
     def __init__(self, config: Any, seed: int, keep: bool = True) -> None:
+        check_sources(config.data)
         self.config, self.seed = config, seed
         self.found: tuple[RowSet, RowSet | None] | None = None
         data, model = config.data, config.model
+        self.kept: list[list[tuple[Row, Source]]] = []
         self.identity: dict[str, Any] | None = None
         if keep and data.load_from_cache_file and not data.cached_dataset and can_keep():
             self.identity = data_identity(data, seed=seed, use_hf=model.use_hf, token=model.hub_token)
@@ -96,15 +107,54 @@ class RunRows:
         return rows, None
 
 
+def check_sources(data: DataConfig) -> None:
+    """Stop where two options name the rows of one set.
+
+    Raises:
+        SwiftError: it names them.
+    """
+    if data.cached_dataset and (data.dataset or data.val_dataset):
+        raise SwiftError(
+            "--cached_dataset and --dataset both name rows to train on"
+            if data.dataset
+            else "--cached_dataset with --val_dataset: rows are tokenised either beforehand or now",
+            fix="prepare all of them together: swift prepare --dataset …",
+        )
+    other = "val_dataset" if data.val_dataset else "split_dataset_ratio" if data.split_dataset_ratio else None
+    if data.cached_val_dataset and other:
+        raise SwiftError(f"--cached_val_dataset and --{other} both name rows to evaluate on", fix="keep one of them")
+
+
+def has_held(data: DataConfig) -> bool:
+    """Whether there are rows to evaluate on.
+
+    Raises:
+        SwiftError: no tokenised rows are where options say.
+    """
+    if data.dataset:
+        return bool(data.val_dataset or data.split_dataset_ratio or data.cached_val_dataset)
+    folders = [prepared_folder(name, "cached_dataset")[0] for name in data.cached_dataset]
+    return bool(data.cached_val_dataset) or any((folder / HELD).is_dir() for folder in folders)
+
+
 def tokenise(reader: RunRows, template: Template, longest: int | None, decisions: Decisions) -> Sets:
     """The samples of a run's rows.
 
     Raises:
         SwiftError: a row cannot be used, no sample is left, or prepared samples were made for something else.
     """
+    data = reader.config.data
+    made = _prepared if data.cached_dataset else _made
+    sets = made(reader, template, longest, decisions)
+    if data.cached_val_dataset:
+        folders = _folders(data.cached_val_dataset, "cached_val_dataset", reader, template)
+        held = [open_tokens(folder / HELD if (folder / HELD).is_dir() else folder / TRAIN) for folder, _ in folders]
+        sets.held = joined(held)
+    return sets
+
+
+def _made(reader: RunRows, template: Template, longest: int | None, decisions: Decisions) -> Sets:
     config = reader.config
-    if config.data.cached_dataset:
-        return _prepared(config, template, longest, decisions)
     if reader.identity is None:
         if config.data.load_from_cache_file:
             why = "nothing tells whether the rows of a function are still the same"
@@ -118,6 +168,7 @@ def tokenise(reader: RunRows, template: Template, longest: int | None, decisions
     there = ensure(place, lambda folder: about | fill(folder, reader, template, longest), place.name)
     made = read_about(place)
     template.hold(made["fixed"])
+    reader.kept = _checked_rows(made)
     train, held = _with_left_out(place, made, template if there or reader.found is None else None)
     said = "tokenised before, from the cache" if there else "tokenised now, kept in the cache"
     decisions.add("tokens", str(place), "data", f"{said}: {len(train):,} samples")
@@ -132,8 +183,7 @@ def about_of(reader: RunRows, template: Template, longest: int | None) -> dict[s
 
 def how_made(config: Any, template: Template, longest: int | None) -> dict[str, Any]:
     """What the samples hang on besides the rows and the code."""
-    scales = [name for name in (config.template.loss_scale or "").split("+") if name.endswith(".json")]
-    files = [Path(each).expanduser() for each in [*config.plugins.external_plugins, *scales]]
+    files = [Path(each).expanduser() for each in config.plugins.external_plugins]
     return {
         "template": template_identity(template),
         "max_length": longest,
@@ -144,7 +194,9 @@ def how_made(config: Any, template: Template, longest: int | None) -> dict[str, 
 
 def fill(folder: Path, reader: RunRows, template: Template, longest: int | None) -> dict[str, Any]:
     """Tokenise the rows into the folders of a folder; gives what else has to be kept."""
-    config, left_out = reader.config, {}
+    from swift.engines.parity import spread
+
+    config, rows_of = reader.config, {}
     for name, rows in zip((TRAIN, HELD), reader.read(), strict=True):
         if rows is None or (name == HELD and not rows):
             continue
@@ -158,8 +210,14 @@ def fill(folder: Path, reader: RunRows, template: Template, longest: int | None)
             strict=config.data.strict,
             folder=folder / name,
         )
-        left_out[name] = [told_of(each) for each in rows.dropped]
-    return {"fixed": template.fixed, "left_out": left_out}
+        write_left_out(rows.dropped, folder / name)
+        rows_of[name] = [[row, source.name, source.line] for row, source in spread(rows.rows)]
+    return {"fixed": template.fixed, "rows": rows_of}
+
+
+def _checked_rows(made: dict[str, Any]) -> list[list[tuple[Row, Source]]]:
+    """The rows of each set that are kept beside the tokens, to be checked in every run."""
+    return [[(row, Source(name, line)) for row, name, line in rows] for rows in made["rows"].values()]
 
 
 def _with_left_out(
@@ -169,38 +227,50 @@ def _with_left_out(
     for name, each in zip((TRAIN, HELD), sets, strict=True):
         if each is None:
             continue
-        if made is not None:
-            each.dropped[:0] = [dropped_of(told) for told in made["left_out"].get(name, ())]
+        each.dropped = DroppedRows(chain(read_left_out(folder / name), each.dropped))
         if template is not None and made is not None:
             template.notes.update(read_progress(folder / name).notes)
     return sets
 
 
-def _prepared(config: Any, template: Template, longest: int | None, decisions: Decisions) -> Sets:
-    data = config.data
-    if data.dataset or data.val_dataset:
-        raise SwiftError(
-            "--cached_dataset and --dataset both name rows to train on",
-            fix="prepare all of them together: swift prepare --dataset …",
-        )
-    if max(len(data.cached_dataset), len(data.cached_val_dataset)) > 1:
-        raise SwiftError("--cached_dataset takes one folder", fix="prepare the data sets together: swift prepare")
-    folder, made = prepared_folder(data.cached_dataset[0], "cached_dataset")
-    check_made(folder, made, template)
-    template.hold(made["fixed"])
-    train, held = _with_left_out(folder, made, template)
-    if data.cached_val_dataset:
-        other, made = prepared_folder(data.cached_val_dataset[0], "cached_val_dataset")
-        check_made(other, made, template)
-        held = open_tokens(other / HELD if (other / HELD).is_dir() else other / TRAIN)
+def _prepared(reader: RunRows, template: Template, longest: int | None, decisions: Decisions) -> Sets:
+    data = reader.config.data
+    folders = _folders(data.cached_dataset, "cached_dataset", reader, template)
+    template.hold(folders[0][1]["fixed"])
+    sets = [_with_left_out(folder, made, template) for folder, made in folders]
+    train = joined([train for train, _ in sets])
+    assert train is not None
+    held = joined([held for _, held in sets if held is not None])
+    where = " ".join(str(folder) for folder, _ in folders)
     if longest and int(train.lengths.max()) > longest:
         raise SwiftError(
             f"--max_length {longest}: a prepared sample has {int(train.lengths.max())} tokens",
-            where=str(folder),
+            where=where,
             fix="prepare them with this --max_length",
         )
-    decisions.add("tokens", str(folder), "flag", f"prepared before: {len(train):,} samples")
-    return Sets(train, held, folder)
+    decisions.add("tokens", where, "flag", f"prepared before: {len(train):,} samples")
+    return Sets(train, held, folders[0][0] if len(folders) == 1 else None)
+
+
+def _folders(names: list[str], option: str, reader: RunRows, template: Template) -> list[tuple[Path, dict[str, Any]]]:
+    """Prepared folders with what they were made of; rows kept in them are noted for the check of prompts."""
+    found = [prepared_folder(name, option) for name in names]
+    for folder, made in found:
+        check_made(folder, made, template)
+        reader.kept += _checked_rows(made)
+    return found
+
+
+def joined(sets: list[EncodedDataset]) -> EncodedDataset | None:
+    """Several sets, one after another, in files that are gone with this process; None for none."""
+    if len(sets) < 2:
+        return sets[0] if sets else None
+    with passing_folder() as folder:
+        writer = TokenWriter(folder)
+        for each in sets:
+            writer.add(each, each.rows, Counter(), dropped=each.dropped)
+        writer.close()
+        return open_tokens(folder)
 
 
 def prepared_folder(name: str, option: str) -> tuple[Path, dict[str, Any]]:

@@ -28,7 +28,8 @@ from swift.train import Metric, distributed
 from swift.train.folders import STATE, link_checkpoint, step_of
 from swift.train.hooks import AfterStep
 from swift.train.loss import takes_logits_to_keep, token_logps
-from swift.train.meter import Meter
+from swift.train.meter import ChannelMeter, Meter
+from swift.train.neftune import Neftune
 from swift.train.told import Told
 from swift.tuners.adalora import RankSchedule
 
@@ -75,6 +76,8 @@ class SwiftTrainer(Trainer):
         save_total_limit: int | None,
         weights_loaded: bool,
         callbacks: list[Any],
+        head: Any = None,
+        channel_meter: ChannelMeter | None = None,
         schedule: RankSchedule | None = None,
         told: Told | None = None,
     ) -> None:
@@ -96,8 +99,10 @@ class SwiftTrainer(Trainer):
         self.metric, self.keep_model = metric, keep_model
         self.make_optimizer, self.symlinks = make_optimizer, symlinks
         self.save_total_limit, self.weights_loaded = save_total_limit, weights_loaded
-        self.select = takes_logits_to_keep(model)
-        self.meter, self.unwrapped = Meter(), False
+        self.select, self.head = takes_logits_to_keep(model), head
+        self.meter, self.channel_meter, self.unwrapped = Meter(), channel_meter, False
+        alpha, self.neftune_noise_alpha = args.neftune_noise_alpha, None
+        self.neftune = Neftune(model, alpha) if alpha else None
         # The division by the tokens of the whole step is ours; the loop must not divide again.
         self.model_accepts_loss_kwargs = True
 
@@ -144,16 +149,19 @@ class SwiftTrainer(Trainer):
             # accelerate's own wrapper also copies all logits to float32; the loss casts some rows at a time.
             self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
             self.unwrapped = True
+        if self.neftune:
+            self.neftune.begin(inputs)
         with self.accelerator.autocast():
-            outputs, _, _ = token_logps(
-                model, inputs, select=self.select, label_smoothing=self.args.label_smoothing_factor
-            )
+            smoothing = self.args.label_smoothing_factor
+            outputs, _, _ = token_logps(model, inputs, select=self.select, label_smoothing=smoothing, head=self.head)
         total = self.objective(outputs).total
         if self.schedule is not None:
             # Shared out over the step's trained tokens, so that it counts once however the step is split.
             total = total + self.schedule.penalty() * len(outputs.logps)
         loss = total * self.args.world_size / num_items_in_batch.clamp(min=1)
         self.meter.add(loss, inputs)
+        if self.channel_meter and outputs.channel is not None:
+            self.channel_meter.add(outputs, outputs.channel)
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -162,6 +170,7 @@ class SwiftTrainer(Trainer):
         logs.pop("train_loss", None)
         if "loss" in logs and "eval_loss" not in logs:
             logs |= self.meter.drain(self.state.global_step, self.args.world_size)
+            logs |= self.channel_meter.drain(self.args.world_size) if self.channel_meter else {}
         super().log(logs, start_time)
 
     @torch.no_grad()
@@ -194,11 +203,13 @@ class SwiftTrainer(Trainer):
         for batch in self._loader(plan, collator, self.args.process_index):
             batch = self._prepare_inputs(batch)
             with self.compute_loss_context_manager(), self.accelerator.autocast():
-                outputs, logits, labels = token_logps(model, batch, select=self.select)
+                head = None if self.metric else self.head
+                outputs, logits, labels = token_logps(model, batch, select=self.select, head=head)
             sums["loss"] += float(self.objective(outputs).total)
             sums["tokens"] += len(labels)
-            for name, value in (self.metric(logits.argmax(-1), labels) if self.metric else {}).items():
-                sums[name] = sums.get(name, 0.0) + value
+            if self.metric and logits is not None:
+                for name, value in self.metric(logits.argmax(-1), labels).items():
+                    sums[name] = sums.get(name, 0.0) + value
         totals = self._sum_over_processes(sums)
         tokens = max(totals.pop("tokens"), 1.0)
         result = {f"{metric_key_prefix}_{name}": value / tokens for name, value in totals.items()}
@@ -261,6 +272,8 @@ class SwiftTrainer(Trainer):
             self._save_scaler(str(folder))
             self._save_rng_state(str(folder))
             self.meter.save(folder / f"meter_{self.args.process_index}.json")
+            if self.channel_meter:
+                self.channel_meter.save(folder / f"channels_{self.args.process_index}.json")
             for part in (self.schedule, self.told):
                 if part is not None and self.args.should_save:
                     part.save(folder)
@@ -333,6 +346,8 @@ class SwiftTrainer(Trainer):
             self.meter.load(json.loads(file.read_text(encoding="utf-8")))
         else:
             self.meter.start_at(step_of(folder))
+        if self.channel_meter:
+            self.channel_meter.load(folder / f"channels_{self.args.process_index}.json")
 
 
 def load_whole(model: Any, folder: Path) -> None:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swift.config import Decisions, SftConfig
 from swift.config.effect import typed
 from swift.errors import SwiftError
-from swift.tuners import LORA_KINDS, optimizers, tuners
+from swift.tuners import LORA_KINDS, tuners
 
 if TYPE_CHECKING:
     from swift.models.source import ModelSource
     from swift.train.assemble import Prepared
     from swift.tuners.adalora import RankSchedule
 
-WHOLE_WEIGHTS = ("full", "freeze")
+WHOLE_WEIGHTS = ("full", "freeze", "llamapro")
 """Tuners that train the model's own weights: their checkpoints are whole models."""
 
 ADAPTERS_OWN = (
@@ -28,7 +27,7 @@ ADAPTERS_OWN = (
 )
 """Options of the shape of an adapter, which one that training goes on from has already."""
 
-NEW_TOKENS = (*LORA_KINDS, *WHOLE_WEIGHTS)
+NEW_TOKENS = (*LORA_KINDS, "full", "freeze")
 """Tuners that train the embeddings of new tokens."""
 
 
@@ -130,15 +129,9 @@ def settle_schedule(config: SftConfig, steps: int, decisions: Decisions) -> None
         config.tuner.adalora_total_step = decisions.add("adalora_total_step", steps, "default", reason)
 
 
-def settle_tokens(config: SftConfig, source: ModelSource, tokenizer: Any, decisions: Decisions) -> None:
-    """Add `--new_special_tokens` to the tokenizer, and their rows to what is trained beside LoRA."""
-    from swift.models.new_tokens import add_tokens
-
-    source.new_tokens = add_tokens(tokenizer, config.template.new_special_tokens)
-    if not source.new_tokens:
-        return
-    decisions.add("new_special_tokens", source.new_tokens, "flag", "their ids; their embeddings are trained and saved")
-    if config.tuner.train_type in LORA_KINDS and not source.adapters:
+def settle_tokens(config: SftConfig, source: ModelSource) -> None:
+    """Train the rows of `--new_special_tokens` beside LoRA."""
+    if source.new_tokens and config.tuner.train_type in LORA_KINDS and not source.adapters:
         own = config.tuner.trainable_token_indices
         config.tuner.trainable_token_indices = list(dict.fromkeys([*own, *source.new_tokens]))
 
@@ -188,6 +181,15 @@ def resume_adapter(config: SftConfig, model: Any, source: ModelSource, checkpoin
     return _load_trained(config, model, checkpoint)
 
 
+def resume_grown(config: SftConfig, model: Any, source: ModelSource) -> Any:
+    """LLaMA Pro's model as a checkpoint holds it, with its new layers trained."""
+    from swift.models import load_config
+    from swift.tuners.llamapro import new_places, train_layers
+
+    base = load_config(source.path, trust_remote_code=config.model.trust_remote_code)
+    return train_layers(model, new_places(base.get_text_config().num_hidden_layers, config.tuner))
+
+
 def _load_trained(config: SftConfig, model: Any, folder: Path) -> Any:
     from swift.tuners.adalora import only_matrices
     from swift.tuners.adapters import add_adapters
@@ -209,15 +211,6 @@ def schedule_of(config: SftConfig, model: Any, source: ModelSource) -> RankSched
     from swift.tuners.adalora import RankSchedule, is_adalora
 
     return RankSchedule(model, cuts=not source.adapters) if is_adalora(model) else None
-
-
-def optimizer_maker(config: SftConfig) -> Callable[[Any, Any], Any] | None:
-    """What builds the optimizer from model and TrainingArguments; None where `--optim` names one of transformers."""
-    from swift.tuners.lorap import loraplus
-
-    if config.tuner.train_type in LORA_KINDS and config.tuner.lorap_lr_ratio:
-        return partial(loraplus, ratio=config.tuner.lorap_lr_ratio)
-    return optimizers.get(config.train.optimizer) if config.train.optimizer else None
 
 
 def check_shape_options(config: SftConfig, source: ModelSource) -> None:
@@ -256,4 +249,7 @@ def first_batches(config: SftConfig, data: Prepared, tokenizer: Any, device: Any
     batches = [collate(units[start : start + size]) for start in range(0, len(units), size)]
     if gradients:
         batches = [{name: value[:, : tuner.lora_ga_max_length] for name, value in batch.items()} for batch in batches]
-    return [{name: value.to(device) for name, value in batch.items() if hasattr(value, "to")} for batch in batches]
+    return [
+        {name: value.to(device) for name, value in batch.items() if hasattr(value, "to") and name != "channels"}
+        for batch in batches
+    ]

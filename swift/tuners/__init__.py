@@ -28,13 +28,28 @@ tuners: Registry[Tuner] = Registry(
         "adalora": "swift.tuners.adalora",
         "full": "swift.tuners.full",
         "freeze": "swift.tuners.freeze",
+        "llamapro": "swift.tuners.llamapro",
         **dict.fromkeys(PEFT, "swift.tuners.families"),
     },
 )
 tuner = tuners.register
 
-Optimizer = Callable[[Any, Any], Any]
-"""Takes the model and the TrainingArguments, and returns a torch optimizer."""
+Optimizer = Callable[..., Any]
+"""Takes the model and the TrainingArguments, and returns a torch optimizer; ours also take the `OptimizerConfig`."""
 
-optimizers: Registry[Optimizer] = Registry("optimizer", "optimizer", {"lorap": "swift.tuners.lorap"})
+optimizers: Registry[Optimizer] = Registry(
+    "optimizer",
+    "optimizer",
+    {
+        "adalomo": "swift.tuners.optim.lomo",
+        "adam_mini": "swift.tuners.optim.adam_mini",
+        "apollo": "swift.tuners.optim.apollo",
+        "badam": "swift.tuners.optim.badam",
+        "galore": "swift.tuners.optim.galore",
+        "lorap": "swift.tuners.lorap",
+        "lomo": "swift.tuners.optim.lomo",
+        "muon": "swift.tuners.optim.muon",
+        "muonclip": "swift.tuners.optim.muonclip",
+    },
+)
 optimizer = optimizers.register

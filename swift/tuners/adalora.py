@@ -27,7 +27,8 @@ def adalora(model: Any, config: TunerConfig) -> Any:
     total = config.adalora_total_step
     if total is None:
         raise SwiftError("AdaLoRA cuts ranks by a schedule, and its length is not known", fix="set adalora_total_step")
-    if config.adalora_tinit >= total - config.adalora_tfinal:
+    # The importance that the last cut goes by is averaged over the steps before it.
+    if max(config.adalora_tinit, 1) >= total - config.adalora_tfinal:
         raise SwiftError(
             f"--adalora_tinit {config.adalora_tinit} and --adalora_tfinal {config.adalora_tfinal} leave none of the "
             f"{total} steps for cutting ranks",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +83,17 @@ def _add(model: Any, folder: Path, name: str, trainable: bool) -> Any:
             if isinstance(model, PeftModel):
                 model.load_adapter(str(folder), adapter_name=name, is_trainable=trainable)
             else:
-                model = PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=trainable)
+                load = _trainable_by_hand(model, folder) if trainable else None
+                model = (load or PeftModel.from_pretrained)(
+                    model, str(folder), adapter_name=name, is_trainable=trainable
+                )
         except (SafetensorError, EOFError) as error:
             raise broken_weights(folder, error) from error
         except (RuntimeError, ValueError, TypeError, KeyError, OSError, AttributeError) as error:
             raise _misfit(model, folder, error) from error
+    if not trainable:
+        # PEFT lets virtual tokens require gradients all the same.
+        model.requires_grad_(False)
     # PEFT warns and goes on with random weights in place of those that the file lacks.
     missing = [str(warning.message) for warning in caught if "missing adapter keys" in str(warning.message)]
     for warning in caught:
@@ -99,6 +105,45 @@ def _add(model: Any, folder: Path, name: str, trainable: bool) -> Any:
             fix="the file is not whole, or belongs to another base model: give that as --model",
         )
     return model
+
+
+def _trainable_by_hand(model: Any, folder: Path) -> Callable[..., Any] | None:
+    """How an adapter is loaded for further training that PEFT itself does not load so."""
+    kind = tuner_of(folder)
+    if kind and table()[kind].get("virtual"):
+        return _load_virtual
+    meta = next(model.parameters()).device.type == "meta"
+    return _shapes_of_ranks if kind == "adalora" and meta else None
+
+
+def _load_virtual(model: Any, folder: str, **_: Any) -> Any:
+    """PEFT loads virtual tokens for inference only; as new ones with the trained weights they go on."""
+    from peft import PeftConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
+
+    adapter = PeftConfig.from_pretrained(folder)
+    adapter.inference_mode = False
+    tuned = get_peft_model(model, adapter)
+    if next(model.parameters()).device.type != "meta":
+        set_peft_model_state_dict(tuned, load_peft_weights(folder, device="cpu"))
+    return tuned
+
+
+def _shapes_of_ranks(model: Any, folder: str, **_: Any) -> Any:
+    """AdaLoRA of the ranks in the file on a model without storage, where PEFT cannot count them."""
+    import torch
+    from peft import PeftConfig, get_peft_model
+    from safetensors import safe_open
+
+    adapter = PeftConfig.from_pretrained(folder)
+    adapter.inference_mode, adapter.rank_pattern = False, None
+    tuned = get_peft_model(model, adapter)
+    with safe_open(Path(folder) / "adapter_model.safetensors", framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118
+            module, _, part = name.rpartition(".")
+            if part.startswith("lora_"):
+                empty = torch.empty(file.get_slice(name).get_shape(), device="meta")
+                getattr(tuned.get_submodule(module), part)["default"] = torch.nn.Parameter(empty)
+    return tuned
 
 
 def _misfit(model: Any, folder: Path, error: Exception) -> SwiftError:

@@ -42,8 +42,6 @@ def peft_config(model: Any, config: TunerConfig) -> Any:
             "prompt_tuning_init_text": config.prompt_init_text,
             "tokenizer_name_or_path": model.config._name_or_path,
         }
-    if config.train_type == "prefix" and config.prefix_projection:
-        values["encoder_hidden_size"] = model.config.get_text_config().hidden_size
     try:
         return getattr(peft, row["config"])(task_type="CAUSAL_LM", **values)
     except (ValueError, TypeError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from typing import Any
 
@@ -50,7 +51,7 @@ def _matching(names: list[str], prefixes: list[str], expression: str | None, opt
     for prefix in prefixes:
         hits = {name for name in names if name.startswith(prefix)}
         if not hits:
-            raise SwiftError(f"--{option} {prefix} names no parameter", fix=f"they are named like {names[0]}")
+            raise SwiftError(f"--{option} {prefix} names no parameter", fix=_near(prefix, names))
         found |= hits
     if expression:
         try:
@@ -61,6 +62,13 @@ def _matching(names: list[str], prefixes: list[str], expression: str | None, opt
                 fix=f"it is searched for in names of parameters, such as {names[0]}; quote it for the shell",
             ) from None
         if not hits:
-            raise SwiftError(f"--{option}_regex {expression} names no parameter", fix=f"they are named like {names[0]}")
+            raise SwiftError(f"--{option}_regex {expression} names no parameter", fix=_near(expression, names))
         found |= hits
     return found
+
+
+def _near(wanted: str, names: list[str]) -> str:
+    """The beginnings of names that look most like what was given."""
+    beginnings = {".".join(parts[:count]) for parts in (name.split(".") for name in names) for count in range(1, 9)}
+    close = difflib.get_close_matches(wanted, sorted(beginnings), n=3, cutoff=0.5) or names[:1]
+    return f"names are like {', '.join(close)}"

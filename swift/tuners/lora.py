@@ -48,7 +48,10 @@ def lora_from(model: Any, config: TunerConfig, batches: Batches | None) -> Any:
         setattr(adapter, name, value)
     if start in FROM_DATA:
         if not batches:
-            raise SwiftError(f"--init_weights {config.init_weights} is computed from data, and there is none")
+            raise SwiftError(
+                f"--init_weights {config.init_weights} is computed from data, and there is none",
+                fix="train with it by swift sft, or choose another start",
+            )
         if adapter.target_modules == ALL_LINEAR:
             # What PEFT runs before the adapter is there does not know the shorthand.
             adapter.target_modules = set(all_linear(model))

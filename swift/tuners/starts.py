@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,11 @@ def check_start(config: TunerConfig) -> None:
         raise SwiftError(
             f"--init_weights {config.init_weights} with --target_parameters: PEFT computes this start for modules only",
             fix="leave one of them out",
+        )
+    if start == "corda" and find_spec("attr") is None:
+        raise SwiftError(
+            "--init_weights corda: PEFT computes it with the package attrs, which is not installed",
+            fix="pip install attrs, or choose another start, such as eva",
         )
     if start == "loftq":
         _check_loftq()
@@ -137,7 +142,8 @@ def _corda(model: Any, config: TunerConfig, adapter: Any, batches: Sequence[dict
     def run() -> None:
         with torch.no_grad():
             for batch in batches:
-                _forward(model, batch)
+                for row in _rows(batch):
+                    _forward(model, row)
 
     preprocess_corda(model, adapter, run_model=run)
     return attach(model, config, adapter)
@@ -159,6 +165,13 @@ def _lora_ga(model: Any, config: TunerConfig, adapter: Any, batches: Sequence[di
 
 
 FROM_DATA: dict[bool | str, Prepare] = {"eva": _eva, "corda": _corda, "lora_ga": _lora_ga}
+
+
+def _rows(batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The rows of a batch one by one, without padding: CorDA's hooks take one row at a time."""
+    for row in range(len(batch["input_ids"])):
+        length = int(batch["attention_mask"][row].sum()) if "attention_mask" in batch else None
+        yield {name: value[row : row + 1, :length] for name, value in batch.items()}
 
 
 def _forward(model: Any, batch: dict[str, Any]) -> Any:

@@ -34,7 +34,7 @@ def targets_of(model: Any, config: TunerConfig) -> str | list[str]:
     _check_names(model, named, "target_modules", [ALL_LINEAR, *_last_names(linear)])
     if ALL_LINEAR not in config.target_modules:
         return named
-    if not named and model.config.model_type not in STATE_SPACE:
+    if not named and model.config.model_type not in STATE_SPACE and not _own_forward(model):
         return ALL_LINEAR
     # PEFT knows all-linear by itself only, not as one of several names.
     return [*all_linear(model), *named]
@@ -45,8 +45,21 @@ def all_linear(model: Any) -> list[str]:
     head = getattr(model, "get_output_embeddings", lambda: None)()
     heads = {name for name, module in model.named_modules() if module is head}
     barred = "out_proj" if model.config.model_type in STATE_SPACE else None
-    names = linear_names(model)
-    return [name for name in names if name not in heads and name.rpartition(".")[2] != barred]
+    left_out = heads | _own_forward(model)
+    return [name for name in linear_names(model) if name not in left_out and name.rpartition(".")[2] != barred]
+
+
+def _own_forward(model: Any) -> set[str]:
+    """Linear modules that do more than a product, as some routers and grouped projections: PEFT cannot wrap them."""
+    from torch import nn
+
+    return {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and type(module).__module__.startswith("transformers.models.")
+        and type(module).forward is not nn.Linear.forward
+    }
 
 
 def scaled_modules(model: Any, config: TunerConfig) -> tuple[str | list[str], list[str]]:
@@ -92,20 +105,25 @@ def check_parameters(model: Any, wanted: list[str]) -> None:
 
 
 def check_rank(model: Any, targets: str | list[str], rank: int, option: str) -> None:
-    """Stop where a rank is larger than a layer that gets the adapter: it would add weights and no freedom.
+    """Stop where a rank is larger than every layer that gets the adapter: it would add weights and no freedom.
+
+    A few smaller ones, such as the gate of a shared expert, are no mistake.
 
     Raises:
-        SwiftError: it names the layer.
+        SwiftError: it names the largest layer.
     """
-    for name, module in model.named_modules():
-        if not is_linear(module) or not _is_target(name, targets):
-            continue
-        rows, columns = module.weight.shape if module.weight.dim() == 2 else (rank, rank)
-        if min(rows, columns) < rank:
-            raise SwiftError(
-                f"--{option} {rank} is more than the layer {name} has: it is {rows} x {columns}",
-                fix=f"lower it to {min(rows, columns)}, or leave the layer out with --target_modules",
-            )
+    sizes = {
+        name: tuple(module.weight.shape)
+        for name, module in model.named_modules()
+        if is_linear(module) and _is_target(name, targets) and module.weight.dim() == 2
+    }
+    name = max(sizes, key=lambda name: min(sizes[name]), default=None)
+    if name is not None and min(sizes[name]) < rank:
+        rows, columns = sizes[name]
+        raise SwiftError(
+            f"--{option} {rank} is more than any layer that gets it has: the largest, {name}, is {rows} x {columns}",
+            fix=f"lower it to {min(rows, columns)} or less",
+        )
 
 
 def linear_names(model: Any) -> list[str]:

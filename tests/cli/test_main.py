@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from swift.cli.main import main
+from swift.config.build import read_arguments
+from swift.config.commands import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "peft", "datasets", "numpy", "accelerate", "gradio", "matplotlib", "rich")
@@ -20,11 +23,17 @@ def test_pages_of_the_command(words: list[str], capsys: pytest.CaptureFixture[st
     assert "swift" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["sft", "infer", "merge-lora", "doctor"])
-def test_each_command_has_a_page_by_concern(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_a_page_with_an_example_that_is_read(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
-    page = capsys.readouterr().out
-    assert "Example:" in page
+    example = capsys.readouterr().out.partition("Example:\n")[2].split(maxsplit=2)
+    assert example[:2] == ["swift", command]
+    assert read_arguments(COMMANDS[command], shlex.split(example[2]) if len(example) > 2 else [])
+
+
+def test_a_command_by_its_other_name_has_its_page(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "--to_cached_dataset", "true", "--help"]) == 0
+    assert "swift prepare --option value" in capsys.readouterr().out
 
 
 def test_help_on_a_word_that_is_nowhere_names_the_closest(capsys: pytest.CaptureFixture[str]) -> None:

@@ -81,7 +81,7 @@ def test_options_of_transformers_go_through() -> None:
         ("--model a --model b", "given twice"),
         ("--model a b", "takes one value"),
         ("--columns {broken", "broken JSON"),
-        ("--galore_rank 3", "option of ms-swift that this version does not have yet"),
+        ("--ray_exp_name x", "option of ms-swift that this version does not have yet"),
         ("--result_path x", "belongs to swift infer"),
         ("demo", "belongs to no option"),
         ("--config nowhere.yaml", "--config nowhere.yaml"),

@@ -12,7 +12,7 @@ import pytest
 from swift.config import DataConfig
 from swift.data import dataset, datasets
 from swift.data.cache import differences, ensure, is_whole, read_about
-from swift.data.identity import data_identity, key_of
+from swift.data.identity import code_identity, data_identity, key_of
 from swift.errors import SwiftError
 
 
@@ -34,6 +34,36 @@ def test_only_one_of_several_processes_makes_it(tmp_path: Path) -> None:
     assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * 4
     assert len(log.read_text().splitlines()) == 1
     assert ensure(place, make, "key")
+    assert [path.name for path in place.parent.iterdir()] == ["b"]
+
+
+def test_no_two_make_it_at_once_where_each_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("swift.data.cache.POLL", 0.001)
+    place, mark = tmp_path / "place", tmp_path / "mark"
+
+    def failing(folder: Path) -> dict[str, str]:
+        mark.touch(exist_ok=False)
+        time.sleep(0.002)
+        mark.unlink()
+        raise SwiftError("bad rows")
+
+    def process() -> int:
+        for _ in range(30):
+            try:
+                ensure(place, failing, "key")
+            except SwiftError:
+                continue
+            except OSError:
+                return 1
+        return 0
+
+    pids = []
+    for _ in range(4):
+        pids.append(os.fork())
+        if not pids[-1]:
+            os._exit(process())
+    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * 4
+    assert not list(tmp_path.iterdir())
 
 
 def test_another_process_goes_on_where_one_was_killed(tmp_path: Path) -> None:
@@ -71,7 +101,7 @@ def test_rows_that_cannot_be_used_leave_nothing(tmp_path: Path) -> None:
 
     with pytest.raises(SwiftError, match="bad rows"):
         ensure(tmp_path / "place", failing, "key")
-    assert [path.name for path in tmp_path.iterdir()] == [".place.lock"]
+    assert not list(tmp_path.iterdir())
 
 
 def identity(**options) -> object:
@@ -91,6 +121,19 @@ def test_the_key_follows_the_content_of_the_files_and_the_options(tmp_path: Path
     one = identity(dataset=[str(tmp_path / "folder")])
     jsonl([{"query": "d", "response": "e"}], "folder/two.jsonl")
     assert identity(dataset=[str(tmp_path / "folder")]) != one
+
+
+def test_the_key_follows_what_self_cognition_and_the_code_are_made_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "table.jsonl"
+    monkeypatch.setattr("swift.data.identity.TABLE", table)
+    found = []
+    for text in ("one", "two"):
+        table.write_text(text)
+        code_identity.cache_clear()
+        found.append((identity(dataset=["self-cognition#3"]), code_identity(tmp_path)))
+    assert found[0][0] != found[1][0] and found[0][1] != found[1][1]
 
 
 def test_rows_of_a_function_are_not_kept() -> None:

@@ -188,3 +188,35 @@ def test_labels_leave_out_the_turns_that_a_file_marks(tmp_path, mark):
     assert tokenizer.decode(trained) == "Paris<|im_end|>"
     assert dataset.trained.tolist() == [len(trained)]
     assert not dataset.weighted
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"images": ["x.png"]}, "are not read yet, and there are images"),
+        ({"audios": ["x.wav"], "videos": ["x.mp4"]}, "there are videos, audios"),
+        ({"query": [{"role": "user", "content": [{"type": "image", "image": "x.png"}]}]}, "there are image"),
+        ({"label": False}, "the answer is not liked"),
+    ],
+)
+def test_media_and_answers_that_are_not_liked_are_never_trained(jsonl, columns, said):
+    row = {"query": "<image>What?", "response": "A cat."}
+    path = jsonl([row, row | columns, row | {"label": True}])
+    rows = load_rows([str(path)], DataConfig(), seed=0, shuffle=False)
+    with pytest.raises(SwiftError, match="1 of 3 rows") as error:
+        encode(rows, load_template(make_tokenizer()))
+    assert f"{path}:2: " in str(error.value) and said in str(error.value)
+    kept = encode(rows, load_template(make_tokenizer()), strict=False)
+    assert (len(kept), len(kept.dropped)) == (2, 1)
+
+
+@pytest.mark.parametrize(("labels", "samples"), [([True, True], 1), ([1, 0.5], 1), ([True, False], 0), ([1, -1], 0)])
+def test_steps_are_trained_where_none_is_labelled_wrong(jsonl, labels, samples):
+    wrong = {"prompt": "2 + 2 + 2?", "completions": ["2 + 2 = 4.", "4 + 2 = 7."], "labels": labels}
+    path = jsonl([{"query": "q", "response": "a"}, wrong])
+    rows = load_rows([str(path)], DataConfig(), seed=0, shuffle=False)
+    dataset = encode(rows, load_template(make_tokenizer()), strict=False)
+    assert len(dataset) == 1 + samples
+    assert [row.reason.partition(",")[0].startswith("step 2 of the answer") for row in dataset.dropped] == [True] * (
+        1 - samples
+    )

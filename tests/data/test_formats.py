@@ -9,6 +9,9 @@ import pytest
 from swift.data.checks import check_row
 from swift.data.drops import BadRow
 from swift.data.formats import to_row
+from swift.errors import SwiftError
+from swift.templates import load_template
+from tests.tiny import make_tokenizer
 
 USER, REPLY = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 SYSTEM = {"role": "system", "content": "s"}
@@ -404,3 +407,24 @@ def test_documented_rows_are_read_as_they_say(form, text):
 
 def test_every_form_is_documented():
     assert len(documented_rows()) == 19
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [],
+        ["q"],
+        [{"content": "q"}],
+        [{"role": "narrator", "content": "q"}],
+        [{"role": "user", "content": 5}],
+        [USER, {**REPLY, "reasoning_content": 5}],
+        [USER],
+        [USER, {"role": "assistant", "tool_calls": [{}]}],
+    ],
+)
+def test_rows_and_templates_tell_a_mistake_in_the_same_words(messages):
+    with pytest.raises(BadRow) as row:
+        row_of({"messages": messages})
+    with pytest.raises(SwiftError) as template:
+        load_template(make_tokenizer()).encode({"messages": messages})
+    assert template.value.what.startswith(str(row.value))

@@ -343,3 +343,13 @@ def test_names_of_a_table():
     entry = known_dataset("AI-ModelScope/alpaca-cleaned")
     assert entry is not None and entry.hf_id == "yahma/alpaca-cleaned"
     assert known_dataset("no/such") is None
+
+
+def test_a_row_that_a_converter_refuses_is_kept_to_be_mended(tmp_path):
+    row = {"question": "q", "choices": ["a"], "answer": 5}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n" + json.dumps({**row, "answer": 0}) + "\n")
+    table = tmp_path / "mine.json"
+    table.write_text(json.dumps([{"name": "mine", "path": "rows.jsonl", "convert": "choice"}]))
+    config = DataConfig(custom_dataset_info=[str(table)], strict=False)
+    (dropped,) = load_rows(["mine"], config, seed=0, shuffle=False).dropped
+    assert (dropped.reason, dropped.row) == ("answer 5 is not the number of a choice", row)

@@ -54,7 +54,7 @@ def test_a_difference_names_row_and_turn_and_shows_both() -> None:
         def prompt(self, messages: Any, tools: Any = None, **switches: Any) -> list[int]:
             return super().prompt([{"role": "system", "content": "Served."}, *messages], tools, **switches)
 
-    with pytest.raises(SwiftError, match="message 1 is not what training puts before it") as caught:
+    with pytest.raises(SwiftError, match="message 2 is not what training puts before it") as caught:
         check_parity(Changed(make_tokenizer()), rows(talk(1)))
     assert caught.value.where == "rows.jsonl:1"
     said = str(caught.value)

@@ -83,6 +83,27 @@ def test_a_system_text_may_be_a_file(base, tmp_path):
         PtEngine(str(base), system="nowhere.txt")
 
 
+def test_an_engine_takes_every_option_of_model_and_template(base):
+    plain = PtEngine(str(base)).template
+    engine = PtEngine(
+        str(base),
+        dtype=torch.bfloat16,
+        agent_template="hermes",
+        response_prefix="Well: ",
+        special_tokens_in_content="allow",
+    )
+    assert engine.model.dtype == torch.bfloat16 and engine.template.agent.name == "hermes"
+    assert engine.template.prompt_text(ask("x")) == plain.prompt_text(ask("x")) + "Well: "
+    assert engine.template.special_tokens_in_content == "allow"
+    assert PtEngine(str(base), use_chat_template=False).template.prompt_text(ask("x")) == "x"
+    with pytest.raises(SwiftError, match="RequestConfig"):
+        PtEngine(str(base), temperature=0)
+    with pytest.raises(SwiftError, match="did you mean --agent_template"):
+        PtEngine(str(base), agent_templte="hermes")
+    with pytest.raises(SwiftError, match="no effect on a model and a template that are loaded"):
+        PtEngine((engine.model, plain), system="Be brief.")
+
+
 def test_a_template_of_an_old_script_is_noted(base):
     decisions = Decisions()
     template = choose_template(make_tokenizer(), TemplateConfig(template="qwen"), decisions)

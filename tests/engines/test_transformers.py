@@ -195,7 +195,7 @@ def test_responses_are_told_as_they_come(engine):
     [
         (InferRequest([]), "no messages"),
         (InferRequest([{"role": "assistant", "content": "x"}]), "nothing to answer"),
-        (InferRequest(ask("x"), images=["a.png"]), "not answered yet"),
+        (InferRequest(ask("x"), images=["a.png"]), "not read yet"),
     ],
 )
 def test_requests_that_cannot_be_answered(engine, request_, words):
@@ -247,16 +247,23 @@ def test_an_answer_begins_with_the_response_prefix():
 
 def test_a_stop_that_is_no_token_is_watched_for():
     """A template whose end of turn the vocabulary has no token for: the answer ends before it."""
+
+    def template(stop):
+        return load_template(
+            make_tokenizer(
+                "{% for m in messages %}{{ m.role }}: {{ m.content }}"
+                f"{{{{ '{stop}' if m.role == 'assistant' else '' }}}}\n"
+                "{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+            )
+        )
+
     engine = make_engine()
-    request, config = requests()[0], RequestConfig(24, temperature=0)
+    engine.template = template("never said")
+    request, config = requests()[1], RequestConfig(24, temperature=0)
     text = engine.infer([request], config)[0].choices[0].text
-    stop = next(text[at : at + 3] for at in range(6, len(text)) if "�" not in text[at : at + 3])
-    source = (
-        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
-        "{{ 'STOP' if m.role == 'assistant' else '<|im_end|>' }}\n{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-    ).replace("STOP", stop)
-    engine.template = load_template(make_tokenizer(source))
+    parts = (text[at : at + 2] for at in range(4, len(text) - 2))
+    stop = next(part for part in parts if part.isprintable() and part == part.strip() and "�" not in part)
+    engine.template = template(stop)
     assert engine.template.stop_strings == [stop]
     choice = engine.infer([request], config)[0].choices[0]
     assert (choice.text, choice.finish_reason) == (text[: text.index(stop)], "stop")

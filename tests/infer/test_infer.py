@@ -9,7 +9,7 @@ import pytest
 from swift.cli.main import main
 from swift.engines import InferRequest, PtEngine, RequestConfig
 from swift.models.record import write_record
-from swift.templates import load_template
+from swift.templates import Template, load_template
 from tests.tiny import ask, make_tokenizer, save_adapter, save_tiny
 
 
@@ -48,6 +48,13 @@ def unloaded(monkeypatch):
         raise AssertionError("the model was loaded")
 
     monkeypatch.setattr("swift.engines.transformers.load_source_model", fail)
+
+
+def test_a_template_that_serves_other_prompts_is_refused(base, data, unloaded, monkeypatch, capsys):
+    prompt = Template.prompt
+    monkeypatch.setattr(Template, "prompt", lambda self, *args, **switches: [5, *prompt(self, *args, **switches)])
+    assert swift("--model", base, "--val_dataset", data) == 2
+    assert "parity: the prompt that serving sends" in capsys.readouterr().err
 
 
 def test_batch(base, data, tmp_path, capsys):
@@ -153,7 +160,7 @@ def test_default_path_without_a_checkpoint(base, data, tmp_path, monkeypatch):
     ("row", "words"),
     [
         ({"messages": ask("sky " * 300)}, "data.jsonl:6: the prompt has"),
-        ({"messages": ask("x"), "images": ["a.png"]}, "data.jsonl:6: images"),
+        ({"messages": ask("x"), "images": ["a.png"]}, "data.jsonl:6: pictures, films and sounds"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, "data.jsonl:6"),
         ({"nothing": 1}, "data.jsonl:6"),
     ],
@@ -163,6 +170,18 @@ def test_bad_rows_are_told_before_the_model_is_loaded(base, data, tmp_path, caps
     assert swift("--model", base, "--val_dataset", data, "--result_path", tmp_path / "r.jsonl") == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "r.jsonl").exists()
+
+
+def test_bad_rows_are_left_out_where_that_is_asked_for(base, data, tmp_path, capsys):
+    bad = [{"nothing": 1}, {"messages": ask("x"), "images": ["a.png"]}]
+    data.write_text("".join(json.dumps(row) + "\n" for row in bad) + data.read_text())
+    path = tmp_path / "r.jsonl"
+    words = ["--model", base, "--val_dataset", data, "--result_path", path, "--max_new_tokens", 2]
+    assert swift(*words, "--strict", "false") == 0
+    assert [line["source"].rpartition(":")[2] for line in lines(path)] == ["3", "4", "5", "6", "7"]
+    told = capsys.readouterr().err
+    assert "1 left out: columns nothing are no known form" in told
+    assert "1 left out: pictures, films and sounds are not read yet" in told
 
 
 def test_a_result_path_that_cannot_be_written(base, data, tmp_path, capsys, unloaded):

@@ -19,6 +19,7 @@ from swift.plan.memory import (
     plan_memory,
     trainable_of,
 )
+from swift.plan.optimizer_step import OptimizerStep
 from swift.plan.trace import HEAP_LIMIT, LiveBytes, float32_cross_entropy, trace_step
 
 SIZES = {
@@ -33,7 +34,7 @@ SIZES = {
 ROWS, LENGTH, POSITIONS = 2, 24, 20
 
 
-def model_of(device: str, *, lora: bool = False, kind: type = LlamaConfig, tied: bool = False) -> Any:
+def model_of(device: str, *, lora: bool = False, kind: Any = LlamaConfig, tied: bool = False) -> Any:
     config = kind(**SIZES, tie_word_embeddings=tied)
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
@@ -66,8 +67,7 @@ def real_step(model: Any, *, checkpointing: bool) -> LiveBytes:
         kept = torch.zeros(POSITIONS // ROWS, dtype=torch.int64)
         targets = torch.zeros(POSITIONS, dtype=torch.int64)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            output = model(input_ids=ids, use_cache=False, logits_to_keep=kept)
-        loss = float32_cross_entropy(output.logits.flatten(0, 1), targets)
+            loss = float32_cross_entropy(model, {"input_ids": ids}, kept, targets)
         live.saved = sum(live.alive.values()) - live.alive["weights"]  # type: ignore[attr-defined]
         loss.backward()
     return live
@@ -215,3 +215,25 @@ def test_large_blocks_are_counted_apart() -> None:
     assert (live.heap_peak, live.mapped_peak) == (1 << 20, HEAP_LIMIT + 1)
     assert sum(live.peak.values()) == (1 << 20) + HEAP_LIMIT + 1
     assert live.alive["activations"] == large.nbytes
+
+
+def test_gradients_dropped_in_the_backward_pass_do_not_add_up() -> None:
+    whole, dropped = planned(model_of("meta")), planned(model_of("meta"), step=OptimizerStep(0, 0, in_backward=True))
+    assert dropped.parts["optimizer"] == 0
+    assert dropped.parts["gradients"] < whole.parts["gradients"] / 2
+
+
+def test_a_head_some_tokens_at_a_time_holds_few_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    from swift.train import head as module
+    from swift.train.loss import logps_at
+
+    model = model_of("meta", lora=True, kind=lambda **sizes: LlamaConfig(**{**sizes, "vocab_size": 8192}))
+    head = module.separable_head(model)
+    assert head is not None
+    monkeypatch.setattr(module, "CPU_ELEMENTS", head.out_features)
+
+    def loss(model: Any, inputs: dict[str, Any], kept: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return -logps_at(model, inputs, kept, targets, None, True, 0.0, head)[0].sum()
+
+    whole, chunked = planned(model), planned(model, loss=loss)
+    assert 0 < chunked.parts["logits"] < whole.parts["logits"] / 2

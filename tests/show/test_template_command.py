@@ -85,6 +85,27 @@ def test_a_template_whose_control_tokens_the_tokenizer_lacks(
     assert only["trained_text"] == ["  你好 😀<|eot_id|>"]
 
 
+def test_new_tokens_reach_the_rows(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "marked.jsonl"
+    file.write_text('{"query": "a <zz>", "response": "b"}\n')
+    words = ["--model", model, "--row", file, "--new_special_tokens"]
+    (only,) = objects(capsys, *words, "<zz>")
+    assert len(make_tokenizer()) in only["input_ids"]
+
+
+def test_rows_are_named_as_for_training(
+    model: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "mine.json"
+    table.write_text(json.dumps([{"name": "mine", "path": str(rows), "columns": {"question": "query"}}]))
+    words = ["--model", model, "--custom_dataset_info", table, "--row"]
+    assert ["error" in each for each in objects(capsys, *words, "mine#2")] == [False, False]
+    (only,) = objects(capsys, *words, "mine#1", "--truncation_strategy", "raise", "--max_length", 4)
+    assert only["error"].endswith("tokens are more than --max_length 4")
+    missing = objects(capsys, "--model", model, "--row", rows, "--disable_auto_column_mapping", "true")[1]
+    assert "are no known form" in missing["error"]
+
+
 def test_text_and_page(model: Path, rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["template", "--model", str(model), "--row", str(rows)]) == 0
     shown = capsys.readouterr().out

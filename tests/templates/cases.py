@@ -12,12 +12,16 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from survey import byte_tokenizer
 
 from swift.templates.closing import MARK
+from swift.templates.conversations import CONVERSATIONS as SHOWN
 from tests.shared import shared_dir
 
 SHARED = shared_dir()
-TEMPLATES = sorted((SHARED / "chat_templates").glob("*.jinja")) if SHARED else []
+OWN = Path(__file__).parent / "own"
+"""Small templates of the common forms, which every checkout has."""
+TEMPLATES = sorted(OWN.glob("*.jinja")) + (sorted((SHARED / "chat_templates").glob("*.jinja")) if SHARED else [])
 MASKS = sorted((SHARED / "chat_templates" / "masks").glob("*_training.jinja")) if SHARED else []
 
 TOOLS: list[dict[str, Any]] = [
@@ -48,19 +52,14 @@ CALL = {
 }
 ROME = {"id": "abcdef124", "type": "function", "function": {"name": "get_weather", "arguments": {"city": "Rome"}}}
 CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
-    "single": say("What is 2+2?", "It is 4."),
+    "single": SHOWN["one turn"],
     "multi": say("Hi", "Hello!", "How are you?", "Fine.", "ok", "Good."),
-    "system": [{"role": "system", "content": "Be brief."}, *say("Hi", "Hello!", "More", "Again!")],
+    "system": SHOWN["system"],
     "white": say("  spaced  \n", "\n  indented\n\ntext  \n", "quux", " y"),
-    "unicode": say("Grüße 🌍 你好", "héllo 😀👨‍👩‍👧 你好，世界"),
-    "same": say("same", "same", "same", "same"),
-    "reasoning": [
-        {"role": "user", "content": "2+2?"},
-        {"role": "assistant", "reasoning_content": "Adding two.", "content": "Four."},
-        {"role": "user", "content": "3+3?"},
-        {"role": "assistant", "reasoning_content": "Adding three.", "content": "Six."},
-    ],
-    "empty": say("Say nothing.", "", "Hi", "Hello!"),
+    "unicode": SHOWN["Unicode"],
+    "same": SHOWN["same twice"],
+    "reasoning": SHOWN["reasoning"],
+    "empty": SHOWN["empty answer"],
     "parallel": [
         {"role": "user", "content": "Weather in Paris and Rome?"},
         {"role": "assistant", "content": "", "tool_calls": [CALL, ROME]},
@@ -93,9 +92,12 @@ def gguf_tokenizer(name: str) -> Any:
 
 
 def tokenizer_for(path: Path, name: str = "gpt-2") -> Any:
-    """The shared tokenizer, set to one template of the collection."""
+    """The shared tokenizer, set to one template of the collection; a byte-level one for our own small templates."""
+    text = path.read_text(encoding="utf-8")
+    if path.parent == OWN:
+        return byte_tokenizer(text)
     tokenizer = gguf_tokenizer(name)
-    tokenizer.chat_template = text = path.read_text(encoding="utf-8")
+    tokenizer.chat_template = text
     tokenizer.bos_token, tokenizer.eos_token = "<s>", next((token for token in EOS if token in text), "</s>")
     return tokenizer
 

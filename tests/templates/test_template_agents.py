@@ -7,6 +7,7 @@ import random
 from typing import Any
 
 import pytest
+from survey import byte_tokenizer
 
 from swift.config import Decisions
 from swift.config.template import TemplateConfig
@@ -18,7 +19,6 @@ from swift.templates.agent_formats import own_formats, text_formats
 from swift.templates.choose import choose_template
 from swift.templates.loading import read_table
 from swift.templates.parsing import collect
-from swift.templates.survey import byte_tokenizer
 
 TOOLS: list[Any] = [
     {

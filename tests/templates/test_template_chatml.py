@@ -151,12 +151,12 @@ def test_control_text_is_plain_text(template: Template, tokenizer: Any) -> None:
 @pytest.mark.parametrize(
     ("messages", "words"),
     [
-        ([], "no messages"),
-        ([{"role": "user", "content": "a"}], "no assistant turn"),
+        ([], "there is no message"),
+        ([{"role": "user", "content": "a"}], "no message is an assistant's turn"),
         ([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "loss": False}], "loss: false"),
         ([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}], "weight: 0"),
         ([{"role": "human", "content": "a"}], "role 'human'"),
-        ([{"role": "user", "content": 3}], "is a int"),
+        ([{"role": "user", "content": 3}], r"content of message 1 \(user\) is a number, not text"),
         ([{"role": "user", "content": "a"}, {"role": "assistant"}], "neither content nor tool_calls"),
         ([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "tool_calls": [{}]}], "no function"),
     ],

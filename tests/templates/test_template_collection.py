@@ -13,9 +13,16 @@ from swift.errors import SwiftError
 from swift.rows import IGNORE, Source
 from swift.templates import Template
 from swift.templates.messages import with_text_arguments
-from tests.templates.cases import CALLING, CONVERSATIONS, TEMPLATES, TOOLS, clock_of, tokenizer_for, trained_texts
-
-pytestmark = pytest.mark.skipif(not TEMPLATES, reason="no shared folder with chat templates here")
+from tests.templates.cases import (
+    CALLING,
+    CONVERSATIONS,
+    OWN,
+    TEMPLATES,
+    TOOLS,
+    clock_of,
+    tokenizer_for,
+    trained_texts,
+)
 
 
 @pytest.fixture(scope="module", params=TEMPLATES, ids=lambda path: path.stem)
@@ -107,6 +114,27 @@ def test_ids_are_the_tokenizers_own(template: Template) -> None:
         assert (
             sample.input_ids.tolist() == ids or sample.input_ids[: len(prompt)].tolist() == prompt != ids[: len(prompt)]
         )
+
+
+OWN_SAMPLES = {
+    "im_start": [1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+    "headers": [1, 1, 1, 1, 1, 1, 1, 1, 0, 1],
+    "brackets": [1, 1, 1, 1, 1, 1, 1, 1, 0, 0],
+    "reasoning": [1, 1, 1, 1, 1, 1, 2, 1, 0, 0],
+}
+"""Samples that each conversation takes under our own small templates; 0: refused, as no call would be trained."""
+
+
+@pytest.mark.parametrize("name", OWN_SAMPLES)
+def test_own_templates_take_what_they_can_write(name: str) -> None:
+    template, taken = Template(tokenizer_for(OWN / f"{name}.jinja")), []
+    for case, messages in CONVERSATIONS.items():
+        row: Any = {"messages": messages, "tools": TOOLS if case in CALLING else None}
+        try:
+            taken.append(len(template.encode(row)))
+        except SwiftError:
+            taken.append(0)
+    assert taken == OWN_SAMPLES[name]
 
 
 @pytest.mark.parametrize("value", [True, False])

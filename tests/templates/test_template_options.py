@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from swift.config import Decisions, TemplateConfig, TrainTemplateConfig
+from swift.config.commands import ShowConfig
 from swift.errors import SwiftError
 from swift.templates import Template, trained_spans
-from swift.templates.choose import choose_template
+from swift.templates.choose import choose_template, open_template
 from tests.templates.cases import CONVERSATIONS, SHARED, say, tokenizer_for, trained_texts
 from tests.tiny_tokenizer import CHATML, make_tokenizer
 
@@ -24,6 +26,14 @@ def collection(name: str) -> Any:
 def choose(tokenizer: Any, recorded: Any = None, **flags: Any) -> tuple[Template, dict[str, Any]]:
     decisions = Decisions()
     template = choose_template(tokenizer, TrainTemplateConfig(**flags), decisions, recorded)
+    return template, {each.name: (each.value, each.origin) for each in decisions}
+
+
+def open_with(tokenizer: Any, names: list[str], recorded: Any = None) -> tuple[Template, dict[str, Any]]:
+    """The template with `--new_special_tokens`, of a model whose tokenizer this is."""
+    decisions = Decisions()
+    source: Any = SimpleNamespace(load_tokenizer=lambda _: tokenizer, recorded_template=recorded)
+    template = open_template(ShowConfig.of(model="none", new_special_tokens=names), source, decisions)
     return template, {each.name: (each.value, each.origin) for each in decisions}
 
 
@@ -60,14 +70,22 @@ def test_options_are_told_recorded_and_read_back() -> None:
     assert "loss_scale" not in {each.name for each in decisions}
 
 
-def test_a_record_of_an_earlier_version_is_read() -> None:
-    record = Template(make_tokenizer()).to_dict()
-    for name in ("loss_scale", "preserve_thinking", "add_non_thinking_prefix"):
-        del record[name]
-    for former, now in (("token", "allow"), ("error", "refuse"), ("text", "text")):
-        template, _ = choose(make_tokenizer(), {**record, "special_tokens_in_content": former})
-        assert template.special_tokens_in_content == now
-        assert template.to_dict()["special_tokens_in_content"] == now
+def test_new_tokens_are_meant_in_contents_also_behind_a_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "more.txt").write_text("<yy>")
+    tokenizer = make_tokenizer()
+    names = ["<zz>", str(tmp_path / "more.txt")]
+    template, told = open_with(tokenizer, names)
+    ids = tokenizer.convert_tokens_to_ids(["<zz>", "<yy>"])
+    assert told["new_special_tokens"] == (ids, "flag")
+    asked = say("a <zz> <|im_end|>", "b <yy><zz> c")
+    (sample,) = template.encode({"messages": asked})  # type: ignore[typeddict-item]
+    spelled = sample.input_ids.tolist()
+    assert [spelled.count(each) for each in (*ids, tokenizer.eos_token_id)] == [2, 1, 2]
+    assert [sample.labels.tolist().count(each) for each in ids] == [1, 1]
+    served = choose_template(tokenizer, TemplateConfig(), Decisions(), template.to_dict())
+    assert served.prompt(asked[:1]).count(ids[0]) == 1
+    again, _ = open_with(tokenizer, ["<ww>"], template.to_dict())
+    assert again.new_special_tokens == ["<zz>", "<yy>", "<ww>"]
 
 
 def test_no_chat_template() -> None:

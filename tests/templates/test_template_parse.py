@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from round_trip import CASES, TOOLS, functions_of, generated, in_pieces, message_for
+from survey import byte_tokenizer
 
 from swift.errors import SwiftError
 from swift.templates import Template
 from swift.templates.parsing import Piece
-from swift.templates.round_trip import CASES, TOOLS, functions_of, generated, in_pieces, message_for
-from swift.templates.survey import byte_tokenizer
 from tests.templates.cases import TEMPLATES
 
 WRITTEN_OTHERWISE = {
@@ -69,7 +69,9 @@ BY_HAND = {
 
 
 def template_named(name: str) -> Template:
-    path = next(path for path in TEMPLATES if path.stem == name)
+    path = next((path for path in TEMPLATES if path.stem == name), None)
+    if path is None:
+        pytest.skip("no shared folder with this chat template here")
     return Template(byte_tokenizer(path.read_text(encoding="utf-8")), source=name)
 
 

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(SHARED is None, reason="no shared folder with ch
 
 
 def answer(number: int, turn: int) -> tuple[str, str]:
-    return f"adding {number} " * (1 + 4 * turn * (number % 2)), f"it is {number + turn}"
+    return f"adding {number} " * (1 + 4 * turn * (number == 3)), f"it is {number + turn}"
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_rows_samples_steps_and_tokens(rows: Path, tmp_path: Path, capsys: pytes
     for number in range(4):
         for turn in range(2):
             thought, said = answer(number, turn)
-            text = f"<think>\n{thought.strip()}\n</think>\n\n{said}<|im_end|>"
+            text = f"<think>\n{thought}\n</think>\n\n{said}<|im_end|>"
             expected += len(tokenizer(text, add_special_tokens=False).input_ids)
     found, _ = counts(rows, folder, capsys)
     assert (found["rows"], found["samples"], found["steps"]) == (4, 8, 12)

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from swift.train import loss
-from swift.train.loss import row_logps
+from swift.train import row_logps as module
+from swift.train.row_logps import row_logps
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -17,7 +17,7 @@ def test_equal_to_cross_entropy(
     smoothing: float, dtype: torch.dtype, rows_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = [slice(start, start + rows_at_once) for start in range(0, 7, rows_at_once)]
-    monkeypatch.setattr(loss, "slices", lambda logits: step)
+    monkeypatch.setattr(module, "slices", lambda logits: step)
     torch.manual_seed(0)
     logits = (3 * torch.randn(7, 50)).to(dtype).requires_grad_()
     twin = logits.detach().clone().requires_grad_()

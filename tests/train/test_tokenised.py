@@ -8,13 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from survey import byte_tokenizer
 
 from swift.config import Decisions, SftConfig
 from swift.config.commands import PrepareConfig
+from swift.config.effect import without_effect
 from swift.data.cache import finish
 from swift.errors import SwiftError
-from swift.templates.survey import byte_tokenizer
 from swift.templates.template import Template
+from swift.train.arguments import eval_strategy
+from swift.train.assemble import check_prompts
+from swift.train.channels import channels_of
+from swift.train.prepare import check_options
 from swift.train.tokenised import RunRows, about_of, fill, tokenise
 
 CHATML = (
@@ -51,24 +56,29 @@ def test_the_second_run_reads_no_row_and_has_all_the_first_had(rows: Path) -> No
     for one, other in ((first[1].train, second[1].train), (first[1].held, second[1].held)):
         assert np.array_equal(one.ids, other.ids) and np.array_equal(one.labels, other.labels)
         assert one.dropped == other.dropped
-    dropped = first[1].train.dropped + first[1].held.dropped
+    dropped = [*first[1].train.dropped, *first[1].held.dropped]
     assert {each.reason.split(":")[0] for each in dropped} >= {"not JSON"}
     assert any("max_length" in each.reason for each in dropped)
     assert first[2].notes == second[2].notes and sum(first[2].notes.values()) > 0
     assert first[2].fixed == second[2].fixed
 
 
-def test_whatever_changes_a_token_has_a_place_of_its_own(rows: Path) -> None:
+def test_whatever_changes_a_token_has_a_place_of_its_own(rows: Path, tmp_path: Path) -> None:
+    scale = tmp_path / "scale.json"
     options: list[dict[str, Any]] = [{}, {"loss_scale": "last_round"}, {"max_length": 60}]
     places = {run(rows, **each)[1].place for each in options}
     rows.write_text(rows.read_text().replace("answer 3", "reply 3"))
     places.add(run(rows)[1].place)
-    assert len(places) == 4
+    for weight in (2.0, 3.0):
+        scale.write_text(json.dumps({"answer": [weight]}))
+        places.add(run(rows, loss_scale=str(scale))[1].place)
+    assert len(places) == 6
 
 
 def test_nothing_is_kept_where_nothing_is_asked_to_be(rows: Path, tmp_path: Path) -> None:
     _, sets, _, _ = run(rows, load_from_cache_file=False)
     assert sets.place is None and len(sets.train) == 31
+    assert sets.train.dropped == run(rows)[1].train.dropped
     assert int(sets.train.ids.sum()) == int(run(rows)[1].train.ids.sum())
     assert not list((tmp_path / "tokens").glob("passing-*"))
 
@@ -85,13 +95,18 @@ def test_a_cache_that_cannot_be_written_stops_no_run(
 @pytest.fixture
 def prepared(rows: Path, tmp_path: Path) -> Path:
     """What `swift prepare` leaves."""
-    config = PrepareConfig.of(model="none", strict=False, dataset=[str(rows)], split_dataset_ratio=0.2)
+    return prepare_into(tmp_path / "prepared", rows, split_dataset_ratio=0.2)
+
+
+def prepare_into(folder: Path, rows: Path, **options: Any) -> Path:
+    config = PrepareConfig.of(model="none", strict=False, dataset=[str(rows)], **options)
     config.data.load_from_cache_file = False
     template, reader = Template(byte_tokenizer(CHATML)), RunRows(config, 0)
-    (tmp_path / "building").mkdir()
-    kept = fill(tmp_path / "building", reader, template, 150)
-    finish(tmp_path / "building", tmp_path / "prepared", about_of(reader, template, 150) | kept)
-    return tmp_path / "prepared"
+    building = folder.with_name("building")
+    building.mkdir()
+    kept = fill(building, reader, template, 150)
+    finish(building, folder, about_of(reader, template, 150) | kept)
+    return folder
 
 
 @pytest.mark.parametrize("part", ["", "train"])
@@ -111,3 +126,74 @@ def test_prepared_rows_for_something_else_are_refused_by_name(prepared: Path, ro
         run(None, cached_dataset=[str(tmp_path)])
     with pytest.raises(SwiftError, match="both name rows"):
         run(rows, cached_dataset=[str(prepared)])
+    with pytest.raises(SwiftError, match="--cached_val_dataset and --split_dataset_ratio both"):
+        run(rows, cached_val_dataset=[str(prepared)], split_dataset_ratio=0.1)
+
+
+def test_several_prepared_folders_follow_one_another(prepared: Path, tmp_path: Path) -> None:
+    weighted = tmp_path / "weighted.jsonl"
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "half", "weight": 0.5}]
+    weighted.write_text(json.dumps({"messages": turns}) + "\n" + json.dumps({"query": "q", "response": "l" * 300}))
+    names = [str(prepared), str(prepare_into(tmp_path / "second", weighted))]
+    one, other = (run(None, cached_dataset=[name])[1].train for name in names)
+    sets = run(None, cached_dataset=names, cached_val_dataset=names[::-1])[1]
+    assert np.array_equal(sets.train.ids, np.concatenate([one.ids, other.ids]))
+    assert np.array_equal(sets.train.weights, np.concatenate([np.ones(len(one.ids), np.float32), other.weights]))
+    sources = [each.source(at) for each in (one, other) for at in range(len(each))]
+    assert [sets.train.source(at) for at in range(len(sets.train))] == sources
+    assert sets.train.dropped == [*one.dropped, *other.dropped] and sets.train.rows == one.rows + other.rows
+    held = run(None, cached_dataset=names[:1])[1].held
+    assert np.array_equal(sets.held.ids, np.concatenate([other.ids, held.ids]))
+
+
+def test_channels_stay_with_the_tokens(rows: Path, tmp_path: Path) -> None:
+    named = [{"query": "q", "response": f"r {at}", **({"channel": "ab"[at % 2]} if at else {})} for at in range(5)]
+    rows.write_text("".join(json.dumps(each) + "\n" for each in named))
+    folder = [str(prepare_into(tmp_path / name, rows)) for name in ("one", "two")]
+    first = channels_of(run(rows, dataset_shuffle=False)[1].train)
+    assert (first.names, first.of_sample.tolist()) == (["a", "b", "none"], [2, 1, 0, 1, 0])
+    reader, sets, _, _ = run(rows, dataset_shuffle=False)
+    assert reader.found is None and channels_of(sets.train).of_sample.tolist() == first.of_sample.tolist()
+    both = channels_of(run(None, cached_dataset=folder)[1].train)
+    assert both.names == first.names and np.bincount(both.of_sample).tolist() == [4, 4, 2]
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_kept_rows_are_checked_as_they_were_read(prepared: Path, rows: Path, cached: bool) -> None:
+    class Changed(Template):
+        def prompt(self, messages: Any, tools: Any = None, **switches: Any) -> list[int]:
+            asked = [{**each, "content": each["content"].replace("q", "Q")} for each in messages]
+            return super().prompt(asked, tools, **switches)
+
+    run(rows)
+    reader, _, template, _ = run(rows) if cached else run(None, cached_dataset=[str(prepared)])
+    assert reader.found is None
+    decisions = Decisions()
+    check_prompts(template, reader, decisions)
+    assert [each.value for each in decisions] == ["32 samples checked"]
+    with pytest.raises(SwiftError, match="message 1 is not what training puts") as caught:
+        check_prompts(Changed(byte_tokenizer(CHATML)), reader, decisions)
+    assert "rows.jsonl:" in str(caught.value.where)
+
+
+def test_no_option_around_the_cache_is_ignored(prepared: Path, rows: Path, tmp_path: Path) -> None:
+    sets = run(rows, cached_val_dataset=[str(prepared)])[1]
+    assert len(sets.train) == 31
+    assert np.array_equal(sets.held.ids, run(None, cached_dataset=[str(prepared)])[1].held.ids)
+    for options in (
+        {"cached_dataset": [str(prepared)]},
+        {"dataset": [str(rows)], "cached_val_dataset": [str(prepared)]},
+    ):
+        assert eval_strategy(SftConfig.of(**options, eval_strategy="epoch")) == "epoch"
+    config = SftConfig.of(cached_dataset=[str(prepared)], split_dataset_ratio=0.1, columns={"a": "query"})
+    assert {spec.name for spec, _ in without_effect(config)} == {"split_dataset_ratio", "columns"}
+
+    def options_of_prepare(**options: Any) -> Decisions:
+        decisions = Decisions()
+        given = {"model": "m", "dataset": [str(rows)], "output_dir": str(tmp_path / "new"), **options}
+        check_options(PrepareConfig.of(**given), decisions)
+        return decisions
+
+    assert [each.name for each in options_of_prepare(packing=True)] == ["packing"]
+    with pytest.raises(SwiftError, match="--cached_val_dataset names rows that are tokenised already"):
+        options_of_prepare(cached_val_dataset=[str(prepared)])

@@ -18,14 +18,14 @@ from tests.tiny import ask
 from tests.train.conftest import losses
 from tests.tuners.kinds import ADAPTERS, STARTS, VIRTUAL
 
-RATES = {"ia3": 0.1, "prompt": 0.3, "prefix": 0.1, "vera": 0.1, "fourierft": 0.05, "lora-ga": 1e-3, "pissa": 1e-3}
+RATES = {"ia3": 0.1, "prompt": 0.3, "prefix": 0.1, "vera": 0.1, "fourierft": 0.02, "lora-ga": 1e-3, "pissa": 1e-3}
 CASES: dict[str, dict[str, Any]] = {
     **{kind: {"train_type": kind, **given} for kind, given in ADAPTERS.items() if kind != "lora"},
     "adalora-cuts-seldom": {
         **{"train_type": "adalora", "adalora_init_r": 6, "adalora_target_r": 3},
         **{"adalora_deltaT": 3, "adalora_tinit": 1, "adalora_tfinal": 2},
     },
-    **{start: STARTS[start] for start in ("dora", "pissa-rslora", "olora", "eva", "corda", "lora-ga")},
+    **{start: STARTS[start] for start in ("dora", "pissa-rslora", "olora", "eva", "lora-ga")},
     "longlora": {"train_type": "longlora"},
     "lora+": {"lorap_lr_ratio": 8.0},
     "tokens": {"new_special_tokens": ["<mark>", "<end>"]},
@@ -61,3 +61,41 @@ def test_a_run(case: str, train: Train, tmp_path: Path) -> None:
         return
     merged = merge_lora(str(whole.checkpoint), tmp_path / "merged")
     assert answer(PtEngine(str(merged), torch_dtype="float32")) == served
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"train_type": "prompt", "packing": True}, "--packing true with --train_type prompt"),
+        ({"train_type": "longlora", "padding_free": True}, "--padding_free true with --train_type longlora"),
+        ({"train_type": "prefix", "gradient_checkpointing": True}, "get no prefix"),
+        ({"train_type": "vera", "new_special_tokens": ["<a>"]}, "--new_special_tokens with --train_type vera"),
+        ({"init_weights": "loftq"}, "--init_weights loftq: PEFT"),
+        ({"init_weights": "bat"}, "LoRA has no such start"),
+        ({"train_type": "oft", "init_weights": "pissa"}, "oft has no such start"),
+        ({"optimizer": "lorap"}, "it needs LoRA and a ratio"),
+        ({"init_weights": "pissa", "load_best_model_at_end": True}, "--load_best_model_at_end true with lora"),
+    ],
+)
+def test_options_that_do_not_go_together(options: dict[str, Any], said: str, train: Train) -> None:
+    with pytest.raises(SwiftError) as caught:
+        train(model="no-such-model", **options)
+    assert said in f"{caught.value.what} {caught.value.fix}"
+
+
+def test_training_goes_on_from_each_kind_of_adapter(train: Train, tmp_path: Path) -> None:
+    for kind in ("adalora", "vera", "prompt", "pissa"):
+        options = CASES.get(kind, {"init_weights": "pissa"}) | {"learning_rate": RATES.get(kind, 1e-2), "max_steps": 3}
+        first = train(output_dir=str(tmp_path / kind), **options)
+        again = train(output_dir=str(tmp_path / f"{kind}-again"), adapters=[str(first.checkpoint)], max_steps=2)
+        assert losses(again)[1] < losses(first)[1]
+        with pytest.raises(SwiftError, match="--train_type boft: the adapter is"):
+            train(output_dir=str(tmp_path / "x"), adapters=[str(first.checkpoint)], train_type="boft")
+
+
+def test_new_tokens_are_trained_with_whole_weights_too(train: Train, tmp_path: Path) -> None:
+    run = train(train_type="full", learning_rate=1e-3, max_steps=2, new_special_tokens=["<mark>"])
+    engine = PtEngine(str(run.checkpoint))
+    token = engine.tokenizer.convert_tokens_to_ids("<mark>")
+    assert engine.tokenizer.tokenize("a<mark>b")[1] == "<mark>"
+    assert engine.model.get_input_embeddings().weight.shape[0] == token + 1 == engine.model.config.vocab_size

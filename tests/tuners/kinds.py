@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
+
+import pytest
 
 ADAPTERS: dict[str, dict[str, Any]] = {
     "lora": {},
@@ -34,3 +37,8 @@ STARTS: dict[str, dict[str, Any]] = {
     "lora-ga": {"init_weights": "lora-ga", "lora_ga_stable_gamma": 64},
 }
 """Ways in which LoRA starts; a random start is a different model, the others are the base model's."""
+
+POSSIBLE_STARTS = [
+    pytest.param(name, marks=pytest.mark.skipif(name == "corda" and find_spec("attr") is None, reason="attrs"))
+    for name in STARTS
+]

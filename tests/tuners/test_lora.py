@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, PhimoeConfig, PhimoeForCausalLM
 
 from swift.config import TunerConfig
 from swift.errors import SwiftError
@@ -54,6 +54,14 @@ def test_linear_modules_of_gpt2_count_as_linear() -> None:
     model = GPT2LMHeadModel(GPT2Config(vocab_size=16, n_positions=8, n_embd=8, n_layer=1, n_head=2))
     inside = {f"transformer.h.0.{name}" for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")}
     assert trained(model) == pairs(inside)
+
+
+def test_a_router_that_returns_more_than_a_product_is_left_alone() -> None:
+    sizes = {"vocab_size": 16, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 2}
+    with torch.device("meta"):
+        names = trained(PhimoeForCausalLM(PhimoeConfig(**sizes, **heads)))
+    assert names == pairs({f"model.layers.0.{name}" for name in ATTENTION})
 
 
 def test_modules_to_save_are_trained_in_full_beside_all_linear() -> None:

@@ -1,4 +1,4 @@
-"""Whether answers come back: `python -m swift.templates.round_trip FOLDER [PAGE.md]`.
+"""Whether answers come back: `python benchmarks/round_trip.py FOLDER [PAGE.md]`.
 
 For each template of a folder, messages of several kinds are rendered as a server would have the model generate them,
 and parsed; what comes back is compared with the message, as far as the template writes it.
@@ -11,12 +11,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from survey import byte_tokenizer, put_section
+
 from swift.errors import SwiftError
 from swift.rows import Message
 from swift.templates import messages as checks
 from swift.templates.parsing import collect
 from swift.templates.provenance import origin_of
-from swift.templates.survey import byte_tokenizer, put_section
 from swift.templates.template import Template
 
 
@@ -142,7 +143,7 @@ def _kind(template: Template) -> str:
 def main(words: list[str]) -> None:
     """Print the table, or put it into a page."""
     if not 1 <= len(words) <= 2 or not Path(words[0]).is_dir():
-        sys.exit("usage: python -m swift.templates.round_trip FOLDER [PAGE.md]")
+        sys.exit("usage: python benchmarks/round_trip.py FOLDER [PAGE.md]")
     table = page(Path(words[0]))
     if len(words) == 1:
         print(table)

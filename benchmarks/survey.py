@@ -1,4 +1,4 @@
-"""What becomes of conversations under each template of a folder: `python -m swift.templates.survey FOLDER [PAGE.md]`.
+"""What becomes of conversations under each template of a folder: `python benchmarks/survey.py FOLDER [PAGE.md]`.
 
 Every `.jinja` file meets a handful of conversations, on a byte-level vocabulary that holds its control tokens.
 """
@@ -82,7 +82,7 @@ def _stops(template: Template) -> str:
 def main(words: list[str]) -> None:
     """Print the table of a folder, or put it into a page."""
     if len(words) not in (1, 2) or not Path(words[0]).is_dir():
-        sys.exit("usage: python -m swift.templates.survey FOLDER [PAGE.md]")
+        sys.exit("usage: python benchmarks/survey.py FOLDER [PAGE.md]")
     text = survey(Path(words[0]))
     if len(words) == 2:
         put_section(Path(words[1]), "survey", text)

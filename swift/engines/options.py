@@ -1,0 +1,74 @@
+"""From options by name to a loaded model with its template, as an engine of this process holds them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from swift.compat import quiet_libraries
+from swift.config.commands import InferConfig
+from swift.config.decisions import Decisions
+from swift.config.fields import options_in
+from swift.config.model import ModelConfig
+from swift.config.template import TemplateConfig
+from swift.errors import SwiftError
+from swift.models.source import ModelSource, find_source
+from swift.templates.choose import choose_template
+from swift.tuners.adapters import add_adapters
+
+if TYPE_CHECKING:
+    from swift.templates import Template
+
+
+def read_options(model: str | None, options: dict[str, Any]) -> InferConfig:
+    """The options of model and template, read as `swift infer` reads them; None means not given.
+
+    Raises:
+        SwiftError: there is no such option, its value does not fit, or it belongs to a request.
+    """
+    given = {name: value for name, value in {"model": model, **options}.items() if value is not None}
+    config = InferConfig.of(**given | _dtype(given))
+    known = options_in(ModelConfig, "model") | options_in(TemplateConfig, "template")
+    names = {*known, *(alias for spec in known.values() for alias in spec.aliases)}
+    if other := [name for name in given if name not in names]:
+        raise SwiftError(
+            f"{', '.join(other)}: an engine takes options of the model and the template",
+            fix="how an answer is generated stands in a RequestConfig",
+        )
+    return config
+
+
+def _dtype(given: dict[str, Any]) -> dict[str, str]:
+    """`torch.bfloat16` by its name."""
+    return {name: dtype_name(given[name]) for name in ("torch_dtype", "dtype") if name in given}
+
+
+def load_parts(config: InferConfig, *, load_args: bool) -> tuple[Any, Template]:
+    """Load the model that the options name, with its adapters, and its template.
+
+    Raises:
+        SwiftError: model, adapters or template cannot be found, read or put together.
+    """
+    quiet_libraries()
+    decisions = Decisions()
+    source = find_source(config.model, decisions)
+    tokenizer = source.load_tokenizer(config.model.trust_remote_code)
+    # The template first: a mistake in it shows before weights are read.
+    recorded = source.recorded_template if load_args else None
+    template = choose_template(tokenizer, config.template, decisions, recorded)
+    return load_source_model(source, config.model, decisions), template
+
+
+def load_source_model(source: ModelSource, config: ModelConfig, decisions: Decisions) -> Any:
+    """The base model with its adapters on it."""
+    from swift.models.load import load_as
+
+    loaded = load_as(config, source.path)
+    decisions.add("torch_dtype", dtype_name(loaded.dtype), "model", loaded.reasons["dtype"])
+    decisions.add("attn_impl", loaded.attn, "machine", loaded.reasons["attention"])
+    decisions.add("device", str(loaded.device), "machine", loaded.reasons["device"])
+    return add_adapters(loaded.model, source.adapters)
+
+
+def dtype_name(dtype: Any) -> str:
+    """`torch.bfloat16` and `bfloat16` are both `bfloat16`."""
+    return str(dtype).removeprefix("torch.")

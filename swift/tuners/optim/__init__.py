@@ -1,0 +1,1 @@
+"""Optimizers that neither torch nor transformers brings: one file for each, one update rule for each."""
