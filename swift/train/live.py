@@ -121,7 +121,8 @@ class StreamRows:
         return iter_rows(self.config.data.dataset, self.config.data, seed=self.seed + epoch, **self._hub)
 
     def _first(self) -> RowSet:
-        good, dropped = list[Placed](), list[Dropped]()
+        good: list[Placed] = []
+        dropped: list[Dropped] = []
         for item in self.read(0):
             if isinstance(item, Dropped):
                 dropped.append(item)
