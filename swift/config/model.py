@@ -22,7 +22,7 @@ class SourceConfig:
         factory=list,
         check=named,
     )
-    model_revision: str | None = option(None, "Branch, tag or commit of the model on its hub.")
+    model_revision: str | None = option(None, "Branch, tag or commit of the model on its hub.", aliases=("revision",))
     use_hf: bool | None = option(
         None,
         "Take ids from Hugging Face (true) or ModelScope (false).",

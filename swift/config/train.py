@@ -39,8 +39,8 @@ class TrainConfig:
     chunked_cross_entropy: bool | None = option(
         None,
         "Compute the logits of some tokens at a time, so that those of a whole micro-batch never lie in memory; unset "
-        "means yes, where the output embedding alone makes the model's logits and is not trained: then it costs no "
-        "time. A trained one computes its logits twice.",
+        "means yes, where the output embedding alone makes the model's logits, is not trained, and a micro-batch "
+        "trains 1,024 tokens or more: then it costs no time. A trained one computes its logits twice.",
     )
     eval_metric: str | None = option(None, "Metric of evaluation besides the loss: acc, or one from a plugin.")
     callbacks: list[str] = option(help="Callbacks from --external_plugins, by name.", factory=list)

@@ -169,6 +169,11 @@ def with_text_arguments(message: dict[str, Any]) -> dict[str, Any]:
     return {**message, "tool_calls": calls}
 
 
+def with_joined_parts(message: dict[str, Any]) -> dict[str, Any]:
+    """A message whose content is one text."""
+    return {**message, "content": text_of(message)} if isinstance(message.get("content"), list) else message
+
+
 def traced(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """A copy whose contents, reasoning and tool calls carry their origin."""
     out = []

@@ -130,10 +130,25 @@ class Rendering:
         return checks.trace_value(tools, origin_of(len(messages), "content"))
 
     def _fitting(self, messages: Sequence[Any]) -> Sequence[Any]:
-        """Messages with the arguments of tool calls as JSON text, where the template takes no objects."""
+        """Messages as the template takes them: arguments of tool calls as JSON text, text parts as one text."""
+        if any(isinstance(message.get("content"), list) for message in messages) and not self._takes_parts:
+            messages = [checks.with_joined_parts(message) for message in messages]
         if not any(message.get("tool_calls") for message in messages) or not self._takes_text_only:
             return messages
         return [checks.with_text_arguments(message) for message in messages]
+
+    @cached_property
+    def _takes_parts(self) -> bool:
+        """Whether a content in parts renders as the same content in one text."""
+        texts = []
+        for content in ([{"type": "text", "text": USER}], USER):
+            messages = [{"role": "user", "content": content}]
+            try:
+                variables = self._variables(messages, None, True, {})
+                texts.append(self._guard(lambda given=variables: self._select(None).render(given)))
+            except SwiftError:
+                return False
+        return texts[0] == texts[1]
 
     @cached_property
     def _takes_text_only(self) -> bool:

@@ -20,8 +20,21 @@ def loss_name(config: SftConfig) -> str:
     return "dft" if train.enable_dft_loss else train.loss_type or "cross_entropy"
 
 
-def chosen_head(config: SftConfig, model: Any) -> Any:
-    """The model's output embedding where its logits are computed some tokens at a time, else None."""
+MANY = 1024
+"""Trained tokens of a micro-batch from which on it costs no time to compute their logits some at a time."""
+
+
+def chosen_head(config: SftConfig, model: Any, tokens: int) -> Any:
+    """The model's output embedding where its logits are computed some tokens at a time, else None.
+
+    Args:
+        config: the run's options.
+        model: the tuned model.
+        tokens: trained tokens of the largest micro-batch.
+
+    Raises:
+        SwiftError: it is asked for, and the model's logits are not those of its output embedding alone.
+    """
     from swift.train.head import separable_head
 
     sharded = config.train.more.get("torch_compile") or any(
@@ -32,7 +45,7 @@ def chosen_head(config: SftConfig, model: Any) -> Any:
     head = separable_head(model)
     # BAdam never trains it, whatever requires gradients before the first step.
     trained = head is not None and any(p.requires_grad for p in head.parameters()) and config.train.optimizer != "badam"
-    if config.train.chunked_cross_entropy is None and trained:
+    if config.train.chunked_cross_entropy is None and (trained or tokens < MANY):
         return None
     if head is None and config.train.chunked_cross_entropy:
         raise SwiftError(

@@ -80,6 +80,12 @@ def check_options(config: PrepareConfig, decisions: Decisions) -> Path:
     if not config.output.output_dir:
         raise SwiftError("--output_dir is missing", fix="name a folder for the tokenised rows")
     folder = Path(config.output.output_dir).expanduser().absolute()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SwiftError(
+            f"--output_dir {folder} cannot be made: {error.strerror}", fix="name a folder that you may write"
+        ) from None
     if folder.exists() and any(folder.iterdir()):
         if not config.output.exist_ok or not is_whole(folder):
             raise SwiftError(

@@ -190,7 +190,7 @@ def _memory_planner(
     from swift.train.loss import logps_at, takes_logits_to_keep
 
     largest = data.largest_micro_batch(rounding(skeleton.device))
-    head = chosen_head(config, model)
+    head = chosen_head(config, model, largest.logits)
     select = takes_logits_to_keep(model)
 
     def loss(model: Any, inputs: dict[str, Any], kept: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -343,7 +343,7 @@ def make_trainer(
         weights_loaded=config.tuner.train_type in WHOLE_WEIGHTS or hasattr(loaded.model, "peft_config"),
         schedule=schedule_of(config, loaded.model, source),
         told=Told(run_folder / "dropped.jsonl", data.live.first, collator, template.fixed) if data.live else None,
-        head=chosen_head(config, loaded.model),
+        head=chosen_head(config, loaded.model, data.largest_micro_batch(multiple).logits),
         channel_meter=ChannelMeter(data.channels.names, objective) if data.channels else None,
         callbacks=[LogFile(run_folder / "logging.jsonl"), Progress(), *extra, LastStep()],
     )

@@ -313,3 +313,15 @@ def test_long_prompt_of_a_slow_tokenizer(tokenizer: Any) -> None:
     (sample,), (fast,) = Template(Slow()).encode(row), Template(tokenizer).encode(row)
     assert sample.input_ids.tolist() == fast.input_ids.tolist()
     assert sample.labels.tolist() == fast.labels.tolist()
+
+
+def test_text_in_parts_is_the_same_text(template: Template) -> None:
+    parts = [{"type": "text", "text": "what is "}, {"type": "text", "text": "the colour?"}]
+    answer = [{"type": "text", "text": "Paris"}]
+    (given,) = template.encode(
+        {"messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": answer}]}
+    )
+    (plain,) = template.encode({"messages": say("what is the colour?", "Paris")})
+    assert given.input_ids.tolist() == plain.input_ids.tolist()
+    assert given.labels.tolist() == plain.labels.tolist()
+    assert template.prompt([{"role": "user", "content": parts}]) == template.prompt(say("what is the colour?"))

@@ -171,7 +171,7 @@ def test_kept_rows_are_checked_as_they_were_read(prepared: Path, rows: Path, cac
     decisions = Decisions()
     check_prompts(template, reader, decisions)
     assert [each.value for each in decisions] == ["32 samples checked"]
-    with pytest.raises(SwiftError, match="message 1 is not what training puts") as caught:
+    with pytest.raises(SwiftError, match="message 2 is not what training puts") as caught:
         check_prompts(Changed(byte_tokenizer(CHATML)), reader, decisions)
     assert "rows.jsonl:" in str(caught.value.where)
 
