@@ -177,6 +177,9 @@ def test_a_row_that_the_template_refuses_stops_a_lazy_run_after_a_checkpoint(tra
     ("options", "said"),
     [
         ({"streaming": True}, "--streaming needs --max_steps"),
+        ({"streaming": True, "max_steps": 1, "enable_channel_loss": True}, "--streaming with --enable_channel_loss"),
+        ({"lazy_tokenize": True, "enable_channel_loss": True}, "--lazy_tokenize with --enable_channel_loss"),
+        ({"lazy_tokenize": True, "cached_val_dataset": ["kept"]}, "--lazy_tokenize with --cached_val_dataset"),
         ({"streaming": True, "max_steps": 1, "split_dataset_ratio": 0.1}, "--val_dataset"),
         ({"streaming": True, "max_steps": 1, "packing": True}, "--packing_length"),
         ({"streaming": True, "max_steps": 1, "lazy_tokenize": True}, "--lazy_tokenize"),
