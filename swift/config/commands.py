@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
 
-from swift.config.data import DataConfig
+from swift.config.data import DataConfig, TrainDataConfig
 from swift.config.fields import Option, at_least, named, option, options_in, per_class
 from swift.config.generate import GenerateConfig
 from swift.config.model import ModelConfig, SourceConfig
@@ -85,7 +85,7 @@ class SftConfig(CommandConfig):
     command: ClassVar[str] = "sft"
     model: ModelConfig = field(default_factory=ModelConfig)
     template: TrainTemplateConfig = field(default_factory=TrainTemplateConfig)
-    data: DataConfig = field(default_factory=DataConfig)
+    data: TrainDataConfig = field(default_factory=TrainDataConfig)
     tuner: TunerConfig = field(default_factory=TunerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

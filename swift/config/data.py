@@ -84,3 +84,23 @@ class DataConfig:
         "binpack", "Fill packs best-fit, or in the order of the data.", needs=("packing",)
     )
     padding_free: bool = option(False, "Lay the samples of a batch end to end instead of padding them.")
+
+
+@dataclass
+class TrainDataConfig(DataConfig):
+    """Options of the data in training, where samples can be made while the run goes on."""
+
+    streaming: bool = option(
+        False,
+        "Read and tokenise rows one by one while the run goes on, over and over until --max_steps.",
+    )
+    shuffle_buffer_size: int = option(
+        1000,
+        "Rows among which a stream draws the next one; --dataset_shuffle false keeps the order of the data.",
+        unit="rows",
+        check=at_least(1),
+        needs=("streaming",),
+    )
+    lazy_tokenize: bool = option(
+        False, "Read and check rows before the run, and tokenise them in its data workers while it goes on."
+    )

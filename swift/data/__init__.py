@@ -13,6 +13,7 @@ from swift.registry import Registry
 
 if TYPE_CHECKING:
     from swift.data.collator import Collator as Collator
+    from swift.data.collator import Layout as Layout
     from swift.data.drops import Dropped as Dropped
     from swift.data.drops import by_reason as by_reason
     from swift.data.drops import write_dropped as write_dropped
@@ -40,6 +41,7 @@ _HOMES = {
     "Collator": "collator",
     "Dropped": "drops",
     "EncodedDataset": "encoded",
+    "Layout": "collator",
     "RankBatches": "steps",
     "RowSet": "loading",
     "StepPlan": "steps",

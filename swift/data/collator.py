@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,80 +18,36 @@ DUMMY_LENGTH = 2
 """Tokens of the stand-in for an empty micro-batch: the fewest that leave one after the shift."""
 
 
-class Collator:
-    """Makes the batch of one micro-step; keeps only what the model takes, with labels and weights.
+@dataclass(frozen=True)
+class Layout:
+    """How samples become the tensors of a micro-batch; keeps only what the model takes, with labels and weights.
 
     The first label of every sample is `IGNORE`: no token before it belongs to the sample. Laid end to end, samples are
     told apart by `position_ids` that begin anew; the model must be called without a cache (`use_cache=False`), since
     transformers reads the borders from `position_ids` only then.
 
     Args:
-        dataset: the samples.
-        units: packs, as lists of sample numbers; unset means that every unit is one sample.
         pad_token_id: fills what padding needs.
-        padding_free: lay the samples end to end; packs always are.
+        padding_free: lay the samples end to end.
         pad_to_multiple_of: round the length up to a multiple.
         flash_kwargs: also give the borders as flash attention takes them.
-        channels: int64[samples], a number that each sample's tokens carry along.
     """
 
-    def __init__(
-        self,
-        dataset: EncodedDataset,
-        units: list[list[int]] | None,
-        *,
-        pad_token_id: int,
-        padding_free: bool,
-        pad_to_multiple_of: int | None = None,
-        flash_kwargs: bool = False,
-        channels: np.ndarray | None = None,
-    ) -> None:
-        self.dataset, self.units, self.pad_token_id = dataset, units, pad_token_id
-        self.flat = padding_free or units is not None
-        self.multiple = pad_to_multiple_of or 1
-        self.flash_kwargs, self.channels = flash_kwargs, channels
+    pad_token_id: int
+    padding_free: bool
+    pad_to_multiple_of: int | None = None
+    flash_kwargs: bool = False
 
-    def over(self, dataset: EncodedDataset) -> Collator:
-        """A collator that lays out the single samples of another set in the same way."""
-        return Collator(
-            dataset,
-            None,
-            pad_token_id=self.pad_token_id,
-            padding_free=self.flat,
-            pad_to_multiple_of=self.multiple,
-            flash_kwargs=self.flash_kwargs,
-        )
-
-    def __call__(self, unit_indices: Sequence[int]) -> dict[str, torch.Tensor]:
-        """The batch of these units; no unit gives a stand-in without loss.
+    def __call__(self, samples: Sequence[EncodedRow]) -> dict[str, torch.Tensor]:
+        """The batch of these samples; no sample gives a stand-in without loss.
 
         Returns:
-            input_ids, labels: int64[batch, length]; weights: float32[batch, length] where the data has any.
+            input_ids, labels: int64[batch, length]; weights: float32[batch, length] where a sample has any.
             attention_mask: int64[batch, length] for padded rows.
             position_ids: int64[1, length] for samples laid end to end, and `segment_kwargs` if asked for.
-            channels: int64[batch, length] where samples carry them.
         """
-        numbers = self._samples(unit_indices)
-        samples = [self.dataset[index] for index in numbers] or [self._dummy()]
-        rows = [[sample] for sample in samples]
-        batch = self._tensors([samples] if self.flat else rows)
-        return batch if self.channels is None else batch | {"channels": self._channels(numbers, samples, batch)}
-
-    def _channels(self, numbers: list[int], samples: list[EncodedRow], batch: dict[str, Any]) -> torch.Tensor:
-        import torch
-
-        channels = torch.zeros_like(batch["input_ids"])
-        start = 0
-        for line, (number, sample) in enumerate(zip(numbers, samples, strict=False)):
-            place = channels[0, start : start + sample.length] if self.flat else channels[line]
-            place.fill_(int(self.channels[number]))  # type: ignore[index]
-            start += sample.length
-        return channels
-
-    def _samples(self, unit_indices: Sequence[int]) -> list[int]:
-        if self.units is None:
-            return list(unit_indices)
-        return [sample for unit in unit_indices for sample in self.units[unit]]
+        samples = list(samples) or [self._dummy()]
+        return self._tensors([samples] if self.padding_free else [[sample] for sample in samples])
 
     def _dummy(self) -> EncodedRow:
         ids = np.full(DUMMY_LENGTH, self.pad_token_id, np.int32)
@@ -100,8 +57,9 @@ class Collator:
         """One line of the batch for each list of samples."""
         import torch
 
+        multiple = self.pad_to_multiple_of or 1
         longest = max(sum(sample.length for sample in row) for row in rows)
-        shape = len(rows), -(-longest // self.multiple) * self.multiple
+        shape = len(rows), -(-longest // multiple) * multiple
         ids = np.full(shape, self.pad_token_id, np.int64)
         labels = np.full(shape, IGNORE, np.int64)
         weights = np.zeros(shape, np.float32)
@@ -116,15 +74,66 @@ class Collator:
                 mask[line, start:stop] = 1
                 start = stop
         batch: dict[str, Any] = {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels)}
-        if self.dataset.weighted:
+        if any(sample.weights is not None for row in rows for sample in row):
             batch["weights"] = torch.from_numpy(weights)
-        if not self.flat:
+        if not self.padding_free:
             return batch | {"attention_mask": torch.from_numpy(mask)}
         lengths = [sample.length for sample in rows[0]]
         if shape[1] > longest:
             lengths.append(shape[1] - longest)
         batch["position_ids"] = torch.from_numpy(np.concatenate([np.arange(n) for n in lengths])[None])
         return batch | (segment_kwargs(lengths) if self.flash_kwargs else {})
+
+
+class Collator:
+    """Makes the batch of one micro-step from stored samples, as `Layout` lays them.
+
+    Args:
+        dataset: the samples.
+        units: packs, as lists of sample numbers; unset means that every unit is one sample.
+        layout: how the samples of a batch lie; those of packs always lie end to end.
+        channels: int64[samples], a number that each sample's tokens carry along.
+    """
+
+    def __init__(
+        self,
+        dataset: EncodedDataset,
+        units: list[list[int]] | None,
+        layout: Layout,
+        channels: np.ndarray | None = None,
+    ) -> None:
+        self.dataset, self.units, self.channels = dataset, units, channels
+        self.layout = layout if units is None else replace(layout, padding_free=True)
+
+    def __call__(self, unit_indices: Sequence[int]) -> dict[str, torch.Tensor]:
+        """The batch of these units, as `Layout` gives it; no unit gives a stand-in without loss.
+
+        Returns:
+            Besides, channels: int64[batch, length] where samples carry them.
+        """
+        numbers = self._samples(unit_indices)
+        samples = [self.dataset[index] for index in numbers]
+        batch = self.layout(samples)
+        if self.channels is not None:
+            batch["channels"] = self._channels(self.channels[numbers], samples, batch["input_ids"])
+        return batch
+
+    def _channels(self, channels: np.ndarray, samples: list[EncodedRow], like: torch.Tensor) -> torch.Tensor:
+        """Each sample's channel at the places of its tokens."""
+        import torch
+
+        placed = torch.zeros_like(like)
+        start = 0
+        for line, (channel, sample) in enumerate(zip(channels.tolist(), samples, strict=True)):
+            place = placed[0, start : start + sample.length] if self.layout.padding_free else placed[line]
+            place.fill_(channel)
+            start += sample.length
+        return placed
+
+    def _samples(self, unit_indices: Sequence[int]) -> list[int]:
+        if self.units is None:
+            return list(unit_indices)
+        return [sample for unit in unit_indices for sample in self.units[unit]]
 
 
 def segment_kwargs(lengths: Sequence[int]) -> dict[str, Any]:

@@ -135,7 +135,11 @@ def stop_at(bad: Sequence[Dropped], total: int, *, fix: str) -> None:
 def write_dropped(dropped: Iterable[Dropped], path: str | Path) -> None:
     """Write one JSON line `{"source", "reason", "row"}` for each dropped row, so that it can be mended there."""
     with open(path, "w", encoding="utf-8") as file:
-        for row in dropped:
-            source = None if row.source is None else str(row.source)
-            line = {"source": source, "reason": row.reason, "row": row.row}
-            file.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+        file.writelines(map(dropped_line, dropped))
+
+
+def dropped_line(row: Dropped) -> str:
+    """A dropped row as a line of such a file."""
+    source = None if row.source is None else str(row.source)
+    line = {"source": source, "reason": row.reason, "row": row.row}
+    return json.dumps(line, ensure_ascii=False, default=str) + "\n"

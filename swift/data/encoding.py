@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -57,54 +57,82 @@ class _Job:
 
     def run(self, span: tuple[int, int]) -> _Chunk:
         """Encode rows [start, stop)."""
+        encoder = RowEncoder(self.template, self.max_length, self.strategy)
         before = Counter(self.template.notes)
         chunk = _Chunk(EncodedDataset(), [], [], [], Counter(), span[1] - span[0])
-        chunk.samples = EncodedDataset(self._samples(span, chunk))
+        chunk.samples = EncodedDataset(self._samples(span, chunk, encoder))
         chunk.notes = Counter(self.template.notes) - before
         return chunk
 
-    def _samples(self, span: tuple[int, int], chunk: _Chunk) -> Iterator[EncodedRow]:
+    def _samples(self, span: tuple[int, int], chunk: _Chunk, encoder: RowEncoder) -> Iterator[EncodedRow]:
         for row, source in self.rows[slice(*span)]:
-            try:
-                pieces, lost = encode_row(self.template, row, source, self.max_length, self.strategy)
-            except SwiftError as error:
-                chunk.bad.append(Dropped(source, f"{error.what}; {error.fix}" if error.fix else error.what, row))
-                continue
-            yield from pieces
-            for reason in lost:
-                place = chunk.too_long if TOO_LONG in reason and self.strategy == "raise" else chunk.dropped
-                place.append(Dropped(source, reason, row))
+            found = encoder(row, source)
+            chunk.dropped += found.dropped
+            chunk.bad += found.bad
+            chunk.too_long += found.too_long
+            yield from found.samples
 
 
-def encode_row(
-    template: Encoder, row: Row, source: Source, max_length: int | None, strategy: Truncation
-) -> tuple[list[EncodedRow], list[str]]:
-    """The samples of a row as training takes them, and why parts of it are lost, one reason for each kind of loss.
+@dataclass
+class RowSamples:
+    """What becomes of a row.
+
+    Attributes:
+        samples: those to train on.
+        dropped: parts of it that are lost, and why.
+        bad: the row itself, where the template cannot encode it or its answer is not wanted.
+        too_long: its samples that are too long, under `raise`.
+    """
+
+    samples: list[EncodedRow] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
+    bad: list[Dropped] = field(default_factory=list)
+    too_long: list[Dropped] = field(default_factory=list)
+
+
+@dataclass
+class RowEncoder:
+    """Encodes one row at a time.
 
     Args:
-        template: encodes the row.
-        row: what is trained.
-        source: where it came from.
-        max_length: longest sample, in tokens; None means no limit.
+        template: encodes a row.
+        max_length: longest sample, in tokens; unset means no limit.
         strategy: what happens to a longer one.
-
-    Raises:
-        SwiftError: the row cannot be encoded, or holds an answer that is not wanted.
     """
-    check_liked(row, source)
-    encoded, pieces, lost = template.encode(row, source), list[EncodedRow](), list[str]()
-    for sample in encoded:
-        sample.source, sample.channel = source, str(row["channel"]) if row.get("channel") else None
-        parts = shorten(sample, max_length, strategy)
-        if not parts:
-            lost.append(f"{sample.length} {TOO_LONG} {max_length}")
-        for part in parts:
-            if part.trained:
-                pieces.append(part)
+
+    template: Encoder
+    max_length: int | None
+    strategy: Truncation
+
+    def __call__(self, row: Row, source: Source) -> RowSamples:
+        """The samples of a row, and what is lost of it."""
+        found = RowSamples()
+        try:
+            check_liked(row, source)
+            encoded = self.template.encode(row, source)
+        except SwiftError as error:
+            found.bad.append(Dropped(source, f"{error.what}; {error.fix}" if error.fix else error.what, row))
+            return found
+        lost: list[str] = []
+        for sample in encoded:
+            sample.source, sample.channel = source, str(row["channel"]) if row.get("channel") else None
+            found.samples += self._kept(sample, lost)
+        for reason in _reasons(lost, len(encoded)):
+            place = found.too_long if TOO_LONG in reason and self.strategy == "raise" else found.dropped
+            place.append(Dropped(source, reason, row))
+        return found
+
+    def _kept(self, sample: EncodedRow, lost: list[str]) -> Iterator[EncodedRow]:
+        """Shorten a sample, and note what is lost by it."""
+        pieces = shorten(sample, self.max_length, self.strategy)
+        if not pieces:
+            lost.append(f"{sample.length} {TOO_LONG} {self.max_length}")
+        for piece in pieces:
+            if piece.trained:
+                yield piece
             else:
-                cut = f" is left within --max_length {max_length}" if part.length < sample.length else ""
+                cut = f" is left within --max_length {self.max_length}" if piece.length < sample.length else ""
                 lost.append(f"no token that carries loss{cut}")
-    return pieces, _reasons(lost, len(encoded))
 
 
 def check_liked(row: Row, source: Source) -> None:

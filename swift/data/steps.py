@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,10 +71,15 @@ class StepPlan:
 
     def epoch(self, epoch: int) -> list[Step]:
         """The steps of an epoch, the same for every call with the same number."""
-        order = seeded(self.seed, epoch).permutation(self.units) if self.shuffle else np.arange(self.units)
-        order = order.tolist()
-        starts = range(0, self.steps_per_epoch * self.units_per_step, self.units_per_step)
-        return [self._step(order[start : start + self.units_per_step]) for start in starts]
+        return list(self.steps(epoch))
+
+    def steps(self, epoch: int) -> Iterator[Step]:
+        """The same, one by one; without shuffling nothing is held but the step."""
+        order: Sequence[int] = range(self.units)
+        if self.shuffle:
+            order = seeded(self.seed, epoch).permutation(self.units).tolist()
+        for start in range(0, self.steps_per_epoch * self.units_per_step, self.units_per_step):
+            yield self._step(list(order[start : start + self.units_per_step]))
 
     def _step(self, units: list[int]) -> Step:
         """Deal the units of one step out to micro-batches and ranks, as evenly as they go."""
@@ -105,7 +110,7 @@ class RankBatches:
         return self.plan.micro_batches_per_epoch
 
     def __iter__(self) -> Iterator[list[int]]:
-        for step in self.plan.epoch(self._epoch):
+        for step in self.plan.steps(self._epoch):
             for ranks in step:
                 yield ranks[self.rank]
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 from swift.config import DataConfig
 from swift.config.commands import ShowConfig
 from swift.data import Dropped
-from swift.data.encoding import encode_row
+from swift.data.encoding import RowEncoder
 from swift.data.loading import iter_rows
-from swift.errors import SwiftError
 from swift.rows import EncodedRow, Row, Source
 from swift.templates.conversations import CONVERSATIONS, conversation_row
 
@@ -47,18 +46,16 @@ def show_rows(config: ShowConfig, template: Template, longest: int | None) -> It
     Raises:
         SwiftError: a file cannot be read at all; rows that cannot be used are part of the answer.
     """
+    encoder = RowEncoder(template, longest, config.template.truncation_strategy)
     for number, item in enumerate(_rows(config)):
         if isinstance(item, Dropped):
             yield Shown(number, str(item.source or ""), [], item.reason)
             continue
         row, source = item
         where = str(source) if config.rows.row else list(CONVERSATIONS)[source.line - 1]
-        try:
-            pieces, lost = encode_row(template, row, source, longest, config.template.truncation_strategy)
-        except SwiftError as error:
-            yield Shown(number, where, [], f"{error.what}; {error.fix}" if error.fix else error.what)
-        else:
-            yield Shown(number, where, pieces, "; ".join(lost) or None)
+        found = encoder(row, source)
+        lost = [each.reason for each in (*found.bad, *found.too_long, *found.dropped)]
+        yield Shown(number, where, found.samples, "; ".join(lost) or None)
 
 
 def _rows(config: ShowConfig) -> Iterator[tuple[Row, Source] | Dropped]:

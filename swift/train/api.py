@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from swift.data import Collator, EncodedDataset, StepPlan, check_packing, probe_packing
+from swift.data import Collator, EncodedDataset, Layout, StepPlan, check_packing, probe_packing
 from swift.data.steps import data_seed
 from swift.objectives import objectives
 from swift.train import distributed, metrics
@@ -50,7 +50,7 @@ class Seq2SeqTrainer(SwiftTrainer):
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
 
         def collator(dataset: EncodedDataset) -> Collator:
-            return Collator(dataset, None, pad_token_id=pad, padding_free=padding_free)
+            return Collator(dataset, None, Layout(pad_token_id=pad, padding_free=padding_free))
 
         plan = StepPlan(
             len(train_dataset),

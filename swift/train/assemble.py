@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,20 +16,24 @@ from swift.data import (
     Collator,
     Dropped,
     EncodedDataset,
+    Layout,
     StepPlan,
     by_reason,
     check_packing,
     plan_packs,
 )
 from swift.data.drops import DroppedRows
+from swift.data.steps import data_seed
 from swift.errors import SwiftError
 from swift.models import load_config
 from swift.rows import IGNORE
 from swift.train import distributed
 from swift.train.channels import Channels, channels_of
+from swift.train.live import Live, StreamRows, is_live, prepare_live
 from swift.train.tokenised import RunRows, tokenise
 
 if TYPE_CHECKING:
+    from swift.data.live import LazyCollator, StreamCollator
     from swift.models.source import ModelSource
     from swift.templates import Template
 
@@ -36,7 +41,7 @@ ROWS_IN_A_STEP = 16
 PACK_AT_LEAST = 4096
 
 
-def check_prompts(template: Template, reader: RunRows, decisions: Decisions) -> None:
+def check_prompts(template: Template, reader: RunRows | StreamRows, decisions: Decisions) -> None:
     """Stop where serving would send other prompts than training puts before its answers.
 
     Raises:
@@ -83,13 +88,16 @@ class Samples:
         return f"{total:08x}-{len(self.dataset)}-{self.count}"
 
 
-def read_rows(config: SftConfig) -> RunRows:
-    """Read and check the rows for training and evaluation, unless they are tokenised already.
+def read_rows(config: SftConfig) -> RunRows | StreamRows:
+    """Read and check the rows for training and evaluation, unless they are tokenised already; of a stream the first.
 
     Raises:
         SwiftError: a row or file cannot be used; nothing has been loaded yet.
     """
-    return RunRows(config, config.train.data_seed if config.train.data_seed is not None else config.train.seed)
+    seed = data_seed(config.train)
+    if config.data.streaming:
+        return StreamRows(config, seed)
+    return RunRows(config, seed, keep=not config.data.lazy_tokenize)
 
 
 def pack(config: SftConfig, dataset: EncodedDataset, longest: int | None, decisions: Decisions) -> Samples:
@@ -113,8 +121,8 @@ def pack(config: SftConfig, dataset: EncodedDataset, longest: int | None, decisi
     return Samples(dataset, plan_packs(dataset.lengths, capacity, config.data.packing_strategy))
 
 
-def step_plan(config: SftConfig, units: int, world_size: int, decisions: Decisions) -> StepPlan:
-    """The order of global batches."""
+def step_plan(config: SftConfig, units: int | None, world_size: int, decisions: Decisions) -> StepPlan:
+    """The order of global batches; no number of units means a stream, which has as many as the steps take."""
     train = config.train
     accumulation = train.gradient_accumulation_steps
     per_step = train.per_device_train_batch_size * world_size
@@ -123,12 +131,12 @@ def step_plan(config: SftConfig, units: int, world_size: int, decisions: Decisio
         reason = f"{per_step} samples in a micro-batch, so that a step has {ROWS_IN_A_STEP} or more"
         decisions.add("gradient_accumulation_steps", accumulation, "default", reason)
     return StepPlan(
-        units,
+        units if units is not None else train.max_steps * per_step * accumulation,
         batch_size=train.per_device_train_batch_size,
         accumulation=accumulation,
         world_size=world_size,
-        seed=train.data_seed if train.data_seed is not None else train.seed,
-        shuffle=config.data.train_dataloader_shuffle,
+        seed=data_seed(train),
+        shuffle=config.data.train_dataloader_shuffle and units is not None,
         drop_last=bool(train.more.get("dataloader_drop_last", False)),
     )
 
@@ -154,6 +162,7 @@ class Prepared:
         notes: counted warnings of the template.
         dropped: rows and samples that were left out, and why.
         channels: the channels of the samples for training, where their losses are logged.
+        live: what makes the samples for training while the run goes on; `train` is then a look at the first.
     """
 
     train: Samples
@@ -164,19 +173,35 @@ class Prepared:
     notes: dict[str, int]
     dropped: Sequence[Dropped]
     channels: Channels | None = None
+    live: Live | None = None
+
+    def layout(self, tokenizer: Any, multiple: int) -> Layout:
+        """How the samples of a batch lie; lengths are rounded up to `multiple`."""
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
+        return Layout(
+            pad_token_id=pad, padding_free=self.end_to_end, pad_to_multiple_of=multiple, flash_kwargs=self.flash
+        )
 
     def collator(self, tokenizer: Any, samples: Samples, multiple: int) -> Collator:
-        """The collator over one of the sets; lengths are rounded up to `multiple`."""
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
-        return Collator(
-            samples.dataset,
-            samples.units,
-            pad_token_id=pad,
-            padding_free=self.end_to_end,
-            pad_to_multiple_of=multiple,
-            flash_kwargs=self.flash,
-            channels=self.channels.of_sample if self.channels and samples is self.train else None,
-        )
+        """The collator over one of the sets."""
+        channels = self.channels.of_sample if self.channels and samples is self.train else None
+        return Collator(samples.dataset, samples.units, self.layout(tokenizer, multiple), channels)
+
+    def train_collator(self, tokenizer: Any, multiple: int) -> Collator | LazyCollator | StreamCollator:
+        """What makes the micro-batches of training."""
+        if self.live is not None:
+            return self.live.collator(self.layout(tokenizer, multiple), self.plan)
+        return self.collator(tokenizer, self.train, multiple)
+
+    def fingerprint(self) -> str:
+        """Changes with what is trained on, so that a resumed run notices other data."""
+        return self.live.identity if self.live is not None else self.train.fingerprint()
+
+    def first_units(self) -> list[int]:
+        """Units of `train` in the order of the first epoch."""
+        if self.live is not None:
+            return list(range(self.train.count))
+        return [unit for step in self.plan.epoch(0) for micro in step for process in micro for unit in process]
 
     def remarks(self) -> list[str]:
         """What was left out and why, and the template's counted warnings."""
@@ -184,8 +209,16 @@ class Prepared:
         return [*left_out, *(f"{count:,} × {note}" for note, count in sorted(self.notes.items()))]
 
     def largest_micro_batch(self, multiple: int) -> MicroBatch:
-        """The micro-batch of the first epoch that takes most memory."""
+        """The micro-batch of the first epoch that takes most memory; the most that can come, by the first samples and
+        `--max_length`, where samples are made later.
+        """
         tokens = -(-self.train.tokens() // multiple) * multiple
+        if self.live is not None:
+            longest = max(int(tokens.max()), -(-(self.live.longest or 0) // multiple) * multiple)
+            size = longest * self.plan.batch_size
+            share = float((self.train.trained() / self.train.tokens()).max())
+            logits = math.ceil(size * share) if self.end_to_end else size
+            return MicroBatch(size, logits, 1 if self.end_to_end else self.plan.batch_size)
         size, units = 0, [0]
         for step in self.plan.epoch(0):
             for chosen in (units for micro in step for units in micro if units):
@@ -201,7 +234,7 @@ class Prepared:
 
 
 def prepare(
-    config: SftConfig, source: ModelSource, template: Template, reader: RunRows, decisions: Decisions
+    config: SftConfig, source: ModelSource, template: Template, reader: RunRows | StreamRows, decisions: Decisions
 ) -> Prepared:
     """Tokenise, pack and order the rows.
 
@@ -215,11 +248,19 @@ def prepare(
     end_to_end = data.packing or data.padding_free
     if end_to_end:
         check_packing(load_config(source.path, trust_remote_code=config.model.trust_remote_code))
+    flash = end_to_end and (config.model.attn_impl or "").startswith("flash")
+    if is_live(config):
+        live = prepare_live(config, template, reader, longest, decisions)
+        train, evaluation = Samples(live.preview, None), Samples(live.held, None) if live.held is not None else None
+        plan = step_plan(config, live.rows, distributed.world_size(), decisions)
+        bound = "--max_length bounds them" if live.longest else "--max_length would bound them"
+        decisions.add("planned from", f"{train.count} samples", "data", f"those of the first rows; {bound}")
+        return Prepared(train, evaluation, plan, end_to_end, flash, dict(template.notes), live.first, live=live)
+    assert isinstance(reader, RunRows)
     sets = tokenise(reader, template, longest, decisions)
     train = pack(config, sets.train, longest, decisions)
     evaluation = Samples(sets.held, None) if sets.held is not None else None
     plan = step_plan(config, train.count, distributed.world_size(), decisions)
-    flash = end_to_end and (config.model.attn_impl or "").startswith("flash")
     dropped = DroppedRows(chain(train.dataset.dropped, evaluation.dataset.dropped if evaluation else ()))
     channels = channels_of(train.dataset) if config.train.enable_channel_loss else None
     return Prepared(train, evaluation, plan, end_to_end, flash, dict(template.notes), dropped, channels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from swift.errors import SwiftError
 
@@ -77,6 +77,17 @@ def gather(value: T) -> list[T]:
     values: list[T] | None = [value] * world_size() if is_main() else None
     dist.gather_object(value, values, dst=0)
     return values or []
+
+
+def all_gather(value: T) -> list[T]:
+    """What every process has, in their order, for each of them."""
+    import torch.distributed as dist
+
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def any_process(flag: bool) -> bool:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 VERSION = re.compile(r"v(\d+)-")
 STATE = "trainer_state.json"
+LIVE = "stream.json"
+"""Where the data of a run stands whose samples are made while it goes on."""
 
 
 def new_run_folder(output_dir: Path, add_version: bool) -> Path:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def model_keeper(config: SftConfig, source: ModelSource, template: Template, data: Prepared) -> KeepModel:
     """A function that writes the model and its record into a folder: an adapter by PEFT, whole weights portably."""
-    fingerprint, weights = data.train.fingerprint(), fingerprint_of(source.path)
+    fingerprint, weights = data.fingerprint(), fingerprint_of(source.path)
     base = str(source.path) if Path(source.base).is_dir() else source.base
 
     def keep(model: Any, folder: Path) -> None:

@@ -6,6 +6,7 @@ import errno
 import shlex
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from swift.config import SftConfig
 from swift.errors import SwiftError
 from swift.train import distributed
 from swift.train.assemble import Prepared
+from swift.train.folders import step_of
 from swift.train.result import SftResult
 
 if TYPE_CHECKING:
@@ -30,17 +32,19 @@ def screen(plan: TrainPlan, data: Prepared, tokenizer: Any) -> RunPlan:
     from swift.plan.show import Counts, Preview, RunPlan
 
     dataset = data.train.dataset
-    counts = Counts(
-        rows=dataset.rows,
-        samples=len(dataset),
-        packs=data.train.count if data.train.units is not None else None,
-        longest=int(dataset.lengths.max()),
-        tokens=int(dataset.lengths.sum(dtype="int64")),
-        trained_tokens=int(dataset.trained.sum(dtype="int64")),
-        steps=plan.steps,
-        trainable=plan.trainable,
-        parameters=plan.parameters,
-    )
+    counts = Counts(steps=plan.steps, trainable=plan.trainable, parameters=plan.parameters)
+    if data.live is not None:
+        counts = replace(counts, rows=data.live.rows)
+    else:
+        counts = replace(
+            counts,
+            rows=dataset.rows,
+            samples=len(dataset),
+            packs=data.train.count if data.train.units is not None else None,
+            longest=int(dataset.lengths.max()),
+            tokens=int(dataset.lengths.sum(dtype="int64")),
+            trained_tokens=int(dataset.trained.sum(dtype="int64")),
+        )
     previews = [Preview(dataset[number], tokenizer) for number in range(min(PREVIEWS, len(dataset)))]
     return RunPlan(plan.decisions, plan.memory, plan.available, counts, data.remarks(), previews)
 
@@ -61,14 +65,23 @@ def show_start(whole: RunPlan, run_folder: Path) -> None:
         print("\n".join([*start_lines(whole), f"run folder: {run_folder}"]), file=sys.stderr, flush=True)
 
 
-def run(trainer: SwiftTrainer, plan: TrainPlan, run_folder: Path, resume: Path | None, meter: MemoryMeter) -> SftResult:
+def run(
+    config: SftConfig,
+    trainer: SwiftTrainer,
+    plan: TrainPlan,
+    run_folder: Path,
+    resume: Path | None,
+    meter: MemoryMeter,
+) -> SftResult:
     """Train, with interrupts turned into checkpoints, and measure the peak of memory.
 
     Raises:
-        SwiftError: the disk is full or the folder has gone; earlier checkpoints stay.
+        SwiftError: a row that was read during the run cannot be used, the disk is full, or the folder has gone;
+            checkpoints stay.
     """
     from swift.train.hooks import Interrupt
     from swift.train.plots import read_log
+    from swift.train.told import Halt
 
     interrupt = Interrupt()
     trainer.add_callback(interrupt)
@@ -76,6 +89,12 @@ def run(trainer: SwiftTrainer, plan: TrainPlan, run_folder: Path, resume: Path |
         try:
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
             checkpoint = trainer.save_last()
+        except Halt as halt:
+            # The checkpoint that a run goes on from is whole already.
+            if trainer.state.global_step > (step_of(resume) if resume else 0):
+                kept = SftResult(run_folder=run_folder, checkpoint=trainer.save_now())
+                halt.fix = f"{halt.fix}; step {trainer.state.global_step} is kept, go on with: {again(config, kept)}"
+            raise
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -93,6 +112,7 @@ def run(trainer: SwiftTrainer, plan: TrainPlan, run_folder: Path, resume: Path |
         planned=plan.memory.total,
         measured=meter.stop(),
         status=128 + interrupt.received if interrupt.received else 0,
+        remarks=trainer.told.lines() if trainer.told else [],
     )
 
 
@@ -110,7 +130,7 @@ def report(config: SftConfig, result: SftResult) -> None:
     except OSError as error:
         print(f"warning: no pictures in {result.run_folder / 'images'}: {error.strerror}", file=sys.stderr)
     steps, losses = curve(result.log, "loss")
-    lines = ["", terminal_plot(steps, losses)]
+    lines = ["", terminal_plot(steps, losses), *result.remarks]
     if losses:
         lines.append(f"loss {losses[0]:.4f} at step {steps[0]:g}, {losses[-1]:.4f} at step {steps[-1]:g}")
     if result.planned and result.measured:

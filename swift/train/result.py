@@ -18,6 +18,7 @@ class SftResult:
         planned: planned peak memory in bytes.
         measured: measured peak memory in bytes.
         status: exit status: 0, or 130 and 143 after an interrupt.
+        remarks: what was left out while the run went on, and counted warnings.
     """
 
     run_folder: Path | None = None
@@ -27,3 +28,4 @@ class SftResult:
     planned: int | None = None
     measured: int | None = None
     status: int = 0
+    remarks: list[str] = field(default_factory=list)

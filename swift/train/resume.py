@@ -67,7 +67,7 @@ def check_same_run(
         )
     anew = "restore what the run had, or take only the weights: --resume_only_model true"
     position = _position(checkpoint)
-    if position and position["fingerprint"] != data.train.fingerprint():
+    if position and position["fingerprint"] != data.fingerprint():
         raise SwiftError(
             "the samples differ from those of the run to go on with: data, template, --max_length or packs changed",
             where=str(checkpoint),

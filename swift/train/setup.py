@@ -15,9 +15,10 @@ from swift.data import check_layers, probe_packing, write_dropped
 from swift.errors import SwiftError
 from swift.train import distributed
 from swift.train.assemble import Prepared
+from swift.train.chosen import autocast_dtype, chosen_arguments, learning_rate, workers
 from swift.train.folders import new_run_folder, resume_point
 from swift.train.objective import chosen_head, loss_name
-from swift.train.optimizers import check_device, optimizer_maker, optimizer_step, trains_in_turns
+from swift.train.optimizers import check_device, optimizer_maker, optimizer_step
 from swift.train.tuning import (
     WHOLE_WEIGHTS,
     first_batches,
@@ -146,9 +147,13 @@ def plan_run(config: SftConfig, source: ModelSource, data: Prepared, decisions: 
         turns.set_step(model, 0)
     rate = learning_rate(config, decisions)
 
+    loading = {"dataloader_num_workers": workers(config, decisions)} if data.live is not None else {}
+
+    def chosen(checkpointing: bool) -> dict[str, Any]:
+        return chosen_arguments(config, skeleton, data.plan.accumulation, rate, checkpointing) | loading
+
     def arguments(checkpointing: bool) -> Any:
-        chosen = chosen_arguments(config, skeleton, data.plan.accumulation, rate, checkpointing)
-        return training_arguments(config, output_dir(config), chosen)
+        return training_arguments(config, output_dir(config), chosen(checkpointing))
 
     planned = _memory_planner(config, skeleton, model, data, optimizer_step(config, model, partial(arguments, False)))
     available = available_memory(skeleton.device.type)
@@ -171,7 +176,7 @@ def plan_run(config: SftConfig, source: ModelSource, data: Prepared, decisions: 
         steps=steps,
         memory=memory,
         available=available,
-        arguments=chosen_arguments(config, skeleton, data.plan.accumulation, rate, checkpointing),
+        arguments=chosen(checkpointing),
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
         parameters=sum(p.numel() for p in model.parameters()),
     )
@@ -219,15 +224,6 @@ def count_steps(config: SftConfig, data: Prepared) -> int:
     return math.ceil(config.train.num_train_epochs * data.plan.steps_per_epoch)
 
 
-def learning_rate(config: SftConfig, decisions: Decisions) -> float:
-    """`--learning_rate`, or the usual one of the kind of training."""
-    if config.train.learning_rate is not None:
-        return config.train.learning_rate
-    whole = config.tuner.train_type in WHOLE_WEIGHTS
-    kind = "whole weights" if whole else "adapters"
-    return decisions.add("learning_rate", 1e-5 if whole else 1e-4, "default", f"the usual one for {kind}")
-
-
 def find_checkpoint(config: SftConfig, source: ModelSource, data: Prepared, decisions: Decisions) -> Path | None:
     """The checkpoint that the run goes on from, if any; every process gets the same answer.
 
@@ -270,7 +266,7 @@ def _open_run_folder(config: SftConfig, data: Prepared, resume: Path | None, dec
         run_folder = new_run_folder(base, config.output.add_version).resolve()
     else:
         run_folder = resume.parent.resolve()
-    if data.dropped:
+    if data.dropped and data.live is None:
         write_dropped(data.dropped, run_folder / "dropped.jsonl")
     write_config(config, run_folder / "config.yaml", leave_out=NOT_REPEATED)
     return run_folder
@@ -321,6 +317,7 @@ def make_trainer(
     from swift.train.hooks import LastStep, LogFile, Progress
     from swift.train.keep import model_keeper
     from swift.train.meter import ChannelMeter
+    from swift.train.told import Told
     from swift.train.trainer import SwiftTrainer
     from swift.tuners.layers import layer_turns
 
@@ -329,11 +326,12 @@ def make_trainer(
     objective = objectives.get(loss_name(config))
     turns = layer_turns(loaded.model, config.optimizer, train.optimizer, train.seed)
     extra = [*([turns] if turns else []), *(callbacks.get(name)() for name in train.callbacks)]
+    collator = data.train_collator(template.tokenizer, multiple)
     trainer = SwiftTrainer(
         loaded.model,
         args,
         plan=data.plan,
-        collator=data.collator(template.tokenizer, data.train, multiple),
+        collator=collator,
         eval_collator=data.collator(template.tokenizer, data.held, multiple) if data.held else None,
         eval_units=data.held.count if data.held else 0,
         objective=objective,
@@ -344,6 +342,7 @@ def make_trainer(
         save_total_limit=train.save_total_limit,
         weights_loaded=config.tuner.train_type in WHOLE_WEIGHTS or hasattr(loaded.model, "peft_config"),
         schedule=schedule_of(config, loaded.model, source),
+        told=Told(run_folder / "dropped.jsonl", data.live.first, collator, template.fixed) if data.live else None,
         head=chosen_head(config, loaded.model, data.largest_micro_batch(multiple).logits),
         channel_meter=ChannelMeter(data.channels.names, objective) if data.channels else None,
         callbacks=[LogFile(run_folder / "logging.jsonl"), Progress(), *extra, LastStep()],
@@ -362,34 +361,3 @@ def rounding(device: torch.device) -> int:
     little padding.
     """
     return 16 if device.type == "cpu" else 1
-
-
-def autocast_dtype(weights: torch.dtype, amp: torch.dtype | None) -> torch.dtype | None:
-    """What the forward pass computes in, where that is not the dtype of every trained weight."""
-    return amp or (weights if str(weights) == "torch.bfloat16" else None)
-
-
-def chosen_arguments(
-    config: SftConfig, model: Skeleton, accumulation: int, rate: float, checkpointing: bool
-) -> dict[str, Any]:
-    """What the run decided itself, by the names of TrainingArguments."""
-    import torch
-
-    amp = autocast_dtype(model.dtype, model.amp)
-    more = config.train.more
-    chosen: dict[str, Any] = {
-        "learning_rate": rate,
-        "gradient_accumulation_steps": accumulation,
-        "bf16": more.get("bf16", amp == torch.bfloat16 and not more.get("fp16")),
-        "fp16": more.get("fp16", amp == torch.float16 and not more.get("bf16")),
-        "use_cpu": model.device.type == "cpu",
-        "gradient_checkpointing": checkpointing,
-        "hub_token": config.model.hub_token,
-    }
-    if checkpointing:
-        kwargs = more.get("gradient_checkpointing_kwargs") or more.get("activation_checkpointing_kwargs") or {}
-        chosen["gradient_checkpointing_kwargs"] = {"use_reentrant": False} | kwargs
-    if distributed.world_size() > 1:
-        chosen["ddp_backend"] = more.get("ddp_backend") or ("gloo" if model.device.type == "cpu" else None)
-        chosen["ddp_find_unused_parameters"] = more.get("ddp_find_unused_parameters", trains_in_turns(config))
-    return chosen

@@ -52,7 +52,7 @@ def sft(config: SftConfig | None = None, **options: Any) -> SftResult:
     run_folder = setup.open_run_folder(config, data, resume, decisions)
     trainer = setup.make_trainer(config, source, template, loaded, data, plan, run_folder)
     outcome.show_start(screen, run_folder)
-    result = outcome.run(trainer, plan, run_folder, resume, meter)
+    result = outcome.run(config, trainer, plan, run_folder, resume, meter)
     outcome.report(config, result)
     return result
 
@@ -68,6 +68,7 @@ def check_options(config: SftConfig, decisions: Decisions) -> None:
     from swift.train import callbacks, metrics
     from swift.train.arguments import check_missing, check_more, check_names, check_packages, eval_strategy
     from swift.train.folders import check_earlier, check_writable, resume_point
+    from swift.train.live import check_live
     from swift.train.objective import loss_name
     from swift.train.optimizers import settle_optimizer
     from swift.train.setup import output_dir
@@ -89,6 +90,7 @@ def check_options(config: SftConfig, decisions: Decisions) -> None:
     if train.eval_metric:
         metrics.check(train.eval_metric)
     note_without_effect(config, decisions, () if tuners.is_builtin(config.tuner.train_type) else ("train_type",))
+    check_live(config)
     check_more(train.more)
     check_names(config)
     check_packages(config)

@@ -59,6 +59,7 @@ class RunRows:
     Args:
         config: a command's configuration with model, template, data and plugins.
         seed: of the order of rows.
+        keep: take tokenised rows from the cache where they are there, and put them there.
 
     Attributes:
         found: the rows, once they are read.
@@ -68,14 +69,14 @@ class RunRows:
         SwiftError: a row or file cannot be used; nothing has been loaded yet.
     """
 
-    def __init__(self, config: Any, seed: int) -> None:
+    def __init__(self, config: Any, seed: int, keep: bool = True) -> None:
         check_sources(config.data)
         self.config, self.seed = config, seed
         self.found: tuple[RowSet, RowSet | None] | None = None
         data, model = config.data, config.model
         self.kept: list[list[tuple[Row, Source]]] = []
         self.identity: dict[str, Any] | None = None
-        if data.load_from_cache_file and not data.cached_dataset and can_keep():
+        if keep and data.load_from_cache_file and not data.cached_dataset and can_keep():
             self.identity = data_identity(data, seed=seed, use_hf=model.use_hf, token=model.hub_token)
         kept = self.identity is not None and (self.folder().is_dir() or os.environ.get("LOCAL_RANK", "0") != "0")
         if not kept and not data.cached_dataset:
@@ -176,15 +177,18 @@ def _made(reader: RunRows, template: Template, longest: int | None, decisions: D
 
 def about_of(reader: RunRows, template: Template, longest: int | None) -> dict[str, Any]:
     """All that the samples hang on."""
-    config = reader.config
+    made = how_made(reader.config, template, longest)
+    return {"data": reader.identity, **made, "code": code_identity()}
+
+
+def how_made(config: Any, template: Template, longest: int | None) -> dict[str, Any]:
+    """What the samples hang on besides the rows and the code."""
     files = [Path(each).expanduser() for each in config.plugins.external_plugins]
     return {
-        "data": reader.identity,
         "template": template_identity(template),
         "max_length": longest,
         "truncation_strategy": config.template.truncation_strategy,
         "plugins": [hashlib.blake2b(file.read_bytes()).hexdigest() for file in files if file.is_file()],
-        "code": code_identity(),
     }
 
 

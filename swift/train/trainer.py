@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +21,7 @@ from transformers.trainer_callback import ExportableState
 from swift.atomic import atomic_folder, remove_folder
 from swift.compat import restore_indexed_cpu
 from swift.data import Collator, EncodedDataset, RankBatches, StepPlan, UnitIndex
+from swift.data.live import LazyCollator, StreamCollator
 from swift.errors import SwiftError
 from swift.objectives.types import Objective
 from swift.train import Metric, distributed
@@ -26,6 +30,7 @@ from swift.train.hooks import AfterStep
 from swift.train.loss import takes_logits_to_keep, token_logps
 from swift.train.meter import ChannelMeter, Meter
 from swift.train.neftune import Neftune
+from swift.train.told import Told
 from swift.tuners.adalora import RankSchedule
 
 KeepModel = Callable[[Any, Path], None]
@@ -38,6 +43,13 @@ class EpochLoader(DataLoader):
     def set_epoch(self, epoch: int) -> None:
         """Give the sampler the order of this epoch."""
         self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+
+
+def start_worker(number: int) -> None:
+    """Leave signals to the training process, which ends its loader's workers, and threads to the other workers."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
 class SwiftTrainer(Trainer):
@@ -53,7 +65,7 @@ class SwiftTrainer(Trainer):
         args: Any,
         *,
         plan: StepPlan,
-        collator: Collator,
+        collator: Collator | LazyCollator | StreamCollator,
         eval_collator: Collator | None,
         eval_units: int,
         objective: Objective,
@@ -67,6 +79,7 @@ class SwiftTrainer(Trainer):
         head: Any = None,
         channel_meter: ChannelMeter | None = None,
         schedule: RankSchedule | None = None,
+        told: Told | None = None,
     ) -> None:
         super().__init__(
             model=model,
@@ -76,8 +89,10 @@ class SwiftTrainer(Trainer):
             eval_dataset=UnitIndex(eval_units) if eval_units else None,
         )
         restore_indexed_cpu()
-        for callback in [AfterStep(schedule.after_step), *callbacks] if schedule else callbacks:
+        first = [AfterStep(schedule.after_step)] if schedule else []
+        for callback in [*first, *([told] if told else []), *callbacks]:
             self.add_callback(callback)
+        self.told = told
         self.schedule = schedule
         self.plan, self.collator, self.eval_collator, self.eval_units = plan, collator, eval_collator, eval_units
         self.objective: Objective = objective
@@ -95,17 +110,30 @@ class SwiftTrainer(Trainer):
         """This process's micro-batches, in the plan's order."""
         return self._loader(self.plan, self.collator, self.args.process_index)
 
-    def _loader(self, plan: StepPlan, collator: Collator, rank: int) -> DataLoader:
+    def _loader(self, plan: StepPlan, collator: Any, rank: int) -> DataLoader:
         return EpochLoader(
             cast(Any, UnitIndex(plan.units)),
             batch_sampler=RankBatches(plan, rank),
             collate_fn=collator,
             num_workers=self.args.dataloader_num_workers,
+            worker_init_fn=start_worker,
             pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
             persistent_workers=self.args.dataloader_persistent_workers and self.args.dataloader_num_workers > 0,
             prefetch_factor=self.args.dataloader_prefetch_factor,
             multiprocessing_context=getattr(self.args, "dataloader_multiprocessing_context", None),
         )
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """The micro-batches of a step; what they carry besides tensors is taken before the step begins.
+
+        Raises:
+            Halt: a row cannot be used; the steps before are whole.
+        """
+        if self.told is None:
+            return super().get_batch_samples(epoch_iterator, num_batches, device)
+        batches = list(self.told.strip(islice(epoch_iterator, num_batches)))
+        self.told.take()
+        return super().get_batch_samples(iter(batches), num_batches, device)
 
     def create_optimizer(self, model: Any = None) -> Any:
         """The user's optimizer where `--optimizer` names one, else that of `--optim`."""
@@ -198,7 +226,7 @@ class SwiftTrainer(Trainer):
                     f"evaluate takes tokenised samples, not {type(dataset).__name__}",
                     fix="make them with swift.data.encode_rows",
                 )
-            return self.collator.over(dataset), len(dataset)
+            return Collator(dataset, None, self.collator.layout), len(dataset)
         if self.eval_collator is None:
             raise SwiftError("there are no samples to evaluate on", fix="pass eval_dataset")
         return self.eval_collator, self.eval_units
@@ -246,8 +274,9 @@ class SwiftTrainer(Trainer):
             self.meter.save(folder / f"meter_{self.args.process_index}.json")
             if self.channel_meter:
                 self.channel_meter.save(folder / f"channels_{self.args.process_index}.json")
-            if self.schedule is not None and self.args.should_save:
-                self.schedule.save(folder)
+            for part in (self.schedule, self.told):
+                if part is not None and self.args.should_save:
+                    part.save(folder)
         if not self.args.should_save:
             return
         states: Any = self.state.stateful_callbacks
@@ -288,14 +317,19 @@ class SwiftTrainer(Trainer):
             for group, base, share in groups:
                 group["lr"] = base * share(schedule.last_epoch)
 
-    def save_last(self) -> Path:
-        """The checkpoint of the last step, written where no strategy has written it."""
+    def save_now(self) -> Path:
+        """A checkpoint of the last whole step, written where there is none."""
         checkpoint = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-        # With --load_best_model_at_end the model holds the best step's weights by now.
-        taken = self.args.load_best_model_at_end and self.state.best_model_checkpoint
-        if not taken and distributed.any_process(not checkpoint.is_dir()):
+        if distributed.any_process(not checkpoint.is_dir()):
             self._save_checkpoint(self.model, None)
         return checkpoint
+
+    def save_last(self) -> Path:
+        """The checkpoint of the last step, written where no strategy has written it."""
+        # With --load_best_model_at_end the model holds the best step's weights by now.
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
+            return Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        return self.save_now()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Take the weights from a checkpoint, unless the model was loaded from it to begin with."""
@@ -304,8 +338,9 @@ class SwiftTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         elif not self.weights_loaded:
             load_whole(self.model, folder)
-        if self.schedule is not None:
-            self.schedule.load(folder)
+        for part in (self.schedule, self.told):
+            if part is not None:
+                part.load(folder)
         file = folder / f"meter_{self.args.process_index}.json"
         if file.is_file():
             self.meter.load(json.loads(file.read_text(encoding="utf-8")))

@@ -244,8 +244,7 @@ def first_batches(config: SftConfig, data: Prepared, tokenizer: Any, device: Any
     gradients = lora_start(tuner) == "lora_ga"
     size = tuner.lora_ga_batch_size if gradients else config.train.per_device_train_batch_size
     wanted = size * tuner.lora_ga_iters if gradients else tuner.init_samples
-    order = [unit for step in data.plan.epoch(0) for micro in step for process in micro for unit in process]
-    units = order[:wanted]
+    units = data.first_units()[:wanted]
     collate = data.collator(tokenizer, data.train, 1)
     batches = [collate(units[start : start + size]) for start in range(0, len(units), size)]
     if gradients:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from swift.data import Collator, EncodedDataset
+from swift.data import Collator, EncodedDataset, Layout
 from swift.rows import IGNORE, EncodedRow, Source
 
 
@@ -21,7 +21,7 @@ def tensors(batch):
 
 
 def test_a_padded_batch():
-    batch = Collator(EncodedDataset(SAMPLES), None, pad_token_id=0, padding_free=False)([0, 1])
+    batch = Collator(EncodedDataset(SAMPLES), None, Layout(pad_token_id=0, padding_free=False))([0, 1])
     assert tensors(batch) == {
         "input_ids": [[1, 2, 3], [4, 5, 0]],
         "labels": [[IGNORE, 2, 3], [IGNORE, 5, IGNORE]],
@@ -31,7 +31,7 @@ def test_a_padded_batch():
 
 
 def test_a_padding_free_batch():
-    batch = Collator(EncodedDataset(SAMPLES), None, pad_token_id=0, padding_free=True)([2, 1])
+    batch = Collator(EncodedDataset(SAMPLES), None, Layout(pad_token_id=0, padding_free=True))([2, 1])
     assert tensors(batch) == {
         "input_ids": [[6, 7, 8, 9, 4, 5]],
         "labels": [[IGNORE, 7, 8, 9, IGNORE, 5]],
@@ -43,10 +43,7 @@ def test_packs_of_a_batch_are_laid_end_to_end_with_their_borders():
     collate = Collator(
         EncodedDataset(SAMPLES),
         [[0, 1], [2]],
-        pad_token_id=0,
-        padding_free=False,
-        pad_to_multiple_of=4,
-        flash_kwargs=True,
+        Layout(pad_token_id=0, padding_free=False, pad_to_multiple_of=4, flash_kwargs=True),
     )
     batch = collate([0, 1])
     assert tensors(batch) == {
@@ -63,7 +60,7 @@ def test_packs_of_a_batch_are_laid_end_to_end_with_their_borders():
 
 @pytest.mark.parametrize("units", [None, [[0, 1]]])
 def test_an_empty_micro_batch_carries_no_loss_but_runs(units):
-    batch = Collator(EncodedDataset(SAMPLES), units, pad_token_id=3, padding_free=False)([])
+    batch = Collator(EncodedDataset(SAMPLES), units, Layout(pad_token_id=3, padding_free=False))([])
     assert batch["input_ids"].tolist() == [[3, 3]]
     assert batch["labels"].tolist() == [[IGNORE, IGNORE]]
     assert ("attention_mask" in batch) == (units is None)
@@ -72,7 +69,7 @@ def test_an_empty_micro_batch_carries_no_loss_but_runs(units):
 @pytest.mark.parametrize("first", [SAMPLES[0], sample(1, 2, 3, weights=[1, 2, 3])])
 def test_weights_come_only_where_a_sample_has_some(first):
     dataset = EncodedDataset([first, SAMPLES[1]])
-    batch = Collator(dataset, None, pad_token_id=0, padding_free=False)([0, 1])
+    batch = Collator(dataset, None, Layout(pad_token_id=0, padding_free=False))([0, 1])
     if first.weights is None:
         assert "weights" not in batch
     else:
@@ -81,6 +78,7 @@ def test_weights_come_only_where_a_sample_has_some(first):
 
 
 def test_padding_rounds_up():
-    batch = Collator(EncodedDataset(SAMPLES), None, pad_token_id=0, padding_free=False, pad_to_multiple_of=8)([2])
+    layout = Layout(pad_token_id=0, padding_free=False, pad_to_multiple_of=8)
+    batch = Collator(EncodedDataset(SAMPLES), None, layout)([2])
     assert batch["input_ids"].tolist() == [[6, 7, 8, 9, 0, 0, 0, 0]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 0, 0, 0, 0]]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import BloomConfig, BloomForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from swift.data import Collator, EncodedDataset, check_layers, check_packing, probe_packing
+from swift.data import Collator, EncodedDataset, Layout, check_layers, check_packing, probe_packing
 from swift.errors import SwiftError
 from swift.rows import IGNORE, EncodedRow
 
@@ -65,9 +65,10 @@ def loss_and_gradients(model, batches, tokens: int):
 @pytest.mark.parametrize("multiple", [None, 16])
 def test_a_pack_gives_the_loss_and_gradients_of_its_samples(name, attention, multiple, dataset):
     model, tokens = tiny_model(name, attention), int(dataset.trained.sum())
-    single = Collator(dataset, None, pad_token_id=0, padding_free=False)
-    packed = Collator(dataset, [[0, 1, 2], [3, 4]], pad_token_id=0, padding_free=True, pad_to_multiple_of=multiple)
-    free = Collator(dataset, None, pad_token_id=0, padding_free=True)
+    single = Collator(dataset, None, Layout(pad_token_id=0, padding_free=False))
+    layout = Layout(pad_token_id=0, padding_free=True, pad_to_multiple_of=multiple)
+    packed = Collator(dataset, [[0, 1, 2], [3, 4]], layout)
+    free = Collator(dataset, None, Layout(pad_token_id=0, padding_free=True))
     expected = loss_and_gradients(model, [single([i]) for i in range(5)], tokens)
     layouts = {
         "two packs in two batches": [packed([0]), packed([1])],
