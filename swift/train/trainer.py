@@ -8,7 +8,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -39,6 +39,18 @@ KeepModel = Callable[[Any, Path], None]
 
 class EpochLoader(DataLoader):
     """A loader whose batch sampler follows the epoch."""
+
+    running: Any = None
+
+    def __iter__(self) -> Any:
+        self.running = super().__iter__()
+        return self.running
+
+    def close(self) -> None:
+        """End the workers of an epoch that was left in the middle: the process would wait for them when it ends."""
+        shutdown = getattr(self.running, "_shutdown_workers", None)
+        if shutdown is not None:
+            shutdown()
 
     def set_epoch(self, epoch: int) -> None:
         """Give the sampler the order of this epoch."""
@@ -101,6 +113,7 @@ class SwiftTrainer(Trainer):
         self.save_total_limit, self.weights_loaded = save_total_limit, weights_loaded
         self.select, self.head = takes_logits_to_keep(model), head
         self.meter, self.channel_meter, self.unwrapped = Meter(), channel_meter, False
+        self.loader: EpochLoader | None = None
         alpha, self.neftune_noise_alpha = args.neftune_noise_alpha, None
         self.neftune = Neftune(model, alpha) if alpha else None
         # The division by the tokens of the whole step is ours; the loop must not divide again.
@@ -108,9 +121,18 @@ class SwiftTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """This process's micro-batches, in the plan's order."""
-        return self._loader(self.plan, self.collator, self.args.process_index)
+        self.loader = self._loader(self.plan, self.collator, self.args.process_index)
+        return self.loader
 
-    def _loader(self, plan: StepPlan, collator: Any, rank: int) -> DataLoader:
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train; however that ends, the loader's workers end with it."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            if self.loader is not None:
+                self.loader.close()
+
+    def _loader(self, plan: StepPlan, collator: Any, rank: int) -> EpochLoader:
         return EpochLoader(
             cast(Any, UnitIndex(plan.units)),
             batch_sampler=RankBatches(plan, rank),
@@ -200,16 +222,17 @@ class SwiftTrainer(Trainer):
         model: Any = self._wrap_model(cast(Any, self.model), training=False)
         model.eval()
         sums: dict[str, float] = {"loss": 0.0, "tokens": 0.0}
-        for batch in self._loader(plan, collator, self.args.process_index):
-            batch = self._prepare_inputs(batch)
-            with self.compute_loss_context_manager(), self.accelerator.autocast():
-                head = None if self.metric else self.head
-                outputs, logits, labels = token_logps(model, batch, select=self.select, head=head)
-            sums["loss"] += float(self.objective(outputs).total)
-            sums["tokens"] += len(labels)
-            if self.metric and logits is not None:
-                for name, value in self.metric(logits.argmax(-1), labels).items():
-                    sums[name] = sums.get(name, 0.0) + value
+        with closing(self._loader(plan, collator, self.args.process_index)) as loader:
+            for batch in loader:
+                batch = self._prepare_inputs(batch)
+                with self.compute_loss_context_manager(), self.accelerator.autocast():
+                    head = None if self.metric else self.head
+                    outputs, logits, labels = token_logps(model, batch, select=self.select, head=head)
+                sums["loss"] += float(self.objective(outputs).total)
+                sums["tokens"] += len(labels)
+                if self.metric and logits is not None:
+                    for name, value in self.metric(logits.argmax(-1), labels).items():
+                        sums[name] = sums.get(name, 0.0) + value
         totals = self._sum_over_processes(sums)
         tokens = max(totals.pop("tokens"), 1.0)
         result = {f"{metric_key_prefix}_{name}": value / tokens for name, value in totals.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import subprocess
@@ -199,3 +200,15 @@ def test_a_dry_run_of_a_stream_shows_its_first_rows(
     shown = capsys.readouterr().out
     assert "a stream, 1,000 rows to draw from" in shown
     assert "Row 1" in shown and "Planned memory" in shown
+
+
+def test_workers_end_with_a_run_that_stops(train: Train, tmp_path: Path) -> None:
+    file = tmp_path / "long.jsonl"
+    row = {"messages": [{"role": "user", "content": "sky?"}, {"role": "assistant", "content": "Paris"}]}
+    bad = {"messages": [{"role": "user", "content": "<|im_end|>"}, {"role": "assistant", "content": "Paris"}]}
+    file.write_text("".join(json.dumps(each) + "\n" for each in [*[row] * 9, bad, *[row] * 90]))
+    options = {**IN_ORDER, "dataset": [str(file)], "lazy_tokenize": True, "special_tokens_in_content": "refuse"}
+    before = set(multiprocessing.active_children())
+    with pytest.raises(SwiftError, match="a row cannot be used") as stopped:
+        train(**options)
+    assert stopped.tb is not None and set(multiprocessing.active_children()) == before
