@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUTPUT ?= output/demo
 # Tests run in two processes, each with one thread of its own.
-PYTEST := -m pytest --numprocesses 2 --dist loadscope
+PYTEST := -m pytest --numprocesses 2 --dist worksteal
 COMPAT ?= .venv-compat
 # A folder of chat templates, for the table of docs/templates.md.
 TEMPLATES ?= ../shared/chat_templates
