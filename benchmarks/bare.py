@@ -41,7 +41,8 @@ def main() -> None:
     model = AutoModelForCausalLM.from_pretrained(given["model"], dtype=dtype)
     model.config.use_cache = False
     lora = LoraConfig(r=8, lora_alpha=32, lora_dropout=0.05, target_modules="all-linear", task_type="CAUSAL_LM")
-    model = get_peft_model(model, lora)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = get_peft_model(model, lora).to(device)
     model.train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
@@ -50,7 +51,8 @@ def main() -> None:
     with open(options.log, "w", encoding="utf-8") as log:
         for step in range(options.steps):
             batch = collate(given["samples"][step * options.batch : (step + 1) * options.batch])
-            with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            batch = {name: value.to(device) for name, value in batch.items()}
+            with torch.autocast(device, dtype, enabled=dtype != torch.float32):
                 loss = model(**batch).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -59,6 +61,8 @@ def main() -> None:
             optimizer.zero_grad()
             log.write(json.dumps({"step": step + 1, "loss": loss.item(), "time": time.time()}) + "\n")
             log.flush()
+    if device == "cuda":
+        print(f"Memory at the peak: {torch.cuda.max_memory_allocated() / 2**20:.0f} MiB measured")
 
 
 if __name__ == "__main__":

@@ -78,6 +78,7 @@ def main() -> None:
     )
     content = {
         "model": str(model),
+        "gpu": loading.device.type == "cuda",
         "dtype": str(loading.dtype.dtype).removeprefix("torch."),
         "samples": [{"input_ids": sample.input_ids.tolist(), "labels": sample.labels.tolist()} for sample in samples],
         "lengths": [sample.length for sample in samples],

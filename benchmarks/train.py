@@ -9,8 +9,9 @@ all of them alike.
 Tokens a second are tokens (padding not counted) of the steps after the warm-up by the time between the log lines of
 the last warm-up step and of the last step. Tokens by processor second are the same tokens by the processor time that
 the side used meanwhile, seen from outside: on a machine with other work it is the steadier figure. Memory is the
-largest resident memory of the process. The loss of the first step, where LoRA does nothing yet, shows whether the
-sides train on the same tokens; the peer also trains the line break after the answer, hence its small difference.
+largest resident memory of the process; on a GPU what PyTorch's allocator gave out at most. The loss of the first step,
+where LoRA does nothing yet, shows whether the sides train on the same tokens; the peer also trains the line break after
+the answer, hence its small difference.
 
 The peer lives in an environment of its own and is left out where there is none:
 
@@ -55,6 +56,7 @@ class Work:
         folder: holds rows.jsonl and samples.json.
         model: the model's folder.
         dtype: of its weights.
+        gpu: whether a GPU trains.
         lengths: tokens of each sample, in order.
         trained: trained tokens of each sample.
         batch: samples in a step.
@@ -65,6 +67,7 @@ class Work:
     folder: Path
     model: str
     dtype: str
+    gpu: bool
     lengths: list[int]
     trained: list[int]
     batch: int
@@ -157,7 +160,7 @@ def peer_command(python: str) -> Callable[[Work, Path], list[str]]:
     def command(work: Work, folder: Path) -> list[str]:
         words = [python, "-m", "swift.cli.main", "sft", "--model", work.model, *COMMON, *shape_flags(work)]
         words += ["--tuner_type", "lora", "--model_type", "llama", "--template", "chatml"]
-        words += ["--torch_dtype", work.dtype, "--use_cpu", "true", "--attn_impl", "sdpa"]
+        words += ["--torch_dtype", work.dtype, "--use_cpu", str(not work.gpu).lower(), "--attn_impl", "sdpa"]
         return [*words, "--dataset_num_proc", "1", "--split_dataset_ratio", "0", "--output_dir", str(folder / "out")]
 
     return command
@@ -207,7 +210,17 @@ def once(name: str, side: Side, work: Work, threads: int) -> Result:
     losses = [float(line["loss"]) for line in lines if "loss" in line]
     cpu = watch.seconds(work.warmup, work.all_steps)
     by_cpu = work.timed_tokens / cpu if cpu else None
-    return Result(name, work.timed_tokens / seconds, by_cpu, finished.peak, losses[0], losses[-1])
+    peak = (gpu_peak(finished.output) if work.gpu else None) or finished.peak
+    return Result(name, work.timed_tokens / seconds, by_cpu, peak, losses[0], losses[-1])
+
+
+def gpu_peak(output: str) -> int | None:
+    """Bytes that PyTorch's allocator gave out at most, where a run on a GPU says so."""
+    ours = re.search(r"Memory at the peak: ([\d.,]+) (MiB|GiB) measured", output)
+    theirs = re.findall(r"'memory\(GiB\)': '?([\d.]+)", output)
+    if ours:
+        return round(float(ours[1].replace(",", "")) * (2**30 if ours[2] == "GiB" else 2**20))
+    return round(max(map(float, theirs)) * 2**30) if theirs else None
 
 
 def prepare(folder: Path, options: argparse.Namespace) -> Work:
@@ -215,12 +228,12 @@ def prepare(folder: Path, options: argparse.Namespace) -> Work:
     batch = options.batch or (2 if options.lengths == "full" else 8)
     count = batch * (options.warmup + options.steps)
     command = [sys.executable, str(HERE / "rows.py"), str(folder), "--rows", str(count)]
-    command += ["--length", str(options.length), "--lengths", options.lengths]
+    command += ["--length", str(options.length), "--lengths", options.lengths, "--model", options.model]
     finished = measure(command, environment_of(ours=True), ROOT)
     if finished.status:
         raise SystemExit(f"the rows cannot be written:\n{finished.output}")
     given = json.loads((folder / "samples.json").read_text(encoding="utf-8"))
-    numbers = {name: given[name] for name in ("model", "dtype", "lengths", "trained")}
+    numbers = {name: given[name] for name in ("model", "dtype", "gpu", "lengths", "trained")}
     return Work(folder=folder, batch=batch, warmup=options.warmup, steps=options.steps, **numbers)
 
 
@@ -289,6 +302,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="runs of every side (default 3)")
     parser.add_argument("--steps", type=int, default=20, help="timed steps (default 20)")
     parser.add_argument("--warmup", type=int, default=5, help="steps before them (default 5)")
+    parser.add_argument("--model", default="demo", help="name or folder of the model (default demo)")
     parser.add_argument("--lengths", choices=("full", "mixed"), default="full", help="equal ones, or real short rows")
     parser.add_argument("--length", type=int, default=512, help="tokens of a sample, with full (default 512)")
     parser.add_argument("--batch", type=int, help="samples in a step (default 2; 8 with --lengths mixed)")

@@ -30,13 +30,13 @@ class Layout:
         pad_token_id: fills what padding needs.
         padding_free: lay the samples end to end.
         pad_to_multiple_of: round the length up to a multiple.
-        flash_kwargs: also give the borders as flash attention takes them.
+        borders: also give the borders of samples laid end to end.
     """
 
     pad_token_id: int
     padding_free: bool
     pad_to_multiple_of: int | None = None
-    flash_kwargs: bool = False
+    borders: bool = False
 
     def __call__(self, samples: Sequence[EncodedRow]) -> dict[str, torch.Tensor]:
         """The batch of these samples; no sample gives a stand-in without loss.
@@ -82,7 +82,7 @@ class Layout:
         if shape[1] > longest:
             lengths.append(shape[1] - longest)
         batch["position_ids"] = torch.from_numpy(np.concatenate([np.arange(n) for n in lengths])[None])
-        return batch | (segment_kwargs(lengths) if self.flash_kwargs else {})
+        return batch | (segment_kwargs(lengths) if self.borders else {})
 
 
 class Collator:
@@ -137,19 +137,22 @@ class Collator:
 
 
 def segment_kwargs(lengths: Sequence[int]) -> dict[str, Any]:
-    """Borders of samples laid end to end, as transformers hands them to flash attention's variable-length kernels.
+    """Borders of samples laid end to end, as attention functions take them.
 
     Args:
         lengths: tokens of each sample, in order.
 
     Returns:
-        cu_seq_lens_q, cu_seq_lens_k: int32[samples + 1], starting at 0; max_length_q, max_length_k: int.
+        segments: the borders, from 0 on. The same as transformers hands them to flash attention: cu_seq_lens_q,
+        cu_seq_lens_k: int32[samples + 1]; max_length_q, max_length_k: int.
     """
     import torch
 
-    borders = torch.tensor(np.concatenate([[0], np.cumsum(lengths)]), dtype=torch.int32)
+    segments = np.concatenate([[0], np.cumsum(lengths)]).tolist()
+    borders = torch.tensor(segments, dtype=torch.int32)
     longest = int(max(lengths))
     return {
+        "segments": tuple(segments),
         "cu_seq_lens_q": borders,
         "cu_seq_lens_k": borders,
         "max_length_q": longest,

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from swift.data.collator import segment_kwargs
 from swift.errors import SwiftError
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def _layer_types(config: Any) -> set[str]:
     return {str(kind) for kinds in lists if isinstance(kinds, list | tuple) for kind in kinds}
 
 
-def probe_packing(model: torch.nn.Module, **kwargs: Any) -> None:
+def probe_packing(model: torch.nn.Module, *, borders: bool = False, **kwargs: Any) -> None:
     """Run a pack of two samples twice, the first one changed, and see that the second one's logits stay.
 
     It finds what no table can: architectures that build their attention mask without looking at `position_ids`, and a
@@ -84,6 +85,7 @@ def probe_packing(model: torch.nn.Module, **kwargs: Any) -> None:
 
     Args:
         model: a causal language model as it will be trained, before it is wrapped for several processes.
+        borders: also give it the borders of the samples, as the training step does where attention takes them.
         kwargs: what the training step also passes to the model, such as `use_cache=False`.
 
     Raises:
@@ -95,6 +97,9 @@ def probe_packing(model: torch.nn.Module, **kwargs: Any) -> None:
     one = torch.arange(PROBE_LENGTH)
     ids = torch.stack([torch.cat([one + 1, one + 1]), torch.cat([one + 1 + PROBE_LENGTH, one + 1])]).to(device)
     positions = torch.cat([one, one])[None].to(device)
+    if borders:
+        given = segment_kwargs([PROBE_LENGTH, PROBE_LENGTH])
+        kwargs |= {name: value.to(device) if hasattr(value, "to") else value for name, value in given.items()}
     training = model.training
     model.eval()
     try:

@@ -89,6 +89,7 @@ def plan_memory(
     device: str = "cpu",
     rows: int = 1,
     masked: bool | None = None,
+    by_segment: bool = False,
     accumulated: bool = False,
     loss: LossFunction = float32_cross_entropy,
     step: OptimizerStep | None = None,
@@ -108,6 +109,7 @@ def plan_memory(
         device: cpu or cuda.
         rows: rows of the micro-batch.
         masked: whether attention gets a mask; None means where there are several rows.
+        by_segment: whether attention takes the samples of a row one by one, without a mask.
         accumulated: whether gradients outlive a micro-batch (gradient accumulation).
         loss: the run's own loss, as `trace.LossFunction` says.
         step: what the optimizer holds, where it is not one that transformers names.
@@ -131,6 +133,7 @@ def plan_memory(
                 autocast=amp,
                 gradient_checkpointing=gradient_checkpointing,
                 masked=masked,
+                by_segment=by_segment,
                 accumulated=accumulated or world_size > 1,
                 loss=loss,
                 dtypes={name: kind for name, _, kind in chosen},

@@ -142,6 +142,7 @@ def trace_step(
     gradient_checkpointing: bool,
     masked: bool,
     accumulated: bool,
+    by_segment: bool = False,
     loss: LossFunction = float32_cross_entropy,
     dtypes: dict[str, torch.dtype] | None = None,
     gradients_dropped: bool = False,
@@ -158,6 +159,7 @@ def trace_step(
         gradient_checkpointing: whether layers are computed again in the backward pass.
         masked: whether attention gets a mask (padding or packing), as opposed to the plain causal rule.
         accumulated: whether gradients of an earlier micro-batch are already there.
+        by_segment: whether each row holds samples that attention takes one by one, without a mask; two then.
         loss: what is differentiated.
         dtypes: dtypes of parameters that differ from the model's, by name.
         gradients_dropped: whether each gradient goes as soon as it is there, its weight being updated at once.
@@ -173,7 +175,7 @@ def trace_step(
         live_step = _Step(model, live, torch.device(device), autocast, gradients_dropped)
         live_step.start(accumulated)
         with _training(model, gradient_checkpointing), real_attention_masks(masked):
-            return live_step.run(rows, length, trained_positions, masked, loss)
+            return live_step.run(rows, length, trained_positions, masked, by_segment, loss)
 
 
 class _Step:
@@ -198,7 +200,9 @@ class _Step:
             if self.dropped:
                 parameter.grad = None
 
-    def run(self, rows: int, length: int, positions: int, masked: bool, loss: LossFunction) -> StepTrace:
+    def run(
+        self, rows: int, length: int, positions: int, masked: bool, by_segment: bool, loss: LossFunction
+    ) -> StepTrace:
         ids = torch.zeros(rows, length, dtype=torch.int64, device=self.device)
         mask = torch.ones_like(ids) if masked else None
         # All rows share one index, so the places kept in each row are their mean.
@@ -207,7 +211,8 @@ class _Step:
         vocabulary = self.model.config.get_text_config().vocab_size  # type: ignore[union-attr, operator]
         self.live.expect_logits(len(targets), vocabulary)
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            value = loss(self.model, {"input_ids": ids, "attention_mask": mask}, kept, targets)
+            borders = {"segments": (0, length // 2, length)} if by_segment else {}
+            value = loss(self.model, {"input_ids": ids, "attention_mask": mask, **borders}, kept, targets)
         saved = sum(self.live.alive.values()) - self.live.alive["weights"] - self.live.alive["gradients"]
         served = self.live.heap_served
         value.backward()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from swift.data import Collator, EncodedDataset, Layout, StepPlan, check_packing, probe_packing
 from swift.data.steps import data_seed
+from swift.models.segments import attend_by_segment, takes_borders
 from swift.objectives import objectives
 from swift.train import distributed, metrics
 from swift.train.hooks import LastStep, LogFile
@@ -50,7 +51,8 @@ class Seq2SeqTrainer(SwiftTrainer):
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
 
         def collator(dataset: EncodedDataset) -> Collator:
-            return Collator(dataset, None, Layout(pad_token_id=pad, padding_free=padding_free))
+            layout = Layout(pad_token_id=pad, padding_free=padding_free, borders=takes_borders(model))
+            return Collator(dataset, None, layout)
 
         plan = StepPlan(
             len(train_dataset),
@@ -64,7 +66,8 @@ class Seq2SeqTrainer(SwiftTrainer):
         args.remove_unused_columns = False
         if padding_free:
             check_packing(model.config)
-            probe_packing(model, use_cache=False)
+            attend_by_segment(model)
+            probe_packing(model, borders=takes_borders(model), use_cache=False)
         super().__init__(
             model,
             args,

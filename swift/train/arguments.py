@@ -133,6 +133,8 @@ def training_arguments(config: SftConfig, run_folder: Path, chosen: dict[str, An
     values: dict[str, Any] = {name: getattr(train, name) for name in SAME} | train.more | chosen
     values |= {"output_dir": str(run_folder), "remove_unused_columns": False}
     values.setdefault("disable_tqdm", False)
+    # A loss that is not a number is logged as it is; looking for one would wait for the GPU in every micro-batch.
+    values.setdefault("logging_nan_inf_filter", False)
     values |= _evaluation(config) | _reports(config, run_folder) | {"save_strategy": train.save_strategy}
     known = _known()
     values = as_installed(values | {"warmup_ratio": train.warmup_ratio}, known)

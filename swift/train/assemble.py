@@ -158,7 +158,6 @@ class Prepared:
         held: samples for evaluation.
         plan: the order of global batches.
         end_to_end: samples lie end to end in a batch instead of being padded.
-        flash: the collator also gives the places of samples as flash attention takes them.
         notes: counted warnings of the template.
         dropped: rows and samples that were left out, and why.
         channels: the channels of the samples for training, where their losses are logged.
@@ -169,29 +168,26 @@ class Prepared:
     held: Samples | None
     plan: StepPlan
     end_to_end: bool
-    flash: bool
     notes: dict[str, int]
     dropped: Sequence[Dropped]
     channels: Channels | None = None
     live: Live | None = None
 
-    def layout(self, tokenizer: Any, multiple: int) -> Layout:
+    def layout(self, tokenizer: Any, multiple: int, borders: bool = False) -> Layout:
         """How the samples of a batch lie; lengths are rounded up to `multiple`."""
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
-        return Layout(
-            pad_token_id=pad, padding_free=self.end_to_end, pad_to_multiple_of=multiple, flash_kwargs=self.flash
-        )
+        return Layout(pad, padding_free=self.end_to_end, pad_to_multiple_of=multiple, borders=borders)
 
-    def collator(self, tokenizer: Any, samples: Samples, multiple: int) -> Collator:
+    def collator(self, tokenizer: Any, samples: Samples, multiple: int, borders: bool = False) -> Collator:
         """The collator over one of the sets."""
         channels = self.channels.of_sample if self.channels and samples is self.train else None
-        return Collator(samples.dataset, samples.units, self.layout(tokenizer, multiple), channels)
+        return Collator(samples.dataset, samples.units, self.layout(tokenizer, multiple, borders), channels)
 
-    def train_collator(self, tokenizer: Any, multiple: int) -> Collator | LazyCollator | StreamCollator:
+    def train_collator(self, tokenizer: Any, multiple: int, borders: bool) -> Collator | LazyCollator | StreamCollator:
         """What makes the micro-batches of training."""
         if self.live is not None:
-            return self.live.collator(self.layout(tokenizer, multiple), self.plan)
-        return self.collator(tokenizer, self.train, multiple)
+            return self.live.collator(self.layout(tokenizer, multiple, borders), self.plan)
+        return self.collator(tokenizer, self.train, multiple, borders)
 
     def fingerprint(self) -> str:
         """Changes with what is trained on, so that a resumed run notices other data."""
@@ -248,14 +244,13 @@ def prepare(
     end_to_end = data.packing or data.padding_free
     if end_to_end:
         check_packing(load_config(source.path, trust_remote_code=config.model.trust_remote_code))
-    flash = end_to_end and (config.model.attn_impl or "").startswith("flash")
     if is_live(config):
         live = prepare_live(config, template, reader, longest, decisions)
         train, evaluation = Samples(live.preview, None), Samples(live.held, None) if live.held is not None else None
         plan = step_plan(config, live.rows, distributed.world_size(), decisions)
         bound = "--max_length bounds them" if live.longest else "--max_length would bound them"
         decisions.add("planned from", f"{train.count} samples", "data", f"those of the first rows; {bound}")
-        return Prepared(train, evaluation, plan, end_to_end, flash, dict(template.notes), live.first, live=live)
+        return Prepared(train, evaluation, plan, end_to_end, dict(template.notes), live.first, live=live)
     assert isinstance(reader, RunRows)
     sets = tokenise(reader, template, longest, decisions)
     train = pack(config, sets.train, longest, decisions)
@@ -263,4 +258,4 @@ def prepare(
     plan = step_plan(config, train.count, distributed.world_size(), decisions)
     dropped = DroppedRows(chain(train.dataset.dropped, evaluation.dataset.dropped if evaluation else ()))
     channels = channels_of(train.dataset) if config.train.enable_channel_loss else None
-    return Prepared(train, evaluation, plan, end_to_end, flash, dict(template.notes), dropped, channels)
+    return Prepared(train, evaluation, plan, end_to_end, dict(template.notes), dropped, channels)

@@ -13,8 +13,10 @@ from swift.rows import IGNORE
 from swift.train.head import head_logps, tapped
 from swift.train.row_logps import row_logps
 
-PER_TOKEN = ("labels", "weights", "channels")
-"""Parts of a batch that are not for the model: a value for each token."""
+PER_TOKEN = ("weights", "channels")
+"""Values for each token that go with its log-probability."""
+NOT_FOR_THE_MODEL = ("labels", "places", *PER_TOKEN)
+"""Parts of a batch that are not for the model."""
 
 
 def takes_logits_to_keep(model: Any) -> bool:
@@ -32,6 +34,31 @@ def virtual_tokens(model: Any) -> int:
     return int(adapter.num_virtual_tokens)
 
 
+def trained_places(batch: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Where a batch is trained; best asked before the batch goes to a GPU, which would have to be waited for.
+
+    Args:
+        batch: labels int64[b, n] not shifted, weights float32[b, n] and channels int64[b, n] or absent.
+
+    Returns:
+        columns: int64[c], the places of each row that predict something trained in some row.
+        chosen: int64[k], which of the b * c places of these columns are trained; None means all of them.
+        labels: int64[k], the trained tokens; weights and channels likewise, where the batch has them.
+    """
+    targets = batch["labels"][:, 1:]
+    columns = (targets != IGNORE).any(dim=0).nonzero().squeeze(1)
+    if len(columns) == 0:
+        columns = columns.new_zeros(1)
+    kept = {name: batch[name][:, 1:][:, columns].flatten() for name in ("labels", *PER_TOKEN) if name in batch}
+    chosen: torch.Tensor | None = (kept["labels"] != IGNORE).nonzero().squeeze(1)
+    if chosen is not None and len(chosen) == len(kept["labels"]):
+        # Where every row is trained a copy is saved.
+        chosen = None
+    if chosen is not None:
+        kept = {name: values[chosen] for name, values in kept.items()}
+    return {"columns": columns, "chosen": chosen, **kept}
+
+
 def token_logps(
     model: Any, batch: dict[str, torch.Tensor], *, select: bool, label_smoothing: float = 0.0, head: Any = None
 ) -> tuple[TokenLogps, torch.Tensor | None, torch.Tensor]:
@@ -40,7 +67,7 @@ def token_logps(
     Args:
         model: a causal language model, wrapped or not.
         batch: input_ids int64[b, n], labels int64[b, n] not shifted, weights float32[b, n] and channels int64[b, n]
-            or absent, and whatever else the model takes.
+            or absent, and whatever else the model takes; `trained_places` as places, where they are known.
         select: whether the model takes `logits_to_keep`.
         label_smoothing: mixes the uniform distribution into each target (Szegedy et al., 2016, section 7).
         head: the model's `separable_head`, where logits are to be computed some tokens at a time.
@@ -49,22 +76,11 @@ def token_logps(
         The log-probabilities, with the logits float[k, vocabulary] (None with `head`) and labels int64[k] of the k
         trained tokens.
     """
-    inputs = {name: value for name, value in batch.items() if name not in PER_TOKEN}
-    targets = batch["labels"][:, 1:]
-    trained = targets != IGNORE
-    columns = trained.any(dim=0).nonzero().squeeze(1)
-    if len(columns) == 0:
-        columns = columns.new_zeros(1)
-    labels = targets[:, columns].flatten()
-    kept = {name: batch[name][:, 1:][:, columns].flatten() for name in PER_TOKEN[1:] if name in batch}
-    chosen: torch.Tensor | None = (labels != IGNORE).nonzero().squeeze(1)
-    if chosen is not None and len(chosen) == len(labels):
-        # Where every row is trained a copy is saved.
-        chosen = None
-    if chosen is not None:
-        labels, kept = labels[chosen], {name: values[chosen] for name, values in kept.items()}
-    logps, logits = logps_at(model, inputs, columns, labels, chosen, select, label_smoothing, head)
-    return TokenLogps(logps, kept.get("weights"), channel=kept.get("channels")), logits, labels
+    inputs = {name: value for name, value in batch.items() if name not in NOT_FOR_THE_MODEL}
+    places: Any = batch.get("places") or trained_places(batch)
+    labels = places["labels"]
+    logps, logits = logps_at(model, inputs, places["columns"], labels, places["chosen"], select, label_smoothing, head)
+    return TokenLogps(logps, places.get("weights"), channel=places.get("channels")), logits, labels
 
 
 def logps_at(

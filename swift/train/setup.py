@@ -134,7 +134,6 @@ def plan_run(config: SftConfig, source: ModelSource, data: Prepared, decisions: 
     if config.tuner.train_type in WHOLE_WEIGHTS and str(skeleton.dtype) == "torch.bfloat16":
         reason += "; a change below 1/256 of a weight is rounded away: --torch_dtype float32 keeps it"
     decisions.add("torch_dtype", str(skeleton.dtype).removeprefix("torch."), "model", reason)
-    decisions.add("attn_impl", skeleton.attn, "machine", skeleton.reasons["attention"])
     decisions.add("device", str(skeleton.device), "machine", skeleton.reasons["device"])
     if data.end_to_end:
         check_layers(skeleton.model)
@@ -142,6 +141,9 @@ def plan_run(config: SftConfig, source: ModelSource, data: Prepared, decisions: 
     steps = count_steps(config, data)
     settle_schedule(config, steps, decisions)
     model = tune(config, skeleton.model, source)
+    by_segment = _attend(config, data, model)
+    attention = skeleton.reasons["attention"] + ("; each sample of a pack by itself" if by_segment else "")
+    decisions.add("attn_impl", skeleton.attn, "machine", attention)
     turns = layer_turns(model, config.optimizer, train.optimizer, train.seed)
     if turns:
         turns.set_step(model, 0)
@@ -186,6 +188,7 @@ def _memory_planner(
     config: SftConfig, skeleton: Skeleton, model: Any, data: Prepared, step: OptimizerStep | None
 ) -> Callable[[bool], MemoryPlan]:
     """Plans the peak of the run, with gradient checkpointing or without."""
+    from swift.models.segments import takes_borders
     from swift.plan.memory import plan_memory
     from swift.train.loss import logps_at, takes_logits_to_keep
 
@@ -203,7 +206,8 @@ def _memory_planner(
             micro_batch_tokens=largest.tokens,
             trained_positions=largest.logits,
             rows=largest.rows,
-            masked=data.end_to_end or largest.rows > 1,
+            masked=(data.end_to_end and not takes_borders(model)) or largest.rows > 1,
+            by_segment=data.end_to_end and takes_borders(model),
             accumulated=data.plan.accumulation > 1,
             loss=loss,
             optimizer=config.train.optimizer or config.train.optim,
@@ -296,7 +300,16 @@ def load_and_tune(
     else:
         batches = first_batches(config, data, template.tokenizer, loaded.device)
         loaded.model = tune(config, loaded.model, source, batches)
+    if _attend(config, data, loaded.model):
+        probe_packing(loaded.model, borders=True, use_cache=False)
     return loaded
+
+
+def _attend(config: SftConfig, data: Prepared, model: Any) -> bool:
+    """Let the samples of a pack attend one by one, where the model can and the optimizer need not see a mask."""
+    from swift.models.segments import attend_by_segment
+
+    return data.end_to_end and config.train.optimizer != "muonclip" and attend_by_segment(model)
 
 
 def make_trainer(
@@ -311,6 +324,7 @@ def make_trainer(
     """Put model, batches, objective and checkpoints together."""
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+    from swift.models.segments import takes_borders
     from swift.objectives import objectives
     from swift.train import callbacks, metrics
     from swift.train.arguments import start_swanlab, training_arguments
@@ -326,13 +340,14 @@ def make_trainer(
     objective = objectives.get(loss_name(config))
     turns = layer_turns(loaded.model, config.optimizer, train.optimizer, train.seed)
     extra = [*([turns] if turns else []), *(callbacks.get(name)() for name in train.callbacks)]
-    collator = data.train_collator(template.tokenizer, multiple)
+    borders = takes_borders(loaded.model)
+    collator = data.train_collator(template.tokenizer, multiple, borders)
     trainer = SwiftTrainer(
         loaded.model,
         args,
         plan=data.plan,
         collator=collator,
-        eval_collator=data.collator(template.tokenizer, data.held, multiple) if data.held else None,
+        eval_collator=data.collator(template.tokenizer, data.held, multiple, borders) if data.held else None,
         eval_units=data.held.count if data.held else 0,
         objective=objective,
         metric=metrics.get(train.eval_metric) if train.eval_metric else None,

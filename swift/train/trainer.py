@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate.utils.memory import clear_device_cache
 from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_callback import ExportableState
@@ -27,7 +28,7 @@ from swift.objectives.types import Objective
 from swift.train import Metric, distributed
 from swift.train.folders import STATE, link_checkpoint, step_of
 from swift.train.hooks import AfterStep
-from swift.train.loss import takes_logits_to_keep, token_logps
+from swift.train.loss import takes_logits_to_keep, token_logps, trained_places
 from swift.train.meter import ChannelMeter, Meter
 from swift.train.neftune import Neftune
 from swift.train.told import Told
@@ -114,6 +115,7 @@ class SwiftTrainer(Trainer):
         self.select, self.head = takes_logits_to_keep(model), head
         self.meter, self.channel_meter, self.unwrapped = Meter(), channel_meter, False
         self.loader: EpochLoader | None = None
+        self.flops_per_token: int | None = None
         alpha, self.neftune_noise_alpha = args.neftune_noise_alpha, None
         self.neftune = Neftune(model, alpha) if alpha else None
         # The division by the tokens of the whole step is ours; the loop must not divide again.
@@ -151,11 +153,49 @@ class SwiftTrainer(Trainer):
         Raises:
             Halt: a row cannot be used; the steps before are whole.
         """
+        if self.args.world_size == 1:
+            # The number of tokens stays where it is counted: a GPU need not be waited for.
+            device = "cpu"
         if self.told is None:
             return super().get_batch_samples(epoch_iterator, num_batches, device)
         batches = list(self.told.strip(islice(epoch_iterator, num_batches)))
         self.told.take()
         return super().get_batch_samples(iter(batches), num_batches, device)
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """One micro-batch, forward and backward.
+
+        The loop's own step sets every module to training again, each time; that takes longer than the arithmetic of
+        small models on fast GPUs.
+        """
+        if not model.training:
+            model.train()
+        if callable(getattr(self.optimizer, "train", None)):
+            self.optimizer.train()  # type: ignore[union-attr]
+        inputs = self._prepare_inputs(inputs)
+        with self.compute_loss_context_manager():
+            loss = self.compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
+        del inputs
+        every = self.args.torch_empty_cache_steps
+        if every is not None and self.state.global_step % every == 0:
+            clear_device_cache()
+        self.accelerator.backward(loss)
+        return loss.detach()
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        return super()._prepare_inputs(inputs | {"places": trained_places(inputs)})
+
+    def _prepare_input(self, data: Any) -> Any:
+        if isinstance(data, torch.Tensor):
+            return data.to(self.args.device, non_blocking=data.is_pinned())
+        return super()._prepare_input(data)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Of a micro-batch, by the parameters that are no embeddings (Kaplan et al., 2020, section 2.1)."""
+        if self.flops_per_token is None:
+            count = getattr(self.model, "num_parameters", None)
+            self.flops_per_token = 6 * count(exclude_embeddings=True) if count else 0
+        return self.flops_per_token * inputs["input_ids"].numel()
 
     def create_optimizer(self, model: Any = None) -> Any:
         """The user's optimizer where `--optimizer` names one, else that of `--optim`."""

@@ -43,13 +43,14 @@ def test_packs_of_a_batch_are_laid_end_to_end_with_their_borders():
     collate = Collator(
         EncodedDataset(SAMPLES),
         [[0, 1], [2]],
-        Layout(pad_token_id=0, padding_free=False, pad_to_multiple_of=4, flash_kwargs=True),
+        Layout(pad_token_id=0, padding_free=False, pad_to_multiple_of=4, borders=True),
     )
     batch = collate([0, 1])
     assert tensors(batch) == {
         "input_ids": [[1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 0, 0]],
         "labels": [[IGNORE, 2, 3, IGNORE, 5, IGNORE, 7, 8, 9, IGNORE, IGNORE, IGNORE]],
         "position_ids": [[0, 1, 2, 0, 1, 0, 1, 2, 3, 0, 1, 2]],
+        "segments": (0, 3, 5, 9, 12),
         "cu_seq_lens_q": [0, 3, 5, 9, 12],
         "cu_seq_lens_k": [0, 3, 5, 9, 12],
         "max_length_q": 4,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ from transformers import BloomConfig, BloomForCausalLM, LlamaConfig, LlamaForCau
 
 from swift.data import Collator, EncodedDataset, Layout, check_layers, check_packing, probe_packing
 from swift.errors import SwiftError
+from swift.models.segments import attend_by_segment
 from swift.rows import IGNORE, EncodedRow
 
 SIZES = dict(
@@ -22,15 +24,22 @@ SIZES = dict(
     num_key_value_heads=2,
     max_position_embeddings=128,
 )
-MODELS = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}
+WINDOWS = functools.partial(Qwen2Config, use_sliding_window=True, sliding_window=4, max_window_layers=1)
+MODELS = {
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "windows": (WINDOWS, Qwen2ForCausalLM),
+}
 
 
-def tiny_model(name: str, attention: str):
+def tiny_model(name: str, attention: str, **changes):
     config_class, model_class = MODELS[name]
     torch.manual_seed(0)
-    config = config_class(**SIZES)
-    config._attn_implementation = attention
-    return model_class(config).float()
+    config = config_class(**SIZES | changes)
+    config._attn_implementation = "sdpa" if attention == "segments" else attention
+    model = model_class(config).float()
+    assert attention != "segments" or attend_by_segment(model)
+    return model
 
 
 @pytest.fixture
@@ -60,16 +69,17 @@ def loss_and_gradients(model, batches, tokens: int):
     return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "segments"])
 @pytest.mark.parametrize("name", list(MODELS))
 @pytest.mark.parametrize("multiple", [None, 16])
 def test_a_pack_gives_the_loss_and_gradients_of_its_samples(name, attention, multiple, dataset):
     model, tokens = tiny_model(name, attention), int(dataset.trained.sum())
     single = Collator(dataset, None, Layout(pad_token_id=0, padding_free=False))
-    layout = Layout(pad_token_id=0, padding_free=True, pad_to_multiple_of=multiple)
+    borders = attention == "segments"
+    layout = Layout(pad_token_id=0, padding_free=True, pad_to_multiple_of=multiple, borders=borders)
     packed = Collator(dataset, [[0, 1, 2], [3, 4]], layout)
     free = Collator(dataset, None, Layout(pad_token_id=0, padding_free=True))
-    expected = loss_and_gradients(model, [single([i]) for i in range(5)], tokens)
+    expected = loss_and_gradients(tiny_model(name, "eager"), [single([i]) for i in range(5)], tokens)
     layouts = {
         "two packs in two batches": [packed([0]), packed([1])],
         "two packs in one batch": [packed([0, 1])],
@@ -84,12 +94,27 @@ def test_a_pack_gives_the_loss_and_gradients_of_its_samples(name, attention, mul
             assert torch.allclose(gradient, expected[1][weight], atol=1e-5, rtol=0), (layout, weight)
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "segments"])
 @pytest.mark.parametrize("name", list(MODELS))
 def test_the_probe_passes_models_that_keep_samples_apart(name, attention):
     model = tiny_model(name, attention).train()
     probe_packing(model, use_cache=False)
+    probe_packing(model, borders=attention == "segments", use_cache=False)
     assert model.training
+
+
+@pytest.mark.parametrize("changes", [{"attention_chunk_size": 4}, {"layer_types": ["chunked_attention"] * 2}])
+def test_models_whose_layers_do_not_tell_their_masks_keep_them(changes):
+    model = tiny_model("llama", "sdpa")
+    for name, value in changes.items():
+        setattr(model.config, name, value)
+    assert not attend_by_segment(model)
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_attention_that_was_asked_for_by_name_stays():
+    model = tiny_model("llama", "eager")
+    assert not attend_by_segment(model) and model.config._attn_implementation == "eager"
 
 
 def test_the_probe_finds_a_cache_that_is_left_on():

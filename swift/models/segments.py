@@ -1,0 +1,172 @@
+"""Attention of samples that lie end to end: each attends to itself alone, and no mask of the whole pack is made.
+
+A mask of a pack of n tokens has n * n places, which SDPA reads for every layer and which rules out its fast kernels.
+With the borders of the samples at hand (`swift.data.collator.segment_kwargs`) there is nothing to mask: a GPU runs the
+kernel for sequences of different lengths that PyTorch brings (`torch.nn.attention.varlen`), other devices run SDPA on
+one sample after another.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+NAME = "sdpa_segments"
+"""The name under which transformers finds these functions."""
+
+FLAGS = ("_supports_sdpa", "_supports_flash_attn", "_supports_attention_backend")
+"""What a model class must say of itself: the second that borders of samples may stand for a mask."""
+
+
+def attend_by_segment(model: Any) -> bool:
+    """Let a model that runs SDPA attend sample by sample where a batch brings borders; False where it cannot."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    config = inner.config
+    if getattr(config, "_attn_implementation", None) != "sdpa" or not _can_attend(inner, config):
+        return False
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(NAME, segment_attention)
+    AttentionMaskInterface.register(NAME, pack_mask)
+    inner.set_attn_implementation(NAME)
+    return True
+
+
+def _can_attend(model: Any, config: Any) -> bool:
+    if not all(getattr(model, flag, False) for flag in FLAGS):
+        return False
+    kinds = set(getattr(config, "layer_types", None) or ())
+    # Of windows the layers tell us; of chunks, and of images that see ahead, only a mask would.
+    plain = kinds <= {"full_attention", "sliding_attention"} and not getattr(config, "attention_chunk_size", None)
+    return plain and getattr(config, "vision_config", None) is None
+
+
+def pack_mask(*, attention_mask: torch.Tensor | None = None, allow_is_causal_skip: bool = True, **given: Any) -> Any:
+    """The mask that transformers asks for before the layers run: none for samples end to end, else SDPA's own."""
+    from transformers.masking_utils import sdpa_mask
+
+    if attention_mask is None and not allow_is_causal_skip:
+        return None
+    return sdpa_mask(attention_mask=attention_mask, allow_is_causal_skip=allow_is_causal_skip, **given)
+
+
+def segment_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    segments: tuple[int, ...] | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    max_length_q: int = 0,
+    **given: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention within each sample, as an attention function of transformers.
+
+    Args:
+        module: the attention layer.
+        query: float[batch, heads, n, width].
+        key: float[batch, key heads, n, width], and value likewise.
+        value: see `key`.
+        attention_mask: for batches without borders.
+        dropout: share of the attention weights that are dropped.
+        scaling: of the scores; one by the root of the width where it is not given.
+        sliding_window: tokens that a token sees, itself included; None means all before it.
+        segments: borders of the samples, from 0 to n; read off position_ids where neither they nor a mask are given.
+        cu_seq_lens_q: the same, int32[samples + 1] where query is.
+        max_length_q: tokens of the longest sample.
+        given: what else the layer passes.
+
+    Returns:
+        float[batch, n, heads, width].
+    """
+    if segments is None and attention_mask is None:
+        segments = _borders(given.get("position_ids"), query)
+    if segments is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **given
+        )
+    if cu_seq_lens_q is not None and not dropout and has_kernel(query, value):
+        return _in_one_kernel(query, key, value, scaling, sliding_window, cu_seq_lens_q, max_length_q), None
+    parts = [
+        F.scaled_dot_product_attention(
+            *(tensor[:, :, start:stop] for tensor in (query, key, value)),
+            attn_mask=_window(stop - start, sliding_window, query.device),
+            is_causal=not sliding_window or stop - start <= sliding_window,
+            dropout_p=dropout,
+            scale=scaling,
+            enable_gqa=query.shape[1] != key.shape[1],
+        ).transpose(1, 2)
+        for start, stop in itertools.pairwise(segments)
+    ]
+    return torch.cat(parts, dim=1), None
+
+
+def takes_borders(model: Any) -> bool:
+    """Whether the model's attention reads the borders of samples that lie end to end."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    kind = getattr(inner.config, "_attn_implementation", None) or ""
+    return kind == NAME or kind.startswith("flash_attention")
+
+
+def _borders(positions: torch.Tensor | None, query: torch.Tensor) -> tuple[int, ...] | None:
+    """Where positions int64[1, n] begin anew, and n; None where they do not."""
+    if positions is None or positions.shape != (1, query.shape[2]):
+        return None
+    starts = (positions[0] == 0).nonzero().flatten().tolist()
+    return (*starts, query.shape[2]) if len(starts) > 1 else None
+
+
+def has_kernel(query: torch.Tensor, value: torch.Tensor) -> bool:
+    """Whether PyTorch's kernel for sequences of different lengths takes these tensors."""
+    return (
+        query.is_cuda
+        and query.dtype in (torch.float16, torch.bfloat16)
+        and query.shape[-1] == value.shape[-1]
+        and query.shape[-1] % 8 == 0
+        and query.shape[-1] <= 256
+        and (bool(torch.version.hip) or torch.cuda.get_device_capability(query.device) >= (8, 0))
+    )
+
+
+def _in_one_kernel(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None,
+    sliding_window: int | None,
+    borders: torch.Tensor,
+    longest: int,
+) -> torch.Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    query, key, value = (tensor.transpose(1, 2).flatten(0, 1) for tensor in (query, key, value))
+    return varlen_attn(
+        query,
+        key,
+        value,
+        borders,
+        borders,
+        longest,
+        longest,
+        scale=scaling,
+        window_size=(sliding_window - 1 if sliding_window else -1, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )[None]
+
+
+def _window(length: int, sliding_window: int | None, device: torch.device) -> torch.Tensor | None:
+    """bool[n, n], the places that a token sees, where the window is shorter than the sample."""
+    if not sliding_window or length <= sliding_window:
+        return None
+    seen = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+    return seen.triu(1 - sliding_window)
