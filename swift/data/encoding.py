@@ -236,7 +236,9 @@ def _chunks(job: _Job, num_proc: int, done: int) -> Iterator[_Chunk]:
     spans = [(start, min(start + size, total)) for start in range(done, total, size)]
     if num_proc == 1 or len(spans) < 2:
         return map(job.run, spans)
-    return _in_workers(job, spans, min(num_proc, len(spans)))
+    # The workers inherit what the template has learned from the first rows.
+    first = job.run(spans[0])
+    return chain([first], _in_workers(job, spans[1:], min(num_proc, len(spans) - 1)))
 
 
 def _in_workers(job: _Job, spans: list[tuple[int, int]], num_proc: int) -> Iterator[_Chunk]:
