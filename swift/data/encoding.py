@@ -136,11 +136,15 @@ class RowEncoder:
 
 
 def check_liked(row: Row, source: Source) -> None:
-    """Raise a `SwiftError` where the answer, or a step of it, is labelled as wrong: training would teach it."""
+    """Raise a `SwiftError` where the answer, or a step of it, is labelled as wrong: training would teach it.
+
+    Labels are true or false, or numbers that are more than 0 where an answer is liked.
+    """
     labels = row.get("step_labels", [])
     wrong = [at for at, label in enumerate(labels, 1) if isinstance(label, int | float) and label <= 0]
-    if row.get("label") is False:
-        what = "the answer is not liked (label: false)"
+    label = row.get("label")
+    if isinstance(label, int | float) and label <= 0:
+        what = f"the answer is not liked (label: {json.dumps(label)})"
     elif wrong:
         what = f"step {wrong[0]} of the answer is labelled {json.dumps(labels[wrong[0] - 1])}"
     else:
