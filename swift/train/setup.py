@@ -123,6 +123,7 @@ def template_of(config: SftConfig, source: ModelSource, decisions: Decisions) ->
 
 def plan_run(config: SftConfig, source: ModelSource, data: Prepared, decisions: Decisions) -> TrainPlan:
     """Count steps and parameters and plan the memory, on a model without storage."""
+    from swift.models.segments import can_attend_by_segments
     from swift.models.skeleton import model_skeleton
     from swift.plan.fits import available_memory, choose_checkpointing
     from swift.train.arguments import training_arguments
@@ -134,7 +135,9 @@ def plan_run(config: SftConfig, source: ModelSource, data: Prepared, decisions: 
     if config.tuner.train_type in WHOLE_WEIGHTS and str(skeleton.dtype) == "torch.bfloat16":
         reason += "; a change below 1/256 of a weight is rounded away: --torch_dtype float32 keeps it"
     decisions.add("torch_dtype", str(skeleton.dtype).removeprefix("torch."), "model", reason)
-    decisions.add("attn_impl", skeleton.attn, "machine", skeleton.reasons["attention"])
+    by_segments = data.end_to_end and can_attend_by_segments(skeleton.model, skeleton.attn, skeleton.device.type)
+    reason = skeleton.reasons["attention"] + ("; called for each sample of a pack" if by_segments else "")
+    decisions.add("attn_impl", skeleton.attn, "machine", reason)
     decisions.add("device", str(skeleton.device), "machine", skeleton.reasons["device"])
     if data.end_to_end:
         check_layers(skeleton.model)
@@ -155,7 +158,8 @@ def plan_run(config: SftConfig, source: ModelSource, data: Prepared, decisions: 
     def arguments(checkpointing: bool) -> Any:
         return training_arguments(config, output_dir(config), chosen(checkpointing))
 
-    planned = _memory_planner(config, skeleton, model, data, optimizer_step(config, model, partial(arguments, False)))
+    step = optimizer_step(config, model, partial(arguments, False))
+    planned = _memory_planner(config, skeleton, model, data, step, masked=data.end_to_end and not by_segments)
     available = available_memory(skeleton.device.type)
     if config.tuner.train_type == "prefix":
         checkpointing = decisions.add("gradient_checkpointing", False, "tuner", "a prefix does not go with it")
@@ -183,9 +187,9 @@ def plan_run(config: SftConfig, source: ModelSource, data: Prepared, decisions: 
 
 
 def _memory_planner(
-    config: SftConfig, skeleton: Skeleton, model: Any, data: Prepared, step: OptimizerStep | None
+    config: SftConfig, skeleton: Skeleton, model: Any, data: Prepared, step: OptimizerStep | None, masked: bool
 ) -> Callable[[bool], MemoryPlan]:
-    """Plans the peak of the run, with gradient checkpointing or without."""
+    """Plans the peak of the run, with gradient checkpointing or without; `masked`: one row has a mask as well."""
     from swift.plan.memory import plan_memory
     from swift.train.loss import logps_at, takes_logits_to_keep
 
@@ -203,7 +207,7 @@ def _memory_planner(
             micro_batch_tokens=largest.tokens,
             trained_positions=largest.logits,
             rows=largest.rows,
-            masked=data.end_to_end or largest.rows > 1,
+            masked=masked or largest.rows > 1,
             accumulated=data.plan.accumulation > 1,
             loss=loss,
             optimizer=config.train.optimizer or config.train.optim,
@@ -283,11 +287,14 @@ def load_and_tune(
     import transformers
 
     from swift.models.load import load_as
+    from swift.models.segments import attend_by_segments, can_attend_by_segments
 
     whole = config.tuner.train_type in WHOLE_WEIGHTS
     loaded = load_as(config.model, resume if resume is not None and whole else source.path, for_training=True)
     transformers.set_seed(config.train.seed)
     if data.end_to_end:
+        if can_attend_by_segments(loaded.model, loaded.attn, loaded.device.type):
+            attend_by_segments(loaded.model)
         probe_packing(loaded.model, use_cache=False)
     if resume is not None and config.tuner.train_type == "llamapro":
         loaded.model = resume_grown(config, loaded.model, source)

@@ -11,6 +11,7 @@ import torch
 
 from swift.config import OptimizerConfig
 from swift.errors import SwiftError
+from swift.models.segments import PREFIX
 from swift.tuners import optimizer
 from swift.tuners.optim.muon import muon
 from swift.tuners.optim.rules import RuleOptimizer
@@ -53,7 +54,9 @@ def muonclip(model: Any, args: Any, options: OptimizerConfig) -> MuonClip:
         SwiftError: the model's attention has other projections, normalises its queries, or runs in a fused kernel.
     """
     modules = [module for module in model.modules() if hasattr(module, "q_proj") and hasattr(module, "k_proj")]
-    kernel = model.config.get_text_config()._attn_implementation.removeprefix("watched_")
+    kernel = model.config.get_text_config()._attn_implementation
+    # Samples of a pack that are attended one by one have no mask of the whole, which tells the logits that count.
+    kernel = kernel.removeprefix("watched_").removeprefix(PREFIX)
     reason = None
     if not modules:
         reason = "the model's attention has no q_proj and k_proj"
