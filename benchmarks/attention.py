@@ -37,14 +37,15 @@ def cell(options: argparse.Namespace) -> dict[str, float]:
     from swift.rows import EncodedRow
 
     [length], [way] = options.length, options.way
+    heads = options.hidden // 64
     device = "cuda" if torch.cuda.is_available() else "cpu"
     config = LlamaConfig(
         vocab_size=1024,
         hidden_size=options.hidden,
         intermediate_size=options.hidden * 8 // 3 // 64 * 64,
         num_hidden_layers=options.layers,
-        num_attention_heads=options.hidden // 64,
-        num_key_value_heads=options.hidden // 64 // 3 or 1,
+        num_attention_heads=heads,
+        num_key_value_heads=next(count for count in (heads // 4, heads // 3, 1) if count and heads % count == 0),
         max_position_embeddings=length,
     )
     config._attn_implementation = "sdpa" if way == "segments" else way

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
@@ -93,13 +94,18 @@ class Rendered:
 
     Attributes:
         text: what the template rendered.
-        stops: int64[n], the place behind the last character of each token.
         turns: the turns that the sample is made for.
+        find_stops: gives `stops`.
     """
 
     text: str
-    stops: np.ndarray
     turns: tuple[TurnStart, ...]
+    find_stops: Callable[[], np.ndarray]
+
+    @cached_property
+    def stops(self) -> np.ndarray:
+        """int64[n], the place behind the last character of each token."""
+        return self.find_stops()
 
 
 @dataclass
@@ -127,10 +133,16 @@ class EncodedRow:
         """Number of tokens."""
         return len(self.input_ids)
 
-    @property
+    @cached_property
     def trained(self) -> int:
         """Number of tokens that carry loss: the shift leaves the first one out."""
         return int((self.labels[1:] != IGNORE).sum())
+
+    def same(self, other: EncodedRow) -> bool:
+        """Whether two samples train the same."""
+        mine, theirs = ((row.input_ids, row.labels) for row in (self, other))
+        equal = all(one.tobytes() == two.tobytes() for one, two in zip(mine, theirs, strict=True))
+        return equal and self.weights is None is other.weights
 
 
 def kind_of(value: Any) -> str:

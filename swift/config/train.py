@@ -13,7 +13,11 @@ class TrainConfig:
     """Options of the training loop; those of transformers' TrainingArguments not named here lie in `more`."""
 
     num_train_epochs: float = option(3.0, "Passes over the data.", check=above(0))
-    max_steps: int = option(-1, "Optimizer steps in all; -1 means --num_train_epochs decides.")
+    max_steps: int = option(
+        -1,
+        "Optimizer steps in all; -1 means --num_train_epochs decides.",
+        check=lambda value: None if value == -1 or value >= 1 else "must be at least 1, or -1",
+    )
     per_device_train_batch_size: int = option(1, "Samples (packs with --packing) in a micro-batch.", check=at_least(1))
     per_device_eval_batch_size: int = option(1, "The same in evaluation.", check=at_least(1))
     gradient_accumulation_steps: int | None = option(

@@ -66,7 +66,10 @@ class TunerConfig:
     )
     lora_rank: int = option(8, "Rank of lora, loha, lokr and bone.", check=at_least(1), needs=RANKED)
     lora_alpha: int = option(
-        32, "Scale of lora, adalora, loha and lokr: their output is multiplied by alpha / rank.", needs=SCALED
+        32,
+        "Scale of lora, adalora, loha and lokr: their output is multiplied by alpha / rank.",
+        check=at_least(1),
+        needs=SCALED,
     )
     lora_dropout: float = option(
         0.05, "Dropout before lora, adalora and bone.", check=between(0, 1), needs=(*LORA, "adalora", "bone")

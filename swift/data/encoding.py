@@ -136,11 +136,15 @@ class RowEncoder:
 
 
 def check_liked(row: Row, source: Source) -> None:
-    """Raise a `SwiftError` where the answer, or a step of it, is labelled as wrong: training would teach it."""
+    """Raise a `SwiftError` where the answer, or a step of it, is labelled as wrong: training would teach it.
+
+    Labels are true or false, or numbers that are more than 0 where an answer is liked.
+    """
     labels = row.get("step_labels", [])
     wrong = [at for at, label in enumerate(labels, 1) if isinstance(label, int | float) and label <= 0]
-    if row.get("label") is False:
-        what = "the answer is not liked (label: false)"
+    label = row.get("label")
+    if isinstance(label, int | float) and label <= 0:
+        what = f"the answer is not liked (label: {json.dumps(label)})"
     elif wrong:
         what = f"step {wrong[0]} of the answer is labelled {json.dumps(labels[wrong[0] - 1])}"
     else:
@@ -236,7 +240,9 @@ def _chunks(job: _Job, num_proc: int, done: int) -> Iterator[_Chunk]:
     spans = [(start, min(start + size, total)) for start in range(done, total, size)]
     if num_proc == 1 or len(spans) < 2:
         return map(job.run, spans)
-    return _in_workers(job, spans, min(num_proc, len(spans)))
+    # The workers inherit what the template has learned from the first rows.
+    first = job.run(spans[0])
+    return chain([first], _in_workers(job, spans[1:], min(num_proc, len(spans) - 1)))
 
 
 def _in_workers(job: _Job, spans: list[tuple[int, int]], num_proc: int) -> Iterator[_Chunk]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from swift.data.drops import BadRow
 from swift.data.kinds import Build, conversation, embedding, pair, plain_text, question, sentences, steps
 from swift.data.turns import formats
 from swift.data.values import value_of
+from swift.hub.nearby import slips
 from swift.rows import Row
 
 FORMS = (
@@ -159,7 +161,10 @@ def _form(names: Mapping[str, str], answers: bool) -> tuple[tuple[str, ...], Bui
 
 def _no_form(theirs: Mapping[str, str], auto: bool) -> str:
     alone = "" if auto else "; --disable_auto_column_mapping true knows a column by the first of its names alone"
-    return f"columns {', '.join(theirs) or '(none)'} are no known form: {FORMS}; name yours with --columns{alone}"
+    known = [name for others in formats()["columns"].values() for name in (others if auto else others[:1])]
+    meant = {name: found[0] for name in theirs if name not in known and (found := slips(name.lower(), known))}
+    slip = f"; did you mean --columns '{json.dumps(meant, ensure_ascii=False)}'?" if meant else ""
+    return f"columns {', '.join(theirs) or '(none)'} are no known form: {FORMS}; name yours with --columns{alone}{slip}"
 
 
 def _extra(others: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from swift.errors import SwiftError
 from swift.rows import Source, kind_of
 
 Record = tuple[Mapping[str, Any], Source]
-"""One row as its file has it, and its place there: the physical line, or the number of the row in tables."""
+"""One row as its file has it, and its place there: the physical line, or its number in tables and JSON lists."""
 
 HOLDERS = ("data", "rows", "examples", "instances")
 """Fields of a JSON object that may hold its rows."""
@@ -184,23 +184,21 @@ def _json(path: Path) -> Records:
 
 
 def _json_list(path: Path, text: str, place: int) -> Records:
-    name, line, counted = str(path), 1, 0
+    """The rows of a list: a row's place is its number in the list, since many may stand on one line."""
+    name, number = str(path), 0
     place = _skip_space(text, place + 1)
-    while text[place : place + 1] != "]":
-        line, counted = line + text.count("\n", counted, place), place
-        try:
+    try:
+        while text[place : place + 1] != "]":
+            number += 1
             value, place = DECODER.raw_decode(text, place)
-        except json.JSONDecodeError as error:
-            yield Dropped(Source(name, error.lineno), f"not JSON: {error.msg} at column {error.colno}")
-            return
-        yield _record(value, Source(name, line))
-        place = _skip_space(text, place)
-        if text[place : place + 1] == ",":
-            place = _skip_space(text, place + 1)
-        elif text[place : place + 1] != "]":
-            at = json.JSONDecodeError("", text, place)
-            yield Dropped(Source(name, at.lineno), f"not JSON: Expecting ',' or ']' at column {at.colno}")
-            return
+            yield _record(value, Source(name, number))
+            place = _skip_space(text, place)
+            if text[place : place + 1] == ",":
+                place = _skip_space(text, place + 1)
+            elif text[place : place + 1] != "]":
+                raise json.JSONDecodeError("Expecting ',' or ']'", text, place)
+    except json.JSONDecodeError as error:
+        yield Dropped(Source(name, number), f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}")
 
 
 def _held_list(text: str, place: int) -> int | None:

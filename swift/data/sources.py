@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from glob import glob, has_magic
 from pathlib import Path
@@ -201,18 +203,30 @@ def _files(paths: list[Path], option: str) -> Records:
 
 
 def _data_files(folder: Path, option: str) -> list[Path]:
-    """Every data file below a folder, in the order of their names."""
-    below = sorted(path for path in folder.rglob("*") if path.is_file() and reader_of(path))
-    files = [
-        path
-        for path in below
-        if path.name not in NOT_DATA and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
+    """Every data file below a folder, in the order of their names; names that begin with a dot are left out."""
+    files = [path for path in sorted(_below(folder, option)) if reader_of(path) and path.name not in NOT_DATA]
     # Beside data, a text is most often about it.
     files = [path for path in files if ".txt" not in path.suffixes[-2:]] or files
     if not files:
         raise SwiftError(f"--{option} {folder} holds no data files", fix=f"it needs one of {KINDS}")
     return files
+
+
+def _below(folder: Path, option: str) -> Iterator[Path]:
+    """The files below a folder.
+
+    Raises:
+        SwiftError: a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise SwiftError(
+            f"--{option} {folder} cannot be read: {first_line(error)}", fix="check that you may read all folders in it"
+        ) from error
+
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(place, name) for name in names if not name.startswith("."))
 
 
 def _matching(pattern: str, option: str) -> list[Path]:

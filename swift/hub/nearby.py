@@ -23,13 +23,18 @@ def closest(name: str, known: Iterable[str] = ()) -> list[str]:
         known: names that are no files.
     """
     path = Path(name).expanduser()
-    found = difflib.get_close_matches(name, list(known), n=3, cutoff=ALIKE)
+    found = slips(name, known)
     if path.parent.is_dir():
         there = {entry.name: entry for entry in path.parent.iterdir() if not entry.name.startswith(".")}
         by_stem = {Path(entry).stem: entry for entry in there}
         alike = difflib.get_close_matches(path.name, [*there, *by_stem], n=3, cutoff=ALIKE)
         found += dict.fromkeys(str(there[by_stem.get(entry, entry)]) for entry in alike)
     return found[:3]
+
+
+def slips(name: str, known: Iterable[str]) -> list[str]:
+    """Names among `known` that `name` is a slip of, three at most."""
+    return difflib.get_close_matches(name, list(known), n=3, cutoff=ALIKE)
 
 
 def did_you_mean(names: list[str], otherwise: str) -> str:

@@ -17,12 +17,23 @@ import torch.nn.functional as F
 NAME = "sdpa_segments"
 """The name under which transformers finds these functions."""
 
+PROBE = (3, 4, 1)
+"""Tokens of the samples on which both ways are compared."""
+
 FLAGS = ("_supports_sdpa", "_supports_flash_attn", "_supports_attention_backend")
 """What a model class must say of itself: the second that borders of samples may stand for a mask."""
 
 
 def attend_by_segment(model: Any) -> bool:
-    """Let a model that runs SDPA attend sample by sample where a batch brings borders; False where it cannot."""
+    """Let a model that runs SDPA attend sample by sample where a batch brings borders.
+
+    Args:
+        model: a causal language model, wrapped by PEFT or not; one with contents is asked whether a small pack has
+            the logits that it has under a mask.
+
+    Returns:
+        Whether it does so now; it is left as it was where it cannot.
+    """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     config = inner.config
     if getattr(config, "_attn_implementation", None) != "sdpa" or not _can_attend(inner, config):
@@ -31,8 +42,37 @@ def attend_by_segment(model: Any) -> bool:
 
     AttentionInterface.register(NAME, segment_attention)
     AttentionMaskInterface.register(NAME, pack_mask)
+    masked = None if inner.device.type == "meta" else probe_logits(inner)
     inner.set_attn_implementation(NAME)
-    return True
+    if masked is None or _alike(inner, masked):
+        return True
+    inner.set_attn_implementation("sdpa")
+    return False
+
+
+def probe_logits(model: Any, **given: Any) -> torch.Tensor:
+    """Logits float[1, n, vocabulary] of a pack of samples of `PROBE` tokens; `given` goes to the model."""
+    device = next(model.parameters()).device
+    ids = torch.arange(1, sum(PROBE) + 1, device=device)[None]
+    positions = torch.cat([torch.arange(length, device=device) for length in PROBE])[None]
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            return model(input_ids=ids, position_ids=positions, use_cache=False, **given).logits
+    finally:
+        model.train(training)
+
+
+def _alike(model: Any, masked: torch.Tensor) -> bool:
+    borders = tuple(itertools.accumulate(PROBE, initial=0))
+    try:
+        found = probe_logits(model, segments=borders)
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
+        return False
+    tolerance = 1e-4 if masked.dtype.itemsize >= 4 else 3e-2
+    scale = float(masked.float().abs().max())
+    return bool((found.float() - masked.float()).abs().max() <= tolerance * scale)
 
 
 def _can_attend(model: Any, config: Any) -> bool:

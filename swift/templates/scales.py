@@ -108,6 +108,11 @@ class LossScale:
             )
         return wanted
 
+    def is_plain(self, given: Sequence[Any]) -> bool:
+        """Whether the generated tokens of a conversation are trained, with the same weight each, and no others."""
+        plain = self.base != "all" and not self._scales
+        return plain and not any(message.get("weight") is not None for message in given)
+
     def weigh(self, samples: Sequence[Sample], given: Sequence[Any], stops: Sequence[str]) -> list[Weighed]:
         """What is trained of each sample of a row.
 
@@ -118,7 +123,7 @@ class LossScale:
         """
         if self.base == "all":
             return self._whole(samples, given, stops)
-        plain = not self._scales and not any(message.get("weight") is not None for message in given)
+        plain = self.is_plain(given)
         weighed = []
         for sample in samples:
             parts = [Part(span.start, span.stop, span) for span in sample.spans]
@@ -285,7 +290,7 @@ def label(
             each = None
     spans = [part.span for part in parts if part.span is not None]
     turns = tuple(TurnStart(span.message, _first(tokens, span.start), span.thinking) for span in spans)
-    encoded = EncodedRow(ids, labels, source, each, Rendered(text, tokens.stops, turns))
+    encoded = EncodedRow(ids, labels, source, each, Rendered(text, turns, lambda: tokens.stops))
     if not encoded.trained:
         raise SwiftError(
             "no token of the row carries loss", fix="look at --loss_scale, and loss and weight of its turns"

@@ -34,12 +34,14 @@ class Shape:
         spans: start and stop as (piece, place in it), and the span that was there.
         notes: counted warnings that come with the shape.
         uses: how often it was taken.
+        plan: how its rows become tokens, once that was asked for; False where there is no short way.
     """
 
     pieces: list[str | tuple[int, str, Callable[[str], str], str]]
     spans: list[tuple[tuple[int, int], tuple[int, int], Span]]
     notes: Counter[str]
     uses: int = 0
+    plan: Any = None
 
     def fill(self, messages: Sequence[Any]) -> list[str]:
         """The pieces for another conversation."""
@@ -61,14 +63,33 @@ class Shape:
         return self.uses <= COMPARED_FIRST or self.uses % COMPARED_EACH == 0
 
 
+@dataclass
+class Match:
+    """A conversation in a known shape.
+
+    Attributes:
+        shape: the shape.
+        texts: its pieces, filled.
+        plain: the template's render, which they make up.
+    """
+
+    shape: Shape
+    texts: list[str]
+    plain: str
+
+    def sample(self) -> Sample:
+        """The text with origins and spans."""
+        return self.shape.sample(self.texts)
+
+
 class Shapes:
     """Remembers the shapes of the conversations seen last."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[Any, list[Shape]] = OrderedDict()
 
-    def find(self, key: Any, messages: Sequence[Any], render: Callable[[], str]) -> tuple[Shape, Sample] | None:
-        """The shape that gives `render()`, and the conversation in it."""
+    def find(self, key: Any, messages: Sequence[Any], render: Callable[[], str]) -> Match | None:
+        """The shape that gives `render()`."""
         shapes = self._known.get(key)
         if not shapes:
             return None
@@ -78,7 +99,7 @@ class Shapes:
             texts = shape.fill(messages)
             if "".join(texts) == plain:
                 shape.uses += 1
-                return shape, shape.sample(texts)
+                return Match(shape, texts, plain)
         return None
 
     def keep(self, key: Any, messages: Sequence[Any], sample: Sample, notes: Counter[str]) -> None:

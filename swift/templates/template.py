@@ -16,9 +16,10 @@ from swift.templates.closing import PROBE_TOOL, REASONING, TOOL, USER
 from swift.templates.grammar import Grammar
 from swift.templates.parsing import Parser
 from swift.templates.provenance import LITERAL
+from swift.templates.quick import Plan
 from swift.templates.rendering import Rendering
 from swift.templates.scales import LossScale, Weighed, completed, label, read_tables
-from swift.templates.shapes import Shapes, key_of
+from swift.templates.shapes import Match, Shapes, key_of
 from swift.templates.skeleton import Skeletons, placed, runs_of
 from swift.templates.turns import Sample, ServingOptions, Turns
 
@@ -226,20 +227,47 @@ class Template(Rendering):
         given = [*([{"role": "system"}] if inserted else []), *(messages or ())]
         wanted = self.scale.turns(given, where)
         conversation = self._parse_tags(conversation, tools)
-        samples = self._samples(conversation, tools, wanted)
+        match = self._match(conversation, tools, wanted)
+        quick = self._quick(match, source) if match and self.scale.is_plain(given) else None
+        if match and quick and not match.shape.compared:
+            self.notes.update(match.shape.notes)
+            return [quick]
+        samples = self._samples(conversation, tools, wanted, match)
         weighed = self.scale.weigh(samples, given, self.stop_texts)
-        return [encoded for each in weighed for encoded in self._tokenise(each, source)]
+        rows = [encoded for each in weighed for encoded in self._tokenise(each, source)]
+        if quick and not (len(rows) == 1 and quick.same(rows[0])):
+            raise RuntimeError(f"a remembered shape gives other tokens than the tokenizer: {conversation}")
+        return rows
 
-    def _samples(self, conversation: list[dict[str, Any]], tools: Any, wanted: list[int]) -> list[Sample]:
+    def _match(self, conversation: list[dict[str, Any]], tools: Any, wanted: list[int]) -> Match | None:
+        """A remembered shape that renders this conversation."""
         key = None if tools else key_of(conversation, wanted)
-        quick = key and self._shapes.find(key, conversation, lambda: self.plain(conversation, None, prompt=False))
-        if quick and not quick[0].compared:
-            self.notes.update(quick[0].notes)
-            return [quick[1]]
+        if key is None:
+            return None
+        return self._shapes.find(key, conversation, lambda: self.plain(conversation, None, prompt=False))
+
+    def _quick(self, match: Match, source: Source | None) -> EncodedRow | None:
+        """The sample of a known shape by its stretches, where it has none that tokens may cross."""
+        shape, words = match.shape, self._encoder.words
+        if shape.plan is None:
+            try:
+                shape.plan = Plan(match, words) if words else False
+            except ValueError:
+                shape.plan = False
+        return shape.plan.encode(match, source) if shape.plan else None
+
+    def _samples(
+        self, conversation: list[dict[str, Any]], tools: Any, wanted: list[int], match: Match | None
+    ) -> list[Sample]:
+        if match and not match.shape.compared:
+            self.notes.update(match.shape.notes)
+            return [match.sample()]
         samples, notes = self._traced_samples(conversation, tools, wanted)
-        if quick and (quick[1].spans != samples[0].spans or quick[1].text.origins != samples[0].text.origins):
-            raise RuntimeError(f"a remembered shape gives other spans than the template: {conversation}")
-        if key and not quick and notes is not None:
+        if match:
+            known = match.sample()
+            if known.spans != samples[0].spans or known.text.origins != samples[0].text.origins:
+                raise RuntimeError(f"a remembered shape gives other spans than the template: {conversation}")
+        elif notes is not None and not tools and (key := key_of(conversation, wanted)) is not None:
             self._shapes.keep(key, conversation, samples[0], notes)
         return samples
 

@@ -89,21 +89,23 @@ class Encoder:
         return Tokens(encoding.ids, starts, stops)
 
     @cached_property
-    def _words(self) -> Words | None:
+    def words(self) -> Words | None:
         """The quicker way to the same tokens, where the tokenizer allows it."""
-        added = getattr(self.tokenizer, "added_tokens_decoder", {})
+        given = getattr(self.tokenizer, "added_tokens_decoder", {})
         flags = ("lstrip", "rstrip", "single_word")
-        if not self.fast or any(getattr(token, flag) for token in added.values() for flag in flags):
+        added = {str(token): at for at, token in given.items()}
+        stripping = any(getattr(token, flag) for token in given.values() for flag in flags)
+        if not self.fast or stripping or not self.control.keys() <= added.keys():
             return None
         try:
-            return Words(self.tokenizer.backend_tokenizer, {str(token): at for at, token in added.items()})
+            return Words(self.tokenizer.backend_tokenizer, added)
         except ValueError:
             return None
 
     def _whole(self, text: str) -> Tokens:
-        if self._words is None or not text:
+        if self.words is None or not text:
             return self._backend(text, False)
-        return Tokens(*self._words.encode(text, self._part))
+        return Tokens(*self.words.encode(text, self._part))
 
     def _part(self, text: str) -> tuple[list[int], np.ndarray, np.ndarray]:
         tokens = self._backend(text, False)

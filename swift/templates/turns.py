@@ -303,7 +303,8 @@ class Turns:
         if calls and not (named or seen("arguments")):
             raise SwiftError(
                 f"the chat template drops the tool calls of message {index + 1}",
-                fix="give a template that writes tool calls with --chat_template FILE.jinja",
+                fix="choose a form in which calls become text, such as --agent_template hermes, or a template that "
+                "writes them: --chat_template FILE.jinja",
             )
         if 0 < named < calls:
             raise SwiftError(

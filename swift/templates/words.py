@@ -7,20 +7,23 @@ other kinds of tokenizers) is left to the tokenizer.
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, lru_cache
 from itertools import chain
 from typing import Any
 
 import numpy as np
+
+from swift.templates.cutting import Cutter, ascii_cutter, patterns_of, told_of
 
 Part = tuple[list[int], np.ndarray, np.ndarray]
 
 WORDS = 1 << 18
 """Words that are remembered at most."""
 
-GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-"""How the tokenizers library cuts words where a byte-level pre-tokenizer has no expression of its own."""
+STRETCHES, SHORT = 512, 4096
+"""Stretches of text that are remembered, and characters of the longest: system texts come again and again."""
 
 SAFE = (
     "\t\n\r\x20-\x7e\u00a1-\u00ac\u00ae-\u017e\u0391-\u03a1\u03a3-\u03a9\u03b1-\u03c9\u0410-\u044f\u2010-\u2015"
@@ -30,7 +33,25 @@ SAFE = (
 """Characters whose class no version of Unicode has changed since 6.1, that are composed, and that no engine folds to an
 ASCII letter."""
 
+UNSAFE_ASCII = re.compile(r"[^\t\n\r\x20-\x7e]").search
+
 PROBE = "Tom's 12345 and I'LL go,  twice!\n\n \tEnd.\r\n\r\n   x"
+
+
+class Known(dict[str, tuple[int, ...]]):
+    """The ids of words, asked of a byte-level model when they first come."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self._tokenize = model.tokenize
+        self._shown = {at: char for char, at in _byte_of_char().items()}
+
+    def __missing__(self, word: str) -> tuple[int, ...]:
+        if len(self) >= WORDS:
+            self.clear()
+        tokens = self._tokenize(word.encode().decode("latin-1").translate(self._shown))
+        ids = self[word] = tuple([token.id for token in tokens])
+        return ids
 
 
 class Words:
@@ -39,6 +60,10 @@ class Words:
     Args:
         backend: a tokenizer of the `tokenizers` library.
         added: its added tokens, which are cut out before all else, and their ids.
+
+    Attributes:
+        split: cuts a text at added tokens; each second part is one.
+        stretch: the ids of a safe text without added tokens, remembered; not to be written to.
 
     Raises:
         ValueError: it is none whose words can be told beforehand.
@@ -51,28 +76,19 @@ class Words:
         unlike = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
         if type(model).__name__ != "BPE" or any(getattr(model, name) for name in unlike):
             raise ValueError("not a byte-level BPE")
-        if backend.normalizer is not None and _told(backend.normalizer)["type"] != "NFC":
+        if backend.normalizer is not None and told_of(backend.normalizer)["type"] != "NFC":
             raise ValueError("the text is changed before it is cut")
         if backend.pre_tokenizer is None:
             raise ValueError("the text is not cut")
-        self._model, self._given = model, added
+        self._backend, self.added = backend, added
         longest_first = sorted(added, key=len, reverse=True)
-        self._added = regex.compile("(" + ("|".join(map(regex.escape, longest_first)) or "(?!)") + ")")
-        self._cuts = [regex.compile(f"({pattern})") for pattern in _patterns(_told(backend.pre_tokenizer))]
-        if any(cut.groups != 1 for cut in self._cuts):
-            raise ValueError("an expression with groups")
-        self._last = regex.compile(self._cuts[-1].pattern[1:-1])
+        self.split = re.compile("(" + ("|".join(map(re.escape, longest_first)) or "(?!)") + ")").split
+        patterns = patterns_of(backend.pre_tokenizer)
+        self._cut, self._cut_ascii = Cutter(patterns, regex), ascii_cutter(patterns)
         self._unsafe = regex.compile(f"[^{SAFE}]").search
-        self._bytes = {at: char for char, at in _byte_of_char().items()}
-        self._forget()
-        self._check(backend)
-
-    def _forget(self) -> None:
-        # One look-up gives the ids and how far each token carries the place in the text.
-        self._known: dict[str, tuple[Sequence[int], Sequence[int]]] = {
-            text: ((at,), (len(text),)) for text, at in self._given.items()
-        }
-        self._parted: dict[str, tuple[int, ...]] = {}
+        self._known = Known(model)
+        self.stretch: Callable[[str], Sequence[int]] = lru_cache(STRETCHES)(self.encode_safe)
+        self._check()
 
     def encode(self, text: str, ask: Callable[[str], Part]) -> Part:
         """Token ids, and where each token starts and stops in the text; a token inside a character has all of it.
@@ -84,71 +100,68 @@ class Words:
         Returns:
             The ids, starts and stops: int64[tokens].
         """
-        parts = self._added.split(text)
-        if not self._unsafe(text):
-            return self._join([word for at, part in enumerate(parts) for word in self._words(part, at)])
+        parts = self.split(text)
+        if self.is_safe(text):
+            ids = [each for number, part in enumerate(parts) for each in self._part(part, number)]
+            return ids, *self.places(text, ids)
         found: list[tuple[int, Part]] = []
         at = 0
         for number, part in enumerate(parts):
-            if part:
-                safe = number % 2 or not self._unsafe(part)
-                found.append((at, self._join(self._words(part, number)) if safe else ask(part)))
+            if number % 2 or self.is_safe(part):
+                inside = list(self._part(part, number))
+                found.append((at, (inside, *self.places(part, inside))))
+            else:
+                found.append((at, ask(part)))
             at += len(part)
         ids = [each for _, (part_ids, _, _) in found for each in part_ids]
         starts = np.concatenate([part_starts + at for at, (_, part_starts, _) in found])
         return ids, starts, np.concatenate([part_stops + at for at, (_, _, part_stops) in found])
 
-    def _words(self, part: str, number: int) -> list[str]:
-        """The words of a part; each second one is an added token."""
-        return [part] if number % 2 else self._cut(part)
+    def _part(self, part: str, number: int) -> Sequence[int]:
+        """The ids of a part; each second one is an added token."""
+        if number % 2:
+            return (self.added[part],)
+        return self.stretch(part) if len(part) <= SHORT else self.encode_safe(part)
 
-    def _cut(self, text: str) -> list[str]:
-        parts = [text]
-        for cut in self._cuts[:-1]:
-            if cut.search(text):
-                parts = [piece for part in parts for piece in cut.split(part) if piece]
-        words: list[str] = []
-        for part in parts:
-            found = self._last.findall(part)
-            # What an expression leaves out is a word as well.
-            if sum(map(len, found)) != len(part):
-                found = [piece for piece in self._cuts[-1].split(part) if piece]
-            words += found
-        return words
+    def is_safe(self, text: str) -> bool:
+        """Whether a text is certain to be cut here as the tokenizer cuts it."""
+        return not (UNSAFE_ASCII(text) if text.isascii() else self._unsafe(text))
 
-    def _join(self, words: list[str]) -> Part:
-        try:
-            known = [self._known[word] for word in words]
-        except KeyError:
-            self._learn(words)
-            known = [self._known[word] for word in words]
-        every, steps = zip(*known, strict=True)
-        widths = np.array(list(chain.from_iterable(steps)), np.int64)
+    def cut(self, text: str) -> list[str]:
+        """The words of a safe text without added tokens."""
+        return self._cut_ascii(text) if self._cut_ascii and text.isascii() else self._cut(text)
+
+    def encode_safe(self, text: str) -> list[int]:
+        """The ids of a safe text without added tokens."""
+        return self.ids(self.cut(text))
+
+    def ids(self, words: list[str]) -> list[int]:
+        """The ids of words."""
+        return list(chain.from_iterable(map(self._known.__getitem__, words)))
+
+    @cached_property
+    def _widths(self) -> np.ndarray:
+        """int64[ids], the bytes that each token stands for."""
+        widths = {number: len(token) for token, number in self._backend.get_vocab(with_added_tokens=False).items()}
+        widths |= {number: len(text.encode()) for text, number in self.added.items()}
+        found = np.zeros(max(widths) + 1, np.int64)
+        found[list(widths)] = list(widths.values())
+        return found
+
+    def places(self, text: str, ids: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where each of a safe text's tokens starts and stops in it: int64[tokens] each."""
+        widths = self._widths[np.asarray(ids, np.int64)]
         stops = np.cumsum(widths)
-        if self._parted and not self._parted.keys().isdisjoint(words):
-            widths = np.array([at for word in words for at in self._parted.get(word, self._known[word][1])], np.int64)
-        return list(chain.from_iterable(every)), stops - widths, stops
+        starts = stops - widths
+        if text.isascii():
+            return starts, stops
+        # The character that each byte belongs to.
+        codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+        lengths = 1 + (codes >= 0x80).astype(np.int64) + (codes >= 0x800) + (codes >= 0x10000)
+        owner = np.repeat(np.arange(len(text)), lengths)
+        return owner[starts], owner[stops - 1] + 1
 
-    def _learn(self, words: list[str]) -> None:
-        if len(self._known) >= WORDS:
-            self._forget()
-        for word in words:
-            if word in self._known:
-                continue
-            tokens = self._model.tokenize(word.encode().decode("latin-1").translate(self._bytes))
-            ids, lengths = tuple([token.id for token in tokens]), tuple([len(token.value) for token in tokens])
-            self._known[word] = ids, lengths
-            if not word.isascii():
-                # The character that each byte belongs to.
-                owner = np.repeat(np.arange(len(word)), [len(char.encode()) for char in word])
-                ends = np.cumsum(lengths)
-                stops, starts = owner[ends - 1] + 1, owner[np.concatenate([[0], ends[:-1]])]
-                steps = tuple(np.diff(stops, prepend=0).tolist())
-                self._known[word] = ids, steps
-                if (whole := tuple((stops - starts).tolist())) != steps:
-                    self._parted[word] = whole
-
-    def _check(self, backend: Any) -> None:
+    def _check(self) -> None:
         """Compare with the tokenizer, on a probe and on the characters that count as safe."""
         from unicodedata import is_normalized
 
@@ -160,32 +173,12 @@ class Words:
         text = PROBE + "".join(f" {char}a{char}1{char}{char} .{char}" for char in few)
         if not is_normalized("NFC", "".join(every)):
             raise ValueError("characters that are not composed")
-        if self._join(self._cut(text))[0] != backend.encode(text, add_special_tokens=False).ids:
+        if self.encode_safe(text) != self._backend.encode(text, add_special_tokens=False).ids:
             raise ValueError("words are cut differently")
-
-
-def _told(part: Any) -> dict[str, Any]:
-    """What a part of a tokenizer is, as its file has it."""
-    return dict(json.loads(part.__getstate__()))
-
-
-def _patterns(told: Any) -> list[str]:
-    """The expressions by which a text is cut, in their order."""
-    steps = told.get("pretokenizers", []) if told and told["type"] == "Sequence" else [told]
-    patterns = []
-    for step in steps:
-        kind = step["type"] if step else None
-        if kind == "Split" and step["behavior"] == "Isolated" and not step["invert"] and "Regex" in step["pattern"]:
-            patterns.append(step["pattern"]["Regex"])
-        elif kind == "Digits" and step["individual_digits"]:
-            patterns.append(r"\p{N}")
-        elif kind == "ByteLevel" and not step["add_prefix_space"]:
-            patterns += [GPT2] if step["use_regex"] else []
-        else:
-            raise ValueError(f"cut by {kind}")
-    if not patterns or steps[-1]["type"] != "ByteLevel":
-        raise ValueError("not cut to bytes")
-    return patterns
+        printed = [char for char in every if char.isascii()]
+        pairs = PROBE + "".join(f"{one}{other}{other}{one} a{one}1{other}" for one in printed for other in printed)
+        if self._cut_ascii and self._cut_ascii(pairs) != self._cut(pairs):
+            self._cut_ascii = None
 
 
 def _byte_of_char() -> dict[str, int]:

@@ -85,12 +85,14 @@ class Progress(TrainerCallback):
 
 
 class LastStep(TrainerCallback):
-    """Saves the last step, whatever `--save_strategy` says, and evaluates it where evaluation goes by steps."""
+    """Logs and saves the last step, whatever options say, and evaluates it where evaluation goes by steps."""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         """Ask for a checkpoint where this step is the last one."""
         if state.global_step >= state.max_steps or control.should_training_stop:
             control.should_save = True
+        if state.global_step >= state.max_steps:
+            control.should_log = True
         by_steps = args.eval_strategy == "steps" and args.eval_delay <= state.global_step
         if state.global_step >= state.max_steps and by_steps and not evaluates_last_step():
             control.should_evaluate = True

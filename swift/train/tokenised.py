@@ -120,6 +120,11 @@ def check_sources(data: DataConfig) -> None:
             else "--cached_dataset with --val_dataset: rows are tokenised either beforehand or now",
             fix="prepare all of them together: swift prepare --dataset …",
         )
+    if data.val_dataset and data.split_dataset_ratio:
+        raise SwiftError(
+            f"--split_dataset_ratio {data.split_dataset_ratio} and --val_dataset both name rows to evaluate on",
+            fix="keep one of them",
+        )
     other = "val_dataset" if data.val_dataset else "split_dataset_ratio" if data.split_dataset_ratio else None
     if data.cached_val_dataset and other:
         raise SwiftError(f"--cached_val_dataset and --{other} both name rows to evaluate on", fix="keep one of them")
@@ -242,6 +247,7 @@ def _prepared(reader: RunRows, template: Template, longest: int | None, decision
     assert train is not None
     held = joined([held for _, held in sets if held is not None])
     where = " ".join(str(folder) for folder, _ in folders)
+    _check_strategy(reader.config, folders)
     if longest and int(train.lengths.max()) > longest:
         raise SwiftError(
             f"--max_length {longest}: a prepared sample has {int(train.lengths.max())} tokens",
@@ -250,6 +256,18 @@ def _prepared(reader: RunRows, template: Template, longest: int | None, decision
         )
     decisions.add("tokens", where, "flag", f"prepared before: {len(train):,} samples")
     return Sets(train, held, folders[0][0] if len(folders) == 1 else None)
+
+
+def _check_strategy(config: Any, folders: list[tuple[Path, dict[str, Any]]]) -> None:
+    """Stop where longer rows are to become something else than they became when they were prepared."""
+    asked = config.template.truncation_strategy
+    for folder, made in folders:
+        if config.given("truncation_strategy") and made["truncation_strategy"] != asked:
+            raise SwiftError(
+                f"--truncation_strategy {asked}: the rows were prepared with {made['truncation_strategy']}",
+                where=str(folder),
+                fix="leave it out, or prepare them again with it",
+            )
 
 
 def _folders(names: list[str], option: str, reader: RunRows, template: Template) -> list[tuple[Path, dict[str, Any]]]:

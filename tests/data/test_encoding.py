@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import pickle
 
@@ -141,7 +142,9 @@ def test_nothing_left_is_an_error_that_says_why():
 
 class Dying(ByteTemplate):
     def encode(self, row, source):
-        os._exit(9)
+        if multiprocessing.parent_process() is not None:
+            os._exit(9)
+        return super().encode(row, source)
 
 
 def test_a_worker_that_dies_is_an_error():
@@ -196,7 +199,9 @@ def test_labels_leave_out_the_turns_that_a_file_marks(tmp_path, mark):
         ({"images": ["x.png"]}, "are not read yet, and there are images"),
         ({"audios": ["x.wav"], "videos": ["x.mp4"]}, "there are videos, audios"),
         ({"query": [{"role": "user", "content": [{"type": "image", "image": "x.png"}]}]}, "there are image"),
-        ({"label": False}, "the answer is not liked"),
+        ({"label": False}, "the answer is not liked (label: false)"),
+        ({"label": 0}, "the answer is not liked (label: 0)"),
+        ({"label": "-1.5"}, "the answer is not liked (label: -1.5)"),
     ],
 )
 def test_media_and_answers_that_are_not_liked_are_never_trained(jsonl, columns, said):

@@ -210,6 +210,19 @@ def test_the_names_of_columns_alone():
         to_row({"question": "q", "answer": "a"}, auto=False)
 
 
+@pytest.mark.parametrize(
+    ("record", "meant"),
+    [
+        ({"Query": "q", "Response": "a"}, {"Query": "query", "Response": "response"}),
+        ({"mesages": [], "id": 1}, {"mesages": "messages"}),
+    ],
+)
+def test_a_slip_in_a_columns_name_is_told(record, meant):
+    with pytest.raises(BadRow) as error:
+        to_row(record)
+    assert str(error.value).endswith(f"; did you mean --columns '{json.dumps(meant)}'?")
+
+
 def test_plain_text_is_one_turn_to_learn():
     assert row_of({"text": "a", "url": "u"}) == {"messages": [REPLY], "extra": {"url": "u"}}
 

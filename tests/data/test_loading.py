@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import os
 import re
 from types import SimpleNamespace
 
@@ -227,6 +229,28 @@ def test_an_empty_name_is_not_this_directory(name):
 def test_a_folder_without_data(tmp_path):
     with pytest.raises(SwiftError, match=f"--dataset {re.escape(str(tmp_path))} holds no data files"):
         load(tmp_path)
+
+
+def test_a_folder_that_cannot_be_read(jsonl, tmp_path, monkeypatch):
+    jsonl([{"query": "q", "response": "a"}])
+    (tmp_path / "more").mkdir()
+    scan = os.scandir
+
+    def refused(path):
+        if str(path).endswith("more"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(SwiftError, match=r"cannot be read: .*Permission denied: .*more"):
+        load(tmp_path)
+
+
+def test_rows_of_a_json_list_on_one_line_can_be_split(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps([{"query": str(at), "response": "a"} for at in range(10)]))
+    rows = load(tmp_path / "a.json")
+    train, held = split_rows(rows, 0.2, seed=0)
+    assert (len(train), len(held)) == (8, 2)
 
 
 @pytest.fixture

@@ -49,6 +49,14 @@ def test_packs_are_as_full_as_best_fit_decreasing_makes_them(seed, low, high):
     assert ours == expected
 
 
+@pytest.mark.parametrize("sigma", [0.5, 0.9, 1.2])
+def test_best_fit_fills_packs_of_ordinary_samples(sigma):
+    """Lengths of conversations are about log-normal."""
+    lengths = np.random.RandomState(0).lognormal(np.log(300), sigma, 20_000).astype(np.int64).clip(2, 4096)
+    packs = plan_packs(lengths, 4096, "binpack")
+    assert lengths.sum() >= 0.99 * 4096 * len(packs)
+
+
 def test_no_samples_give_no_packs():
     assert plan_packs([], 10, "binpack") == plan_packs([], 10, "sequential") == []
 

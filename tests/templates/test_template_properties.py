@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+import zlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, seed, settings
 from hypothesis import strategies as st
 
 from swift.engines.parity import check_parity
 from swift.errors import SwiftError
 from swift.rows import IGNORE, THINKING, EncodedRow, Source
 from swift.templates import Template, trained_spans
-from tests.templates.cases import TEMPLATES, TOOLS, tokenizer_for
+from tests.templates.cases import TEMPLATES, TOOLS, say, tokenizer_for
 from tests.templates.test_template_collection import reference
 
 ALL = bool(os.environ.get("SWIFT_TEST_ALL"))
@@ -26,6 +28,12 @@ PIECES = [
     "\u200b", "\ufffd", "\xa0", "<|im_end|>", "<|im_start|>", "</s>", "<s>", "<|eot_id|>", "[INST]", "<|end|>",
     "<think>", "</think>", "<tool_call>", "{{ x }}", "{% if y %}", "\\n", '"', "'", "{}", "<br>", "&lt;", "assistant",
 ]  # fmt: skip
+LEAST = 0.25
+"""Share of the conversations that a template must take, and of their turns that must be held against renders."""
+
+REFUSES_ALL = {"fireworks-ai-llama-3-firefunction-v2"}
+"""Its template reads a variable that nobody sets."""
+
 TAGS = re.compile(r"</?think>|<tool_call>")
 KNOWN = "drops the tool calls|refuses|what stops generation is uncertain|what the model has to generate is uncertain"
 EMPTY_BLOCK = re.compile(r"\s*<([^<>/]+)>\s*</\1>\s*")
@@ -35,12 +43,12 @@ values = st.dictionaries(st.sampled_from(["city", "x"]), text | st.integers(-5, 
 
 
 @st.composite
-def conversations(draw: Any) -> tuple[list[dict[str, Any]], Any]:
-    """A conversation, and its tools where it calls any."""
+def conversations(draw: Any, tools_too: bool = False) -> tuple[list[dict[str, Any]], Any]:
+    """A conversation, and its tools where it calls any; `tools_too`: there are always tools."""
     messages: list[dict[str, Any]] = []
     if draw(st.booleans()):
         messages.append({"role": "system", "content": draw(text)})
-    tools = draw(st.booleans()) and draw(st.booleans())
+    tools = draw(st.sampled_from([False, False, True])) or tools_too
     for turn in range(draw(st.integers(1, 3))):
         messages.append({"role": "user", "content": draw(text)})
         if tools and draw(st.booleans()):
@@ -70,27 +78,28 @@ def as_said(message: dict[str, Any]) -> str:
     return message["content"].strip()
 
 
-def check_turn(template: Template, messages: Any, tools: Any, sample: EncodedRow, number: int, trained: str) -> None:
-    """One trained turn against renders that transformers makes."""
+def check_turn(template: Template, messages: Any, tools: Any, sample: EncodedRow, number: int, trained: str) -> bool:
+    """One trained turn against renders that transformers makes; whether there were any to hold it against."""
     assert sample.rendered is not None
     turn = sample.rendered.turns[number]
     assert sample.labels[turn.token] != IGNORE and sample.labels[turn.token - 1] == IGNORE
     history, message = messages[: turn.message], messages[turn.message]
     if any(TAGS.search(m["content"]) for m in messages if m["role"] == "assistant"):
-        return
+        return False
     prompt = render(template, history, tools, add_generation_prompt=True, **turn.switches)
     if prompt is None:
-        return
+        return False
     cut = int(sample.rendered.stops[turn.token - 1]) if turn.token else 0
     assert sample.rendered.text[:cut] == prompt
     assert as_said(message) in trained or message.get("tool_calls")
     both = render(template, [*history, message], tools, **turn.switches)
     if both is None or not both.startswith(prompt):
-        return
+        return True
     rest = both[len(prompt) :]
     block = EMPTY_BLOCK.match(rest)
     short = rest[block.end() :] if block else rest
     assert any(whole.startswith(trained) or trained.startswith(whole.rstrip()) for whole in (rest, short))
+    return True
 
 
 def without_control(template: Template, value: Any) -> Any:
@@ -122,8 +131,9 @@ def check_control_text(template: Template, row: Any) -> None:
         assert control_ids(template, row) == expected
 
 
-def check_row(template: Template, messages: Any, tools: Any) -> None:
-    """All that holds for every conversation that a template takes."""
+def check_row(template: Template, messages: Any, tools: Any, seen: Counter[str]) -> None:
+    """All that holds for every conversation that a template takes; what was held against something is counted."""
+    seen["rows"] += 1
     expected = render(template, messages, tools)
     row: Any = {"messages": messages, "tools": tools} if tools else {"messages": messages}
     try:
@@ -133,8 +143,9 @@ def check_row(template: Template, messages: Any, tools: Any) -> None:
         stray = any(TAGS.search(m["content"]) for m in messages) and "is not found in the render" in error.what
         assert expected is None or stray or re.search(KNOWN, error.what), error
         return
+    seen["taken"] += 1
     assert expected is None or template.render(messages, tools) == expected
-    seen: list[int] = []
+    turns: list[int] = []
     for sample in samples:
         assert sample.rendered is not None
         spans = trained_spans(sample, template.tokenizer)
@@ -143,12 +154,18 @@ def check_row(template: Template, messages: Any, tools: Any) -> None:
         assert (sample.labels[marked] == sample.input_ids[marked]).all()
         trained = [piece for piece, mark in spans if mark]
         assert len(trained) == len(sample.rendered.turns)
-        seen += [turn.message for turn in sample.rendered.turns]
+        turns += [turn.message for turn in sample.rendered.turns]
+        seen["turns"] += len(trained)
         for number, piece in enumerate(trained):
-            check_turn(template, messages, tools, sample, number, piece)
-    assert sorted(seen) == [at for at, message in enumerate(messages) if message["role"] == "assistant"]
-    assert check_parity(template, [(row, Source("drawn", 1))]).turns == len(seen)
+            seen["compared"] += check_turn(template, messages, tools, sample, number, piece)
+    assert sorted(turns) == [at for at, message in enumerate(messages) if message["role"] == "assistant"]
+    assert check_parity(template, [(row, Source("drawn", 1))]).turns == len(turns)
     check_control_text(template, row)
+
+
+def takes_questions(template: Template) -> bool:
+    """Whether the template renders a conversation without tools."""
+    return render(template, [{"role": "user", "content": "a"}], None) is not None
 
 
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
@@ -158,13 +175,22 @@ def test_what_is_trained_is_what_is_served(path: Path, vocabulary: str) -> None:
     on, off = (
         Template(template.tokenizer, chat_template_kwargs=dict.fromkeys(THINKING, value)) for value in (True, False)
     )
+    needs_tools, seen = not takes_questions(template), Counter[str]()
+    plain = say("Hello", "I am"), TOOLS if needs_tools else None
 
-    @settings(
-        max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
-    )
-    @given(conversations())
+    # Each template meets conversations of its own, the same ones in every run.
+    @seed(zlib.crc32(f"{path.stem} {vocabulary}".encode()))
+    @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @example(plain)
+    @given(conversations(needs_tools))
     def holds(drawn: tuple[list[dict[str, Any]], Any]) -> None:
         for each in (template, on, off) if ALL else (template, off):
-            check_row(each, *drawn)
+            check_row(each, *drawn, seen)
 
     holds()
+    if path.stem in REFUSES_ALL:
+        assert not seen["taken"]
+        return
+    # What is refused or has nothing to be held against proves nothing: a good part must not be of that kind.
+    assert seen["taken"] >= LEAST * seen["rows"], seen
+    assert seen["compared"] >= LEAST * seen["turns"], seen

@@ -11,6 +11,7 @@ import pytest
 
 from swift.errors import SwiftError
 from swift.templates import shapes
+from swift.templates.cutting import ascii_cutter
 from swift.templates.template import Template
 from swift.templates.tokens import Encoder
 from tests.templates.cases import CONVERSATIONS, OWN, TEMPLATES, TOOLS, gguf_tokenizer, tokenizer_for
@@ -59,7 +60,7 @@ PIECES = [
 @pytest.mark.parametrize("name", ["gpt-2", "llama-bpe", "qwen2"])
 def test_words_give_the_tokens_and_places_of_the_tokenizer(name: str) -> None:
     encoder = Encoder(gguf_tokenizer(name))
-    assert encoder._words is not None
+    assert encoder.words is not None
     chance = random.Random(0)
     for _ in range(600):
         text = "".join(chance.choices(PIECES, k=chance.randint(1, 30)))
@@ -71,7 +72,22 @@ def test_words_give_the_tokens_and_places_of_the_tokenizer(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["llama-spm", "phi-3"])
 def test_other_kinds_of_tokenizers_are_asked_themselves(name: str) -> None:
-    assert Encoder(gguf_tokenizer(name))._words is None
+    assert Encoder(gguf_tokenizer(name)).words is None
+
+
+@pytest.mark.parametrize("name", ["gpt-2", "llama-bpe", "qwen2"])
+def test_the_expressions_for_ascii_cut_as_the_tokenizers_own(name: str) -> None:
+    words = Encoder(gguf_tokenizer(name)).words
+    assert words is not None and words._cut_ascii is not None
+    chance = random.Random(0)
+    for _ in range(3000):
+        text = "".join(chance.choices("ab Z'sSlL12.,!\n\r\t _-/<|>[]{}\\^\"~", k=16))
+        assert words._cut_ascii(text) == words._cut(text)
+
+
+@pytest.mark.parametrize("pattern", [r"[^\P{L}]+|.", r"\p{Han}+|.", r"\p{L}+(?<=a*)|."])
+def test_expressions_that_are_not_understood_stay_with_their_engine(pattern: str) -> None:
+    assert ascii_cutter([pattern]) is None
 
 
 def varied(messages: list[dict[str, Any]], chance: random.Random) -> list[dict[str, Any]]:
@@ -107,7 +123,7 @@ def test_remembered_shapes_change_nothing(path: Any, monkeypatch: pytest.MonkeyP
     slow.fixed = quick.fixed
     monkeypatch.setattr(shapes, "COMPARED_FIRST", 0)
     found = [outcome(quick, row) for row in rows]
-    slow._encoder.__dict__["_words"] = None
+    slow._encoder.__dict__["words"] = None
     monkeypatch.setattr(shapes.Shapes, "find", lambda *_: None)
     assert found == [outcome(slow, row) for row in rows]
 
@@ -122,3 +138,26 @@ def test_most_rows_of_a_shape_are_put_together(monkeypatch: pytest.MonkeyPatch) 
     samples += [template.encode(copy.deepcopy(row))[0] for _ in range(100)]
     assert len(traced) == before
     assert all(np.array_equal(sample.labels, samples[0].labels) for sample in samples)
+
+
+@pytest.mark.parametrize("path", [path for path in TEMPLATES if "Qwen3-0.6B" in path.name], ids=lambda path: path.stem)
+def test_rows_of_a_shape_skip_the_search_for_tokens(path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    template, cut = Template(tokenizer_for(path)), []
+    tokenise = template._tokenise
+    rows = [
+        {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": f"{text}."}]}
+        for text in ("Hi", "Ünï", "a  b\n", "<|im_end|>", " edge", "\u200b", "12, it's")
+    ]
+    for row in rows * 3:
+        template.encode(copy.deepcopy(row))
+    monkeypatch.setattr(template, "_tokenise", lambda *a: cut.append(a) or tokenise(*a))
+    samples = [template.encode(copy.deepcopy(row))[0] for row in rows]
+    # What spells out a control token or holds a rare character goes the long way.
+    assert len(cut) == 2
+    template._encoder.__dict__["words"] = None
+    template._shapes = shapes.Shapes()
+    for sample, row in zip(samples, rows, strict=True):
+        long = template.encode(copy.deepcopy(row))[0]
+        assert sample.same(long)
+        assert sample.rendered and long.rendered and sample.rendered.turns == long.rendered.turns
+        assert sample.rendered.stops.tolist() == long.rendered.stops.tolist()

@@ -12,8 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from swift.train.folders import is_whole, latest_checkpoint
+from swift.train.result import SftResult
+from tests.train.conftest import losses
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -134,6 +138,39 @@ def test_killed_in_the_middle_of_a_save(start: Callable[..., subprocess.Popen[st
     assert is_whole(folder / "checkpoint-6")
     assert not any(path.name.startswith(".checkpoint") for path in folder.iterdir())
     assert sorted(log_of(folder)) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.skipif(not os.environ.get("SWIFT_TEST_ALL"), reason="three runs in processes of their own")
+def test_a_killed_stream_of_packs_goes_on_as_if_it_had_not_been(
+    start: Callable[..., subprocess.Popen[str]], train: Callable[..., SftResult], tmp_path: Path
+) -> None:
+    stream = "--streaming true --packing true --packing_length 96 --shuffle_buffer_size 5 --lora_dropout 0.2"
+    options = f"{stream} --max_steps 9 --save_steps 3 --dataloader_num_workers 1"
+    plugin = tmp_path / "slow.py"
+    plugin.write_text(SLOW_STEP)
+    slow = f"{options} --external_plugins {plugin} --callbacks slow"
+    run = start(slow)
+    # Past a checkpoint, and before the next one.
+    wait_for_step(tmp_path / "run", 5)
+    run.kill()
+    run.communicate(timeout=240)
+    assert latest_checkpoint(tmp_path / "run") == tmp_path / "run" / "checkpoint-3"
+    _, errors = (goes_on := start(f"{slow} --resume_from_checkpoint latest")).communicate(timeout=240)
+    assert goes_on.returncode == 0, errors
+    words = options.replace("--", "").split()
+    whole = train(
+        output_dir=str(tmp_path / "whole"),
+        gradient_accumulation_steps=1,
+        use_cpu=True,
+        **dict(zip(words[::2], words[1::2], strict=True)),
+    )
+    assert log_of(tmp_path / "run") == losses(whole)
+    assert len(set(losses(whole).values())) == 9
+    one, other = (
+        load_file(next(folder.glob("*.safetensors")))
+        for folder in (tmp_path / "run" / "checkpoint-9", whole.checkpoint or tmp_path)
+    )
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_mistake_of_one_of_two_joined_processes_is_told_once(

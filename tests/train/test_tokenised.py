@@ -128,6 +128,10 @@ def test_prepared_rows_for_something_else_are_refused_by_name(prepared: Path, ro
         run(rows, cached_dataset=[str(prepared)])
     with pytest.raises(SwiftError, match="--cached_val_dataset and --split_dataset_ratio both"):
         run(rows, cached_val_dataset=[str(prepared)], split_dataset_ratio=0.1)
+    with pytest.raises(SwiftError, match="--truncation_strategy left: the rows were prepared with delete"):
+        run(None, cached_dataset=[str(prepared)], truncation_strategy="left")
+    with pytest.raises(SwiftError, match=r"--split_dataset_ratio 0.1 and --val_dataset both"):
+        run(rows, val_dataset=[str(rows)], split_dataset_ratio=0.1)
 
 
 def test_several_prepared_folders_follow_one_another(prepared: Path, tmp_path: Path) -> None:

@@ -1,0 +1,133 @@
+"""From a remembered shape straight to ids and labels, for rows whose text falls into known stretches.
+
+Control tokens cut a render into stretches that are tokenised by themselves. Where a turn begins behind words of the
+template that stay words of their own, and ends with a control token, its tokens are known without looking for them.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate, takewhile
+
+import numpy as np
+
+from swift.rows import IGNORE, EncodedRow, Rendered, Source, TurnStart
+from swift.templates.shapes import Match
+from swift.templates.turns import Span
+from swift.templates.words import SHORT, Words
+
+
+@dataclass
+class Stretch:
+    """Text up to, or of, an added token.
+
+    Attributes:
+        pieces: texts of the template, and numbers of the shape's pieces that rows fill.
+        ids: where all of it is the template's.
+        head: words of the template behind which a turn begins.
+    """
+
+    pieces: list[str | int]
+    ids: list[int] | None = None
+    head: list[str] | None = None
+
+    def text(self, texts: Sequence[str]) -> str:
+        """The text, from the filled pieces of a shape."""
+        return "".join([piece if isinstance(piece, str) else texts[piece] for piece in self.pieces])
+
+    @property
+    def lead(self) -> str:
+        """What the template writes before the first field."""
+        return "".join(takewhile(lambda piece: isinstance(piece, str), self.pieces))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A span by the stretches that it begins in and ends before, and the tokens of the template in the first."""
+
+    span: Span
+    first: int
+    head: int
+    last: int
+
+
+class Plan:
+    """How rows of a shape become tokens.
+
+    Args:
+        match: a row of the shape.
+        words: gives the tokens.
+
+    Raises:
+        ValueError: a turn begins or ends where tokens may merge.
+    """
+
+    def __init__(self, match: Match, words: Words) -> None:
+        self.words = words
+        self.stretches = [Stretch([])]
+        for number, piece in enumerate(match.shape.pieces):
+            if not isinstance(piece, str):
+                self.stretches[-1].pieces.append(number)
+                continue
+            for at, text in enumerate(words.split(piece)):
+                if at % 2:
+                    self.stretches += [Stretch([text], [words.added[text]]), Stretch([])]
+                elif text:
+                    self.stretches[-1].pieces.append(text)
+        for stretch in self.stretches:
+            if stretch.ids is None and all(isinstance(piece, str) for piece in stretch.pieces):
+                stretch.ids = words.encode_safe(stretch.lead)
+        texts = [stretch.text(match.texts) for stretch in self.stretches]
+        ends = [*accumulate(map(len, texts), initial=0)]
+        self.turns = [self._turn(span, ends) for span in match.sample().spans]
+
+    def _turn(self, span: Span, ends: Sequence[int]) -> Turn:
+        first, last = (bisect_right(ends, place) - 1 for place in (span.start, span.stop))
+        if span.stop != ends[last]:
+            raise ValueError("a turn ends inside a stretch")
+        if span.start == ends[first]:
+            return Turn(span, first, 0, last)
+        stretch = self.stretches[first]
+        before = stretch.lead[: span.start - ends[first]]
+        if stretch.head or len(before) < span.start - ends[first]:
+            raise ValueError("a turn begins behind a field")
+        stretch.head, stretch.ids = self.words.cut(before), None
+        return Turn(span, first, len(self.words.ids(stretch.head)), last)
+
+    def encode(self, match: Match, source: Source | None) -> EncodedRow | None:
+        """The sample of a row; None where its text may be cut otherwise."""
+        words, texts = self.words, match.texts
+        found = words.split(match.plain)
+        if found != [stretch.text(texts) for stretch in self.stretches] or not words.is_safe(match.plain):
+            return None
+        ids: list[int] = []
+        places: list[int] = []
+        for stretch, text in zip(self.stretches, found, strict=True):
+            places.append(len(ids))
+            if stretch.ids is not None:
+                ids += stretch.ids
+            elif stretch.head:
+                cut = words.cut(text)
+                if cut[: len(stretch.head)] != stretch.head:
+                    return None
+                ids += words.ids(cut)
+            else:
+                ids += words.stretch(text) if len(text) <= SHORT else words.encode_safe(text)
+        places.append(len(ids))
+        return self._labelled(np.array(ids, np.int32), places, match.plain, source)
+
+    def _labelled(self, ids: np.ndarray, places: list[int], text: str, source: Source | None) -> EncodedRow | None:
+        labels = np.full(len(ids), IGNORE, np.int32)
+        starts = []
+        for turn in self.turns:
+            start, stop = places[turn.first] + turn.head, places[turn.last]
+            labels[start:stop] = ids[start:stop]
+            starts.append(TurnStart(turn.span.message, start, turn.span.thinking))
+        row = EncodedRow(ids, labels, source, None, Rendered(text, tuple(starts), partial(self._stops, text, ids)))
+        return row if row.trained else None
+
+    def _stops(self, text: str, ids: np.ndarray) -> np.ndarray:
+        return self.words.places(text, ids)[1]
