@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     )
     from transformers import TrainingArguments
 
-    from swift.config import InferConfig, MergeConfig, SftConfig, TunerConfig
+    from swift.config import InferConfig, MergeConfig, PtConfig, SftConfig, TunerConfig
     from swift.data import load_rows
     from swift.engines import InferRequest, PtEngine, RequestConfig
     from swift.errors import SwiftError
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from swift.templates import Template, load_template
     from swift.train.api import Seq2SeqTrainer, Trainer
     from swift.train.result import SftResult
-    from swift.train.sft import sft
+    from swift.train.sft import pt, sft
     from swift.tuners.api import Swift
 
 _HOMES = {
@@ -62,6 +62,7 @@ _HOMES = {
     "PeftModel": "peft",
     "PrefixTuningConfig": "peft",
     "PromptTuningConfig": "peft",
+    "PtConfig": "swift.config",
     "PtEngine": "swift.engines",
     "RequestConfig": "swift.engines",
     "Seq2SeqTrainer": "swift.train.api",
@@ -79,6 +80,7 @@ _HOMES = {
     "load_template": "swift.templates",
     "load_tokenizer": "swift.models.tokenizer",
     "merge_lora": "swift.export.merge",
+    "pt": "swift.train.sft",
     "sft": "swift.train.sft",
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from swift.config import InferConfig, MergeConfig, SftConfig
+from swift.config import InferConfig, MergeConfig, PtConfig, SftConfig
 from swift.config.build import read_arguments
 from swift.errors import SwiftError
 
@@ -27,6 +27,7 @@ __all__ = [
     "infer_main",
     "load_dataset",
     "merge_lora",
+    "pt_main",
     "sft_main",
 ]
 
@@ -55,6 +56,13 @@ def sft_main(args: SftConfig | Sequence[str]) -> SftResult:
     from swift.train.sft import sft
 
     return sft(args if isinstance(args, SftConfig) else read_arguments(SftConfig, args))
+
+
+def pt_main(args: PtConfig | Sequence[str]) -> SftResult:
+    """Pre-train with `PtConfig.of(...)` or the words of a command line."""
+    from swift.train.sft import pt
+
+    return pt(args if isinstance(args, PtConfig) else read_arguments(PtConfig, args))
 
 
 def infer_main(args: InferConfig | Sequence[str]) -> int:

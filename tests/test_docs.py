@@ -26,10 +26,10 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 
 def few_steps(command: str) -> str:
-    """Two steps for each `swift sft` that does not say how many; a run that goes on gets one more."""
+    """Two steps for each run that does not say how many; a run that goes on gets one more."""
     lines = command.replace("\\\n", " ").splitlines()
     for number, line in enumerate(lines):
-        if "swift sft" in line and "--max_steps" not in line:
+        if re.search(r"swift (sft|pt)\b", line) and "--max_steps" not in line:
             lines[number] += " --max_steps " + ("3" if "--resume_from_checkpoint" in line else "2")
     return "\n".join(lines)
 

@@ -14,6 +14,7 @@ from swift.config.fields import Option
 from swift.errors import SwiftError
 
 EXAMPLES = {
+    "pt": "swift pt --model demo --dataset texts.jsonl --packing true --max_length 2048 --truncation_strategy split",
     "sft": "swift sft --model demo --dataset self-cognition --model_name Robin --model_author 'the team'",
     "infer": "swift infer --adapters output/demo/v0-.../checkpoint-20",
     "prepare": "swift prepare --model demo --dataset rows.jsonl --output_dir output/prepared",

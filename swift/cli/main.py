@@ -14,6 +14,7 @@ from swift.config.commands import COMMANDS
 from swift.errors import SwiftError
 
 RUNS = {
+    "pt": "swift.train.sft:main",
     "sft": "swift.train.sft:main",
     "infer": "swift.infer.run:main",
     "prepare": "swift.train.prepare:main",
@@ -63,7 +64,7 @@ def run(words: list[str]) -> int:
         print(pages.command(COMMANDS[name], words[asked + 1 :]))
         return 0
     config = read_arguments(COMMANDS[name], words[1:])
-    if name == "sft" and processes_wanted():
+    if RUNS[name] == RUNS["sft"] and processes_wanted():
         return launch(words)
     module, _, function = RUNS[name].partition(":")
     return getattr(import_module(module), function)(config)

@@ -6,7 +6,7 @@ YAML keys come from one place. Nothing here imports more than the standard libra
 
 from __future__ import annotations
 
-from swift.config.commands import DoctorConfig, InferConfig, MergeConfig, SftConfig
+from swift.config.commands import DoctorConfig, InferConfig, MergeConfig, PtConfig, SftConfig
 from swift.config.data import DataConfig
 from swift.config.decisions import Decisions
 from swift.config.generate import GenerateConfig
@@ -27,6 +27,7 @@ __all__ = [
     "ModelConfig",
     "OptimizerConfig",
     "OutputConfig",
+    "PtConfig",
     "SftConfig",
     "TemplateConfig",
     "TrainConfig",

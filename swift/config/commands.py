@@ -11,7 +11,7 @@ from swift.config.generate import GenerateConfig
 from swift.config.model import ModelConfig, SourceConfig
 from swift.config.optimizer import OptimizerConfig
 from swift.config.output import OutputConfig, PluginConfig
-from swift.config.template import TemplateConfig, TrainTemplateConfig
+from swift.config.template import PtTemplateConfig, TemplateConfig, TrainTemplateConfig
 from swift.config.train import TrainConfig
 from swift.config.training_arguments import training_argument_options
 from swift.config.tuner import TunerConfig
@@ -91,6 +91,14 @@ class SftConfig(CommandConfig):
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     plugins: PluginConfig = field(default_factory=PluginConfig)
+
+
+@dataclass
+class PtConfig(SftConfig):
+    """Pre-training: whole texts, in the same run as fine-tuning."""
+
+    command: ClassVar[str] = "pt"
+    template: PtTemplateConfig = field(default_factory=PtTemplateConfig)
 
 
 @dataclass
@@ -273,6 +281,7 @@ class DatasetsConfig(CommandConfig):
 COMMANDS: dict[str, type[CommandConfig]] = {
     c.command: c
     for c in (
+        PtConfig,
         SftConfig,
         InferConfig,
         PrepareConfig,

@@ -71,3 +71,15 @@ class TrainTemplateConfig(TemplateConfig):
     new_special_tokens: list[str] = option(
         help="Special tokens to add, or .txt files of them; their embeddings are trained and saved.", factory=list
     )
+
+
+@dataclass
+class PtTemplateConfig(TrainTemplateConfig):
+    """Options of the template in pre-training, where a text is trained as it stands and whole."""
+
+    use_chat_template: bool | None = option(
+        False,
+        "false: contents are joined as they stand, the end of sequence behind each text or answer; true: by the "
+        "template.",
+    )
+    loss_scale: str | None = option("all", "What is trained: all, or what fine-tuning takes (see swift sft --help).")

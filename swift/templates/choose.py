@@ -72,7 +72,7 @@ def choose_template(
         name = "chat_template" if flags.chat_template else "template"
         raise SwiftError(
             f"--use_chat_template false with --{name} {getattr(flags, name)}",
-            fix="leave one of them out: without a chat template, contents are joined as they stand",
+            fix=f"leave --{name} out: contents are joined as they stand; or add --use_chat_template true",
         )
     template = _choose(tokenizer, flags, decisions, recorded)
     agent_name: str | None = flags.agent_template or (recorded or {}).get("agent_template")
@@ -102,7 +102,8 @@ def _choose(tokenizer: Any, flags: TemplateConfig, decisions: Decisions, recorde
         decisions.add("template", flags.chat_template, "flag", "--chat_template")
         return load_template(tokenizer, flags.chat_template, option="chat_template", **(kept | given))
     if flags.use_chat_template is False:
-        decisions.add("template", "none", "flag", "--use_chat_template false: contents are joined as they stand")
+        origin = _origin(flags, "use_chat_template")
+        decisions.add("template", "none", origin, "--use_chat_template false: contents are joined as they stand")
         return Template(tokenizer, use_chat_template=False, source="--use_chat_template false", **(kept | given))
     unneeded = f"--template {flags.template} is noted and not needed"
     if recorded and not (flags.use_chat_template and recorded.get("use_chat_template") is False):
@@ -156,8 +157,15 @@ def _note_options(template: Template, flags: TemplateConfig, decisions: Decision
         told["add_non_thinking_prefix"] = (template.add_non_thinking_prefix or None, switch)
     for name, (value, reason) in told.items():
         if value is not None:
-            origin = "flag" if getattr(flags, name) is not None else "checkpoint"
-            decisions.add(name, value, origin, reason)
+            decisions.add(name, value, _origin(flags, name), reason)
+
+
+def _origin(flags: TemplateConfig, name: str) -> str:
+    """Where the value of an option comes from; commands differ in their defaults."""
+    value = getattr(flags, name)
+    if value is None:
+        return "checkpoint"
+    return "default" if value == getattr(type(flags)(), name) else "flag"
 
 
 def system_text(system: str) -> str:

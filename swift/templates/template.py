@@ -74,7 +74,7 @@ class Template(Rendering):
             )
         super().__init__(
             tokenizer,
-            chat_template if use_chat_template else _bare(),
+            chat_template if use_chat_template else _bare(tokenizer),
             enable_thinking=enable_thinking,
             preserve_thinking=preserve_thinking,
             chat_template_kwargs=chat_template_kwargs,
@@ -418,7 +418,10 @@ class Template(Rendering):
         return self._answers.parser(tools, prompt)
 
 
-def _bare() -> str:
+def _bare(tokenizer: Any) -> str:
+    """Contents alone; behind the start of sequence where the tokenizer puts it before a text by itself."""
     from swift.templates.loading import read_table
 
-    return read_table("bare")
+    start = tokenizer.bos_token_id
+    begins = start is not None and list(tokenizer("a").input_ids[:1]) == [start]
+    return ("{{- bos_token }}" if begins else "") + read_table("bare")

@@ -152,7 +152,7 @@ def report(config: SftConfig, result: SftResult) -> None:
 
 def again(config: SftConfig, result: SftResult) -> str:
     """The command that goes on with a run."""
-    words = ["swift", "sft", "--config", f"{result.run_folder}/config.yaml"]
+    words = ["swift", config.command, "--config", f"{result.run_folder}/config.yaml"]
     words += ["--resume_from_checkpoint", str(result.checkpoint)]
     if config.train.save_only_model:
         words += ["--resume_only_model", "true"]

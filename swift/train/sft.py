@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from swift.config import Decisions, SftConfig
+from swift.config import Decisions, PtConfig, SftConfig
 from swift.config.effect import note_without_effect
 from swift.plugins import load_plugins
 from swift.train.result import SftResult
 
 
 def main(config: SftConfig) -> int:
-    """`swift sft`."""
+    """`swift sft` and `swift pt`."""
     from swift.train import distributed
 
     result = sft(config)
@@ -55,6 +55,11 @@ def sft(config: SftConfig | None = None, **options: Any) -> SftResult:
     result = outcome.run(config, trainer, plan, run_folder, resume, meter)
     outcome.report(config, result)
     return result
+
+
+def pt(config: PtConfig | None = None, **options: Any) -> SftResult:
+    """Pre-train on whole texts: `pt(model="demo", dataset=["texts.jsonl"])`; all else as `sft`."""
+    return sft(config or PtConfig.of(**options))
 
 
 def check_options(config: SftConfig, decisions: Decisions) -> None:
