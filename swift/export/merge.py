@@ -14,6 +14,9 @@ from swift.config.commands import MergeConfig
 from swift.config.decisions import Decisions
 from swift.config.model import ModelConfig
 from swift.errors import SwiftError
+from swift.export.logits import distance, greedy_answer, logits_of
+from swift.export.quantised import compare
+from swift.models.quantization import settle_quantization
 from swift.models.source import ModelSource, find_source
 from swift.plugins import load_plugins
 
@@ -22,7 +25,6 @@ if TYPE_CHECKING:
 
 RECORD_FILES = ("config.yaml", "template.json")
 QUESTIONS = ("What is the capital of France?", "Write one sentence about the sea.")
-ANSWER_TOKENS = 8
 TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}
 """Largest distance of the merged model's logits from the adapter's, as a share of the logits' standard deviation.
 
@@ -48,7 +50,7 @@ class Proof:
     @property
     def effect(self) -> float:
         """How far the adapter moves the logits, as a share of their standard deviation."""
-        return _distance(self.without, self.wanted)
+        return distance(self.without, self.wanted)
 
 
 def main(config: MergeConfig) -> int:
@@ -81,7 +83,9 @@ def merge_lora(
     """Merge adapters into their base model, one after the other, and write a whole model.
 
     The sums are made in float32 and rounded once, to the dtype of the base. Before the folder gets its name, the
-    model in it is loaded again and its logits are compared with those of the adapters on the base.
+    model in it is loaded again and its logits are compared with those of the adapters on the base. An adapter that was
+    trained on a quantised base is merged into the base as its files hold it; how far the merged model lies from the
+    adapter on the quantised base is printed.
 
     Args:
         adapters: folders of PEFT adapters; the base model is found from them.
@@ -103,6 +107,7 @@ def merge_lora(
         raise SwiftError("--adapters names no adapter", fix="name the folder of a checkpoint")
     config = replace(config or ModelConfig(), adapters=names)
     source = find_source(config, Decisions())
+    settle_quantization(config, source.record, Decisions())
     for adapter in source.adapters:
         check_merges(adapter)
     output = Path(output_dir) if output_dir else source.adapters[-1].with_name(f"{source.adapters[-1].name}-merged")
@@ -124,8 +129,10 @@ def merge_lora(
         )
         del model
         copy_records(source, folder)
-        off = prove(folder, proofs, dtype, config)
+        off, logits = prove(folder, proofs, dtype, config)
     report(output, source, proofs, off, dtype)
+    if config.quant_method:
+        print(compare(source, config, _how(config), [proof.ids for proof in proofs], logits), file=sys.stderr)
     return output
 
 
@@ -210,22 +217,6 @@ def check_merges(adapter: Path) -> None:
         )
 
 
-def greedy_answer(model: Any, prompt: Sequence[int]) -> list[int]:
-    """The prompt with a short greedy answer behind it."""
-    ids = list(prompt)
-    for _ in range(ANSWER_TOKENS):
-        ids.append(int(logits_of(model, ids)[-1].argmax()))
-    return ids
-
-
-def logits_of(model: Any, ids: list[int]) -> torch.Tensor:
-    """Logits float32[tokens, vocabulary] of one sequence, on the CPU."""
-    import torch
-
-    with torch.inference_mode():
-        return model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0].float().cpu()
-
-
 def copy_records(source: ModelSource, folder: Path) -> None:
     """What a later `swift infer` reads: the run's options, the template, and a tokenizer that training changed."""
     from swift.models.save import save_tokenizer
@@ -238,8 +229,13 @@ def copy_records(source: ModelSource, folder: Path) -> None:
                 shutil.copyfile(place / name, folder / name)
 
 
-def prove(folder: Path, proofs: Sequence[Proof], dtype: torch.dtype, config: ModelConfig) -> float:
-    """Load the merged model from its folder, compare it with what the adapters gave, and give the largest distance.
+def prove(
+    folder: Path, proofs: Sequence[Proof], dtype: torch.dtype, config: ModelConfig
+) -> tuple[float, list[torch.Tensor]]:
+    """Load the merged model from its folder and compare it with what the adapters gave.
+
+    Returns:
+        The largest distance, and the merged model's logits of each proof.
 
     Raises:
         SwiftError: its logits differ by more than the rounding of its dtype.
@@ -247,7 +243,8 @@ def prove(folder: Path, proofs: Sequence[Proof], dtype: torch.dtype, config: Mod
     from swift.models import load_model
 
     model = load_model(folder, dtype="float32", **_how(config)).model
-    off = max(_distance(logits_of(model, proof.ids), proof.wanted) for proof in proofs)
+    logits = [logits_of(model, proof.ids) for proof in proofs]
+    off = max(distance(ours, proof.wanted) for ours, proof in zip(logits, proofs, strict=True))
     allowed = TOLERANCE.get(str(dtype).removeprefix("torch."), TOLERANCE["bfloat16"])
     # Written so that a NaN fails too.
     if not off <= allowed:
@@ -257,7 +254,7 @@ def prove(folder: Path, proofs: Sequence[Proof], dtype: torch.dtype, config: Mod
             where="--adapters",
             fix="keep the adapter beside its base, or merge with --torch_dtype float32",
         )
-    return off
+    return off, logits
 
 
 def report(output: Path, source: ModelSource, proofs: Sequence[Proof], off: float, dtype: torch.dtype) -> None:
@@ -270,10 +267,6 @@ def report(output: Path, source: ModelSource, proofs: Sequence[Proof], off: floa
             f"warning: rounding to {dtype} blurs what was trained, by over half of it; --torch_dtype float32 keeps it",
             file=sys.stderr,
         )
-
-
-def _distance(one: torch.Tensor, other: torch.Tensor) -> float:
-    return float((one - other).pow(2).mean().sqrt() / other.std())
 
 
 def _how(config: ModelConfig) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from swift.config.generate import GenerateConfig
 from swift.engines import RequestConfig, engines
 from swift.engines.parity import check_deployment
 from swift.infer.batch import prepare, read_rows
+from swift.models.load import check_loading
+from swift.models.quantization import settle_quantization
 from swift.models.source import find_source
 from swift.plugins import load_plugins
 from swift.templates.choose import choose_template
@@ -29,7 +31,11 @@ def main(config: InferConfig) -> int:
     decisions = Decisions()
     note_without_effect(config, decisions)
     request_config = request_config_of(config.generate)
+    if config.model.quant_method:
+        check_loading(config.model)
     source = find_source(config.model, decisions)
+    if config.batch.load_args:
+        settle_quantization(config.model, source.record, decisions)
     rows = read_rows(config)
 
     quiet_libraries()

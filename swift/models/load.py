@@ -15,6 +15,13 @@ from swift.models.architecture import concrete_class, find_class, load_config, r
 from swift.models.attention import choose_attention
 from swift.models.devices import pick_device
 from swift.models.dtype import DtypeChoice, choose_dtype, parse_dtype
+from swift.models.quantization import (
+    Quantization,
+    check_quantization,
+    check_stored,
+    keep_layout,
+    quantise_by_hqq,
+)
 from swift.models.weights import check_weights, stored_dtype
 
 if TYPE_CHECKING:
@@ -68,6 +75,7 @@ def choose_loading(
     device_map: str | dict[str, Any] | None,
     trust_remote_code: bool,
     for_training: bool,
+    quantization: Quantization | None = None,
 ) -> Loading:
     """Choose class, device, dtype and attention for the model in the folder `path`, from its config alone.
 
@@ -79,7 +87,10 @@ def choose_loading(
     raw = read_config(folder)
     loader, reason = find_class(config, raw, trust_remote_code=trust_remote_code)
     reasons = {"architecture": reason}
-    device, reasons["device"] = _device(device_map)
+    device, reasons["device"] = chosen_device(device_map)
+    check_stored(raw, quantization, device)
+    if quantization is not None:
+        check_quantization(quantization, device)
     choice = choose_dtype(dtype, _stored_dtype(folder, raw), device, for_training=for_training)
     reasons["dtype"] = choice.reason
     attn, reasons["attention"] = choose_attention(
@@ -97,6 +108,7 @@ def load_model(
     trust_remote_code: bool = False,
     for_training: bool = False,
     model_kwargs: dict[str, Any] | None = None,
+    quantization: Quantization | None = None,
 ) -> LoadedModel:
     """Loads the model in the folder `path`, whatever its architecture.
 
@@ -108,7 +120,8 @@ def load_model(
         device_map: passed to transformers; None puts the whole model on this process's device.
         trust_remote_code: run Python code that came with the model.
         for_training: choose for training (float32 weights where only float16 autocast is left) and stay in train mode.
-        model_kwargs: further arguments of `from_pretrained`, such as `quantization_config`, or `config` settings.
+        model_kwargs: further arguments of `from_pretrained`, or `config` settings.
+        quantization: how the weights of linear layers are quantised while they load.
 
     Raises:
         SwiftError: anything about the folder or the choices that does not work; all that can be told from the config
@@ -123,12 +136,15 @@ def load_model(
         device_map=device_map,
         trust_remote_code=trust_remote_code,
         for_training=for_training,
+        quantization=quantization,
     )
     choice, device, attn, reasons = loading.dtype, loading.device, loading.attn, loading.reasons
     if attn is not None:
         extra["attn_implementation"] = attn
     if device_map is None and device.type != "cpu" and not _zero3():
         device_map = {"": str(device)}
+    if quantization is not None:
+        extra |= quantization.arguments(choice.dtype)
     with _readable_errors(folder, device):
         model, info = loading.loader.from_pretrained(
             folder,
@@ -139,12 +155,26 @@ def load_model(
             output_loading_info=True,
             **extra,
         )
+        if quantization is not None and quantization.method == "hqq":
+            quantise_by_hqq(model, quantization)
+    keep_layout(model)
     _check_loading(info, folder, reasons)
     model.train(for_training)
     in_use = getattr(model.config, "_attn_implementation", None) or "eager"
     if attn is None:
         reasons["attention"] = f"{in_use}: {reasons['attention']}"
     return LoadedModel(model, model.dtype, in_use, model.device, reasons, choice.amp)
+
+
+def check_loading(config: ModelConfig) -> None:
+    """Stop at options of the model that this machine cannot follow, before a model is looked for.
+
+    Raises:
+        SwiftError: it names the option and what is missing.
+    """
+    asked = Quantization.of(config)
+    if asked is not None:
+        check_quantization(asked, chosen_device(config.device_map)[0])
 
 
 def load_as(config: ModelConfig, folder: Path, *, for_training: bool = False) -> LoadedModel:
@@ -157,6 +187,7 @@ def load_as(config: ModelConfig, folder: Path, *, for_training: bool = False) ->
         trust_remote_code=config.trust_remote_code,
         for_training=for_training,
         model_kwargs=config.model_kwargs,
+        quantization=Quantization.of(config),
     )
 
 
@@ -189,8 +220,8 @@ def load_tokenizer(path: str | Path, trust_remote_code: bool = False) -> PreTrai
         ) from error
 
 
-def _device(device_map: Any) -> tuple[torch.device, str]:
-    """The device that dtype and attention are chosen for."""
+def chosen_device(device_map: Any) -> tuple[torch.device, str]:
+    """The device that dtype, attention and quantisation are chosen for, and why."""
     import torch
 
     if device_map is None or device_map in ("auto", "balanced", "balanced_low_0", "sequential"):

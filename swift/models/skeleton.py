@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swift.config import ModelConfig
+from swift.models.architecture import read_config
 from swift.models.load import choose_loading
+from swift.models.quantization import Packed, Quantization, packed_bytes, quantised_layers, stored_method
+from swift.models.weights import weight_files
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +27,7 @@ class Skeleton:
         attn: its attention implementation.
         device: where it would be.
         reasons: as `LoadedModel.reasons`.
+        packed: what its weights take less, where they are quantised.
     """
 
     model: Any
@@ -32,6 +36,7 @@ class Skeleton:
     attn: str
     device: torch.device
     reasons: dict[str, str]
+    packed: Packed | None = None
 
 
 def model_skeleton(path: Path, config: ModelConfig) -> Skeleton:
@@ -42,6 +47,7 @@ def model_skeleton(path: Path, config: ModelConfig) -> Skeleton:
     """
     import torch
 
+    quantization = Quantization.of(config)
     loading = choose_loading(
         path,
         dtype=config.torch_dtype or "auto",
@@ -49,6 +55,7 @@ def model_skeleton(path: Path, config: ModelConfig) -> Skeleton:
         device_map=config.device_map,
         trust_remote_code=config.trust_remote_code,
         for_training=True,
+        quantization=quantization,
     )
     extra = {"attn_implementation": loading.attn} if loading.attn else {}
     with torch.device("meta"):
@@ -59,4 +66,14 @@ def model_skeleton(path: Path, config: ModelConfig) -> Skeleton:
             model = loading.loader._from_config(loading.config, dtype=loading.dtype.dtype, **extra)
     attn = getattr(model.config, "_attn_implementation", None) or "eager"
     choice = loading.dtype
-    return Skeleton(model, choice.dtype, choice.amp, attn, loading.device, loading.reasons)
+    packed = packed_bytes(model, quantization) if quantization is not None else _stored_packed(model, path)
+    return Skeleton(model, choice.dtype, choice.amp, attn, loading.device, loading.reasons, packed)
+
+
+def _stored_packed(model: Any, path: Path) -> Packed | None:
+    """What a model that came quantised takes less: its files hold it as the device will."""
+    if stored_method(read_config(path)) is None:
+        return None
+    whole = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    largest = max(layer.weight.numel() * layer.weight.element_size() for _, layer in quantised_layers(model))
+    return Packed(whole - sum(file.stat().st_size for file in weight_files(path)), largest)

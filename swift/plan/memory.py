@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from swift.errors import SwiftError
+from swift.models.quantization import Packed
 from swift.plan.optimizer_step import OptimizerStep
-from swift.plan.trace import LossFunction, StepTrace, float32_cross_entropy, trace_step
+from swift.plan.trace import HEAP_LIMIT, LossFunction, StepTrace, float32_cross_entropy, trace_step
 
 MIB = 1 << 20
 
@@ -93,6 +94,7 @@ def plan_memory(
     accumulated: bool = False,
     loss: LossFunction = float32_cross_entropy,
     step: OptimizerStep | None = None,
+    packed: Packed | None = None,
 ) -> MemoryPlan:
     """Plan the peak of a run of training steps on one device.
 
@@ -113,6 +115,7 @@ def plan_memory(
         accumulated: whether gradients outlive a micro-batch (gradient accumulation).
         loss: the run's own loss, as `trace.LossFunction` says.
         step: what the optimizer holds, where it is not one that transformers names.
+        packed: what quantised weights take less than those of `model`.
 
     Raises:
         SwiftError: `trainable` names a parameter that the model does not have.
@@ -144,9 +147,21 @@ def plan_memory(
             cause = f"{type(error).__name__}: {error}".splitlines()[0]
             notes.append(f"activations by formula, since a step could not be traced: {cause}")
             trace = formula_trace(model, chosen, micro_batch_tokens, trained_positions, gradient_checkpointing)
+    if packed is not None:
+        _pack(trace, packed)
     if step is None:
         step = OptimizerStep(optimizer_bytes(optimizer, chosen), _step_temporaries(optimizer, chosen, device))
     return _assemble(trace, chosen, step, world_size=world_size, device=device, notes=tuple(notes))
+
+
+def _pack(trace: StepTrace, packed: Packed) -> None:
+    """Take quantised weights into account: smaller ones, and a layer that is unpacked while it computes."""
+    trace.peak["weights"] -= packed.saved
+    trace.peak["activations"] += packed.unpacked
+    if packed.unpacked > HEAP_LIMIT:
+        trace.mapped_peak += packed.unpacked
+    else:
+        trace.heap_peak += packed.unpacked
 
 
 def formula_trace(

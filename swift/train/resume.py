@@ -10,6 +10,7 @@ from swift.config import Decisions, SftConfig, TunerConfig
 from swift.config.fields import options_in
 from swift.data import StepPlan
 from swift.errors import SwiftError
+from swift.models.quantization import OPTIONS
 from swift.models.record import fingerprint_of, read_record
 from swift.models.source import ModelSource
 from swift.train.assemble import Prepared
@@ -36,6 +37,7 @@ STRUCTURE = (
     *("badam_switch_interval", "badam_switch_mode", "galore_target_modules", "galore_rank", "galore_proj_type"),
     *("galore_with_embedding", "galore_quantization", "galore_proj_quant", "galore_proj_bits"),
     *("apollo_rank", "apollo_scale_type"),
+    *OPTIONS,
 )
 """Options that say what is trained and what state it has: a run cannot go on with others."""
 

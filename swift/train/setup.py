@@ -21,6 +21,8 @@ from swift.train.objective import chosen_head, loss_name
 from swift.train.optimizers import check_device, optimizer_maker, optimizer_step
 from swift.train.tuning import (
     WHOLE_WEIGHTS,
+    check_quantised,
+    check_saved_modules,
     first_batches,
     resume_adapter,
     resume_grown,
@@ -80,6 +82,8 @@ class TrainPlan:
 
 def open_for_training(config: SftConfig, decisions: Decisions) -> ModelSource:
     """Find model and tokenizer; a checkpoint to start anew from takes the place of the model or adapter."""
+    from swift.models.load import check_loading
+    from swift.models.quantization import settle_quantization, stored_method
     from swift.models.record import read_record
     from swift.models.source import find_source
 
@@ -99,8 +103,11 @@ def open_for_training(config: SftConfig, decisions: Decisions) -> ModelSource:
             model.model = str(checkpoint)
     if len(model.adapters) > 1:
         raise SwiftError("--adapters: training goes on from one adapter", fix="merge the others first")
+    check_loading(model)
     source = find_source(model, decisions)
+    settle_quantization(model, source.record, decisions)
     settle_kind(config, source, decisions)
+    check_quantised(config, stored_method(source.config))
     return source
 
 
@@ -137,6 +144,8 @@ def plan_run(config: SftConfig, source: ModelSource, data: Prepared, decisions: 
     decisions.add("device", str(skeleton.device), "machine", skeleton.reasons["device"])
     if data.end_to_end:
         check_layers(skeleton.model)
+    if skeleton.packed is not None:
+        check_saved_modules(config, skeleton.model)
     check_device(config, skeleton.device.type, skeleton.amp is not None and str(skeleton.amp) == "torch.float16")
     steps = count_steps(config, data)
     settle_schedule(config, steps, decisions)
@@ -216,6 +225,7 @@ def _memory_planner(
             world_size=distributed.world_size(),
             device=skeleton.device.type,
             step=step,
+            packed=skeleton.packed,
         )
 
     return planned

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from swift.config import Decisions, SftConfig
 from swift.config.effect import typed
 from swift.errors import SwiftError
+from swift.models.quantization import Quantization, quantised_layers
 from swift.tuners import LORA_KINDS, tuners
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ ADAPTERS_OWN = (
     *("fourier_n_frequency", "num_virtual_tokens"),
 )
 """Options of the shape of an adapter, which one that training goes on from has already."""
+
+ON_PACKED = (True, False, "gaussian", "eva")
+"""Starts of LoRA that need no weights in full."""
 
 NEW_TOKENS = (*LORA_KINDS, "full", "freeze")
 """Tuners that train the embeddings of new tokens."""
@@ -76,6 +80,63 @@ def check_tuner(config: SftConfig) -> None:
             fix="leave it out; --create_checkpoint_symlink true points at the best checkpoint",
         )
     _check_loraplus(config)
+    check_quantised(config)
+
+
+def check_quantised(config: SftConfig, stored: str | None = None) -> None:
+    """Stop at what cannot be trained on quantised weights.
+
+    Args:
+        config: the run's options.
+        stored: the method that the model came quantised by, once it is known.
+
+    Raises:
+        SwiftError: it names the tuner, its start, and how the weights are quantised.
+    """
+    from swift.tuners.families import table
+    from swift.tuners.starts import lora_start
+
+    asked, tuner = Quantization.of(config.model), config.tuner
+    how = f"--quant_method {asked.method}" if asked else f"a model whose weights are quantised by {stored}"
+    if asked is None and stored is None:
+        return
+    if tuner.train_type in WHOLE_WEIGHTS:
+        raise SwiftError(
+            f"--train_type {tuner.train_type} with {how}: quantised weights cannot be trained",
+            fix="train an adapter on them (--train_type lora), or take weights that are not quantised",
+        )
+    unfit = table().get(tuner.train_type, {}).get("not_on", [])
+    dora = tuner.train_type in LORA_KINDS and tuner.use_dora and asked and (asked.method, asked.bits) == ("bnb", "8")
+    if asked and (dora or asked.method in unfit or f"{asked.method} {asked.bits}" in unfit):
+        what = "--use_dora true" if dora else f"--train_type {tuner.train_type}"
+        raise SwiftError(
+            f"{what} with {how} --quant_bits {asked.bits}: PEFT cannot put it on these layers",
+            fix="choose another --train_type, such as lora, or another way to quantise",
+        )
+    if tuner.train_type in LORA_KINDS and lora_start(tuner) not in ON_PACKED:
+        raise SwiftError(
+            f"--init_weights {tuner.init_weights} with {how}: it is computed from weights that are not quantised",
+            fix="leave it out; eva and gaussian go with quantised weights",
+        )
+
+
+def check_saved_modules(config: SftConfig, model: Any) -> None:
+    """Stop where `--modules_to_save` would train quantised weights.
+
+    Args:
+        config: the run's options.
+        model: the model without quantised weights, meta device is enough.
+
+    Raises:
+        SwiftError: it names the module.
+    """
+    for wanted in config.tuner.modules_to_save:
+        hit = next((name for name, _ in quantised_layers(model) if f".{wanted}." in f".{name}."), None)
+        if hit is not None:
+            raise SwiftError(
+                f"--modules_to_save {wanted}: the weights of {hit} are quantised and cannot be trained",
+                fix="name modules that are not, such as lm_head or embed_tokens",
+            )
 
 
 def _check_loraplus(config: SftConfig) -> None:

@@ -34,9 +34,10 @@ def targets_of(model: Any, config: TunerConfig) -> str | list[str]:
     _check_names(model, named, "target_modules", [ALL_LINEAR, *_last_names(linear)])
     if ALL_LINEAR not in config.target_modules:
         return named
-    if not named and model.config.model_type not in STATE_SPACE and not _own_forward(model):
+    plain = model.config.model_type not in STATE_SPACE and not _own_forward(model)
+    if not named and plain and not any(is_packed(module) for module in model.modules()):
         return ALL_LINEAR
-    # PEFT knows all-linear by itself only, not as one of several names.
+    # PEFT knows all-linear by itself only, not as one of several names, and not for layers of quantising libraries.
     return [*all_linear(model), *named]
 
 
@@ -113,9 +114,9 @@ def check_rank(model: Any, targets: str | list[str], rank: int, option: str) -> 
         SwiftError: it names the largest layer.
     """
     sizes = {
-        name: tuple(module.weight.shape)
+        name: size_of(module)
         for name, module in model.named_modules()
-        if is_linear(module) and _is_target(name, targets) and module.weight.dim() == 2
+        if is_linear(module) and _is_target(name, targets)
     }
     name = max(sizes, key=lambda name: min(sizes[name]), default=None)
     if name is not None and min(sizes[name]) < rank:
@@ -132,11 +133,30 @@ def linear_names(model: Any) -> list[str]:
 
 
 def is_linear(module: Any) -> bool:
-    """Whether a module is linear: torch's own, those of quantised weights that inherit it, or GPT-2's."""
+    """Whether a module is linear: torch's own, those of quantised weights, or GPT-2's."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
-    return isinstance(module, (torch.nn.Linear, Conv1D))
+    return isinstance(module, (torch.nn.Linear, Conv1D)) or is_packed(module)
+
+
+def is_packed(module: Any) -> bool:
+    """Whether a module is a linear layer of a library that quantises and does not inherit torch's, such as HQQ's."""
+    import torch
+
+    return (
+        not isinstance(module, torch.nn.Linear)
+        and isinstance(getattr(module, "in_features", None), int)
+        and isinstance(getattr(module, "out_features", None), int)
+        and not type(module).__module__.startswith(("torch.", "transformers.models.", "peft."))
+    )
+
+
+def size_of(module: Any) -> tuple[int, int]:
+    """Rows and columns of a linear layer's weight, packed or not."""
+    if hasattr(module, "out_features"):
+        return module.out_features, module.in_features
+    return tuple(module.weight.shape)
 
 
 def _is_target(name: str, targets: str | list[str]) -> bool:

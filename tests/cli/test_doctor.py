@@ -48,7 +48,7 @@ def test_a_whole_installation_exits_with_0(capsys: pytest.CaptureFixture[str]) -
     status, text = run(capsys, format="json")
     found = as_objects(text)
     assert status == 0
-    assert {kind for kind, _ in found} == {"version", "device", "extra", "model", "cache"}
+    assert {kind for kind, _ in found} == {"version", "device", "extra", "quantization", "model", "cache"}
     assert found["version", "torch"]["version"] == importlib.metadata.version("torch")
     assert found["version", "torch"]["bounds"]
     assert found["device", "cpu"]["memory"] > 0

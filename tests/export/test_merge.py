@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -10,9 +11,14 @@ from swift.cli.main import main
 from swift.engines import InferRequest, PtEngine, RequestConfig
 from swift.errors import SwiftError
 from swift.export import merge
+from swift.export.logits import logits_of
 from swift.export.merge import merge_lora
+from swift.export.quantised import gap_of
+from swift.models import load_model
+from swift.models.quantization import Quantization
 from swift.models.record import write_record
 from swift.templates import load_template
+from swift.tuners.adapters import add_adapters
 from tests.tiny import ask, make_tokenizer, save_adapter, save_tiny
 
 REQUESTS = [InferRequest(ask(text)) for text in ("what is the sky?", "hi", "你好")]
@@ -139,3 +145,44 @@ def test_broken_weights_leave_nothing(adapter, tmp_path, capsys):
     assert swift("--adapters", adapter, "--output_dir", tmp_path / "m") == 2
     assert "broken" in capsys.readouterr().err
     assert not (tmp_path / "m").exists()
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """Wide enough for bitsandbytes, whose blocks hold 64 values of a row."""
+    return save_tiny(tmp_path_factory.mktemp("models") / "wide", hidden_size=64, intermediate_size=128)
+
+
+def trained_on(base, folder, **quantised):
+    """An adapter whose run says that its base was quantised so."""
+    save_adapter(folder, base)
+    raw = json.loads((base / "config.json").read_text())
+    template = load_template(make_tokenizer()).to_dict()
+    config = {"torch_dtype": "float32", **quantised}
+    write_record(folder, config=config, template=template, base_model=str(base), base_config=raw)
+    return folder
+
+
+def test_an_adapter_of_a_quantised_base_goes_into_the_base_as_it_is(wide, tmp_path, capsys):
+    plain = merge_lora(str(save_adapter(tmp_path / "plain", wide)), tmp_path / "one")
+    assert "quantised by" not in capsys.readouterr().err
+    adapter = trained_on(wide, tmp_path / "adapter", quant_method="bnb", quant_bits="4")
+    merged = merge_lora(str(adapter), tmp_path / "two")
+    assert (merged / "model.safetensors").read_bytes() == (plain / "model.safetensors").read_bytes()
+    said = capsys.readouterr().err
+    pattern = r"by bnb 4 bits \(nf4\): .* lie (\S+) from .* at most and (\S+) in the mean .* is ([\d.]+)\)"
+    found = re.search(pattern, said)
+    largest, mean, deviation = map(float, found.groups())
+    coarse = load_model(wide, quantization=Quantization("bnb", "4")).model
+    ids = make_tokenizer().encode(merge.QUESTIONS[0])
+    fine = load_model(merged).model
+    gaps = gap_of([logits_of(fine, ids)], [logits_of(add_adapters(coarse, [adapter]), ids)])
+    assert 0 < mean < largest and gaps.mean == pytest.approx(mean, rel=0.5)
+    assert mean < 2 * deviation
+
+
+def test_the_distance_is_not_measured_where_that_does_not_run(wide, tmp_path, capsys):
+    adapter = trained_on(wide, tmp_path / "adapter", quant_method="eetq", quant_bits="8")
+    assert merge_lora(str(adapter), tmp_path / "merged").is_dir()
+    said = capsys.readouterr().err
+    assert "eetq 8 bits; the distance from there is not measured: --quant_method eetq: it needs" in said
