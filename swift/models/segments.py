@@ -139,7 +139,9 @@ def segment_attention(
         return _in_one_kernel(query, key, value, scaling, sliding_window, cu_seq_lens_q, max_length_q), None
     parts = [
         F.scaled_dot_product_attention(
-            *(tensor[:, :, start:stop] for tensor in (query, key, value)),
+            query[:, :, start:stop],
+            key[:, :, start:stop],
+            value[:, :, start:stop],
             attn_mask=_window(stop - start, sliding_window, query.device),
             is_causal=not sliding_window or stop - start <= sliding_window,
             dropout_p=dropout,
@@ -190,7 +192,7 @@ def _in_one_kernel(
     from torch.nn.attention.varlen import varlen_attn
 
     query, key, value = (tensor.transpose(1, 2).flatten(0, 1) for tensor in (query, key, value))
-    return varlen_attn(
+    result: Any = varlen_attn(
         query,
         key,
         value,
@@ -201,7 +203,8 @@ def _in_one_kernel(
         scale=scaling,
         window_size=(sliding_window - 1 if sliding_window else -1, 0),
         enable_gqa=query.shape[1] != key.shape[1],
-    )[None]
+    )
+    return result[None]
 
 
 def _window(length: int, sliding_window: int | None, device: torch.device) -> torch.Tensor | None:
