@@ -21,6 +21,7 @@ EXAMPLES = {
     "merge-lora": "swift merge-lora --adapters output/demo/v0-.../checkpoint-20 --output_dir merged",
     "models": "swift models --search qwen3",
     "datasets": "swift datasets --search dpo",
+    "plan": "swift plan --model demo --gpus 8x80",
     "template": "swift template --model demo --row rows.jsonl --format json",
     "doctor": "swift doctor",
 }

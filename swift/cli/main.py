@@ -20,6 +20,7 @@ RUNS = {
     "prepare": "swift.train.prepare:main",
     "merge-lora": "swift.export.merge:main",
     "template": "swift.show.template:main",
+    "plan": "swift.train.propose:main",
     "models": "swift.models.listing:main",
     "datasets": "swift.data.listing:main",
     "doctor": "swift.cli.doctor:main",

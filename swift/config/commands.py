@@ -11,6 +11,7 @@ from swift.config.generate import GenerateConfig
 from swift.config.model import ModelConfig, SourceConfig
 from swift.config.optimizer import OptimizerConfig
 from swift.config.output import OutputConfig, PluginConfig
+from swift.config.plan import MachineConfig
 from swift.config.template import PtTemplateConfig, TemplateConfig, TrainTemplateConfig
 from swift.config.train import TrainConfig
 from swift.config.training_arguments import training_argument_options
@@ -238,6 +239,16 @@ class ReportConfig:
 
 
 @dataclass
+class PlanConfig(CommandConfig):
+    """Settings of training that fit a machine, ranked, without the model's weights."""
+
+    command: ClassVar[str] = "plan"
+    model: SourceConfig = field(default_factory=SourceConfig)
+    machine: MachineConfig = field(default_factory=MachineConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+
+
+@dataclass
 class DoctorConfig(CommandConfig):
     """Versions, devices, extras, and what is missing for which feature."""
 
@@ -287,6 +298,7 @@ COMMANDS: dict[str, type[CommandConfig]] = {
         PrepareConfig,
         MergeConfig,
         ShowConfig,
+        PlanConfig,
         ModelsConfig,
         DatasetsConfig,
         DoctorConfig,

@@ -59,8 +59,13 @@ class ModelSource:
         return load_tokenizer(self.tokenizer_folder, trust_remote_code)
 
 
-def find_source(config: SourceConfig, decisions: Decisions) -> ModelSource:
+def find_source(config: SourceConfig, decisions: Decisions, *, weights: bool = True) -> ModelSource:
     """Find base model and adapters and check that they belong together, before any weights are loaded.
+
+    Args:
+        config: which model.
+        decisions: takes where it was found.
+        weights: False downloads config and tokenizer only.
 
     Raises:
         SwiftError: neither is given, one of them is not what it should be, or they do not fit each other.
@@ -76,7 +81,10 @@ def find_source(config: SourceConfig, decisions: Decisions) -> ModelSource:
         name, found = _base_of(records, settings, config)
         decisions.add("model", name, "adapter", f"named by {records[0].folder}")
     else:
-        name, found = config.model, _resolve(config.model, config.model_revision, config.use_hf, config.hub_token)
+        name, found = (
+            config.model,
+            _resolve(config.model, config.model_revision, config.use_hf, config.hub_token, weights),
+        )
     if folders:
         decisions.add("adapters", folders, "flag", "--adapters")
     decisions.add("model folder", str(found.path), found.hub, found.reason)
@@ -92,10 +100,10 @@ def find_source(config: SourceConfig, decisions: Decisions) -> ModelSource:
     return ModelSource(name, path, raw, folders, told[-1], templates[-1] if templates else None)
 
 
-def _resolve(name: str, revision: str | None, use_hf: bool | None, token: str | None) -> Resolved:
+def _resolve(name: str, revision: str | None, use_hf: bool | None, token: str | None, weights: bool = True) -> Resolved:
     from swift.hub import resolve
 
-    return resolve(name, revision=revision, use_hf=use_hf, token=token)
+    return resolve(name, revision=revision, use_hf=use_hf, token=token, download_weights=weights)
 
 
 def adapter_folder(name: str, use_hf: bool | None = None, token: str | None = None) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -76,27 +77,80 @@ def trainable_of(model: nn.Module) -> list[Trainable]:
     return [(name, p.numel(), p.dtype) for name, p in model.named_parameters() if p.requires_grad]
 
 
+@dataclass(frozen=True)
+class TracedBatch:
+    """What a micro-batch holds, from which the peaks of runs with it follow.
+
+    Attributes:
+        trace: of its forward and backward pass.
+        trained: the parameters that are trained.
+        device: cpu or cuda.
+        notes: how the trace was found, where it is no trace.
+    """
+
+    trace: StepTrace
+    trained: list[Trainable]
+    device: str
+    notes: tuple[str, ...]
+
+    def plan(self, optimizer: str, *, world_size: int = 1, step: OptimizerStep | None = None) -> MemoryPlan:
+        """The peak with this optimizer; arguments as `plan_memory` takes them."""
+        known = step is not None or _short_name(optimizer) in STATE_VALUES
+        notes = () if known else (f"state of optimizer {optimizer} counted as AdamW's",)
+        if step is None:
+            temporaries = _step_temporaries(optimizer, self.trained, self.device)
+            step = OptimizerStep(optimizer_bytes(optimizer, self.trained), temporaries)
+        return _assemble(
+            self.trace, self.trained, step, world_size=world_size, device=self.device, notes=notes + self.notes
+        )
+
+
 def plan_memory(
+    model: nn.Module,
+    *,
+    optimizer: str,
+    world_size: int = 1,
+    accumulated: bool = False,
+    step: OptimizerStep | None = None,
+    **batch: Any,
+) -> MemoryPlan:
+    """Plan the peak of a run of training steps on one device.
+
+    Args:
+        model: as `trace_batch` takes it.
+        optimizer: its name in transformers, such as adamw_torch_fused; an unknown one counts as AdamW, with a note.
+        world_size: processes that each hold all of it (DDP); more than one adds DDP's gradient buckets.
+        accumulated: whether gradients outlive a micro-batch (gradient accumulation).
+        step: what the optimizer holds, where it is not one that transformers names.
+        batch: how the micro-batch is, as `trace_batch` takes it.
+
+    Raises:
+        SwiftError: as `trace_batch`.
+    """
+    dropped = step is not None and step.in_backward
+    traced = trace_batch(model, accumulated=accumulated or world_size > 1, gradients_dropped=dropped, **batch)
+    return traced.plan(optimizer, world_size=world_size, step=step)
+
+
+def trace_batch(
     model: nn.Module,
     *,
     dtype: torch.dtype,
     trainable: Iterable[Trainable] | None = None,
     micro_batch_tokens: int,
     trained_positions: int,
-    optimizer: str,
     gradient_checkpointing: bool,
     autocast: bool,
-    world_size: int = 1,
     device: str = "cpu",
     rows: int = 1,
     masked: bool | None = None,
     by_segment: bool = False,
     accumulated: bool = False,
+    gradients_dropped: bool = False,
     loss: LossFunction = float32_cross_entropy,
-    step: OptimizerStep | None = None,
     packed: Packed | None = None,
-) -> MemoryPlan:
-    """Plan the peak of a run of training steps on one device.
+) -> TracedBatch:
+    """Run a micro-batch on tensors without contents and count what it holds.
 
     Args:
         model: the model (meta device is enough, as `swift.models.skeleton` builds it) with its tuner attached.
@@ -104,17 +158,15 @@ def plan_memory(
         trainable: what is trained, by the model's own names, with its dtype; None means what requires gradients.
         micro_batch_tokens: tokens of the largest micro-batch with its padding, or the length of a pack.
         trained_positions: places of that micro-batch whose logits are computed.
-        optimizer: its name in transformers, such as adamw_torch_fused; an unknown one counts as AdamW, with a note.
         gradient_checkpointing: whether layers are computed again in the backward pass.
         autocast: whether the forward runs under autocast (bfloat16, or `dtype` where that is float16).
-        world_size: processes that each hold all of it (DDP); more than one adds DDP's gradient buckets.
         device: cpu or cuda.
         rows: rows of the micro-batch.
         masked: whether attention gets a mask; None means where there are several rows.
         by_segment: whether attention takes the samples of a row one by one, without a mask.
-        accumulated: whether gradients outlive a micro-batch (gradient accumulation).
+        accumulated: whether gradients of an earlier micro-batch are already there.
+        gradients_dropped: whether each gradient goes as soon as it is there, its weight being updated at once.
         loss: the run's own loss, as `trace.LossFunction` says.
-        step: what the optimizer holds, where it is not one that transformers names.
         packed: what quantised weights take less than those of `model`.
 
     Raises:
@@ -123,8 +175,7 @@ def plan_memory(
     chosen = trainable_of(model) if trainable is None else list(trainable)
     amp = (torch.float16 if dtype == torch.float16 else torch.bfloat16) if autocast else None
     masked = rows > 1 if masked is None else masked
-    known = step is not None or _short_name(optimizer) in STATE_VALUES
-    notes = [] if known else [f"state of optimizer {optimizer} counted as AdamW's"]
+    notes: tuple[str, ...] = ()
     with _train_only(model, chosen):
         try:
             trace = trace_step(
@@ -137,21 +188,19 @@ def plan_memory(
                 gradient_checkpointing=gradient_checkpointing,
                 masked=masked,
                 by_segment=by_segment,
-                accumulated=accumulated or world_size > 1,
+                accumulated=accumulated,
                 loss=loss,
                 dtypes={name: kind for name, _, kind in chosen},
-                gradients_dropped=step is not None and step.in_backward,
+                gradients_dropped=gradients_dropped,
             )
         # Whatever a model's own code raises without contents of tensors, the run itself may go on.
         except Exception as error:
             cause = f"{type(error).__name__}: {error}".splitlines()[0]
-            notes.append(f"activations by formula, since a step could not be traced: {cause}")
+            notes = (f"activations by formula, since a step could not be traced: {cause}",)
             trace = formula_trace(model, chosen, micro_batch_tokens, trained_positions, gradient_checkpointing)
     if packed is not None:
         _pack(trace, packed)
-    if step is None:
-        step = OptimizerStep(optimizer_bytes(optimizer, chosen), _step_temporaries(optimizer, chosen, device))
-    return _assemble(trace, chosen, step, world_size=world_size, device=device, notes=tuple(notes))
+    return TracedBatch(trace, chosen, device, notes)
 
 
 def _pack(trace: StepTrace, packed: Packed) -> None:

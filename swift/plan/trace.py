@@ -48,6 +48,17 @@ class StepTrace:
     mapped_peak: int = 0
     heap_served: int = 0
 
+    def scaled(self, times: int, *, logits: bool) -> StepTrace:
+        """The trace of a micro-batch of so many times the rows; logits stay where they are computed some at a time."""
+        grown = {"activations": times, "logits": times if logits else 1}
+        return StepTrace(
+            peak={kind: size * grown.get(kind, 1) for kind, size in self.peak.items()},
+            saved=self.saved * times,
+            heap_peak=self.heap_peak * times,
+            mapped_peak=self.mapped_peak * times,
+            heap_served=self.heap_served * times,
+        )
+
 
 class LiveBytes(TorchDispatchMode):
     """Counts the bytes of the storages that are alive, by kind, and remembers the fullest moment."""

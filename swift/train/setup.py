@@ -199,14 +199,10 @@ def _memory_planner(
     """Plans the peak of the run, with gradient checkpointing or without."""
     from swift.models.segments import takes_borders
     from swift.plan.memory import plan_memory
-    from swift.train.loss import logps_at, takes_logits_to_keep
+    from swift.train.loss import traced_loss
 
     largest = data.largest_micro_batch(rounding(skeleton.device))
-    head = chosen_head(config, model, largest.logits)
-    select = takes_logits_to_keep(model)
-
-    def loss(model: Any, inputs: dict[str, Any], kept: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return -logps_at(model, inputs, kept, targets, None, select, 0.0, head)[0].sum()
+    loss = traced_loss(model, chosen_head(config, model, largest.logits))
 
     def planned(checkpointing: bool) -> MemoryPlan:
         return plan_memory(
