@@ -37,6 +37,11 @@ CASES: dict[str, dict[str, Any]] = {
     "fourierft": {"train_type": "fourierft", "learning_rate": 3e-2},
     "ia3": {"train_type": "ia3", "learning_rate": 3e-2},
     "bone": {"train_type": "bone", "learning_rate": 1e-3},
+    "adapter": {"train_type": "adapter", "adapter_length": 32, "learning_rate": 1e-3},
+    "reft": {"train_type": "reft", "learning_rate": 1e-2},
+    "reft (Direft)": {
+        **{"train_type": "reft", "reft_intervention_type": "DireftIntervention", "learning_rate": 1e-2},
+    },
     "prompt": {"train_type": "prompt", "learning_rate": 0.1},
     "prefix": {"train_type": "prefix", "learning_rate": 0.03},
 }

@@ -30,6 +30,7 @@ LORA_GA = ("init_weights", "lora-ga", "lora_ga")
 VERA, BOFT, OFT = ("train_type", "vera"), ("train_type", "boft"), ("train_type", "oft")
 FOURIERFT, IA3 = ("train_type", "fourierft"), ("train_type", "ia3")
 PROMPT = ("train_type", "prompt")
+ADAPTER, REFT = ("train_type", "adapter"), ("train_type", "reft")
 LLAMAPRO = ("train_type", "llamapro")
 
 
@@ -39,14 +40,15 @@ class TunerConfig:
 
     train_type: str = option(
         "lora",
-        "What is trained: lora, longlora, adalora, loha, lokr, vera, boft, oft, fourierft, ia3, bone, prompt, prefix "
-        "leave an adapter; full, freeze, llamapro a whole model; or a tuner from --external_plugins.",
+        "What is trained: lora, longlora, adalora, loha, lokr, vera, boft, oft, fourierft, ia3, bone, adapter, reft, "
+        "prompt, prefix leave an adapter; full, freeze, llamapro a whole model; or a tuner from --external_plugins.",
         aliases=("tuner_type", "sft_type"),
     )
     target_modules: list[str] = option(
-        help="Modules that get an adapter: names, all-linear (all but the output embedding), or both.",
+        help="Modules that get an adapter: names, all-linear (all but the output embedding), or both; with adapter, "
+        "all-linear means attention and feed-forward as a whole.",
         factory=lambda: ["all-linear"],
-        needs=MODULES,
+        needs=(*MODULES, "adapter"),
     )
     target_regex: str | None = option(
         None, "Regular expression over module names, in place of --target_modules.", needs=MODULES
@@ -80,7 +82,7 @@ class TunerConfig:
     lora_dtype: Literal["bfloat16", "float16", "float32"] | None = option(
         None,
         "Dtype of the adapter's weights; unset means float32 beside weights of 16 bit, else the model's own.",
-        needs=(*MODULES, "prompt", "prefix"),
+        needs=(*MODULES, "adapter", "reft", "prompt", "prefix"),
     )
     use_rslora: bool = option(False, "Scale by alpha / sqrt(rank) (Kalajdzievski, 2023).", needs=LORA)
     use_dora: bool = option(False, "Train magnitude and direction apart: DoRA (Liu et al., 2024).", needs=LORA)
@@ -154,6 +156,29 @@ class TunerConfig:
         help="ia3: those of --target_modules whose input is scaled; unset means down_proj and its like.",
         factory=list,
         needs=IA3,
+    )
+    adapter_act: str = option("gelu", "adapter: activation in the bottleneck.", needs=ADAPTER)
+    adapter_length: int = option(128, "adapter: values in the bottleneck.", check=at_least(1), needs=ADAPTER)
+    reft_layer_key: str | None = option(
+        None, "reft: name of the list of layers; unset means the model's own.", needs=REFT
+    )
+    reft_layers: list[int] = option(
+        help="reft: layers whose output is edited; unset means all.", factory=list, needs=REFT
+    )
+    reft_rank: int = option(4, "reft: directions that are edited.", check=at_least(1), needs=REFT)
+    reft_intervention_type: Literal[
+        "NoreftIntervention",
+        "LoreftIntervention",
+        "ConsreftIntervention",
+        "LobireftIntervention",
+        "DireftIntervention",
+        "NodireftIntervention",
+    ] = option("LoreftIntervention", "reft: form of the edit (Wu et al., 2024).", needs=REFT)
+    reft_args: str | None = option(
+        None,
+        'reft: more, as JSON: {"positions": "f7+l7"} edits the first and last seven of the prompt (all: every '
+        'position), "act_fn" is the activation (linear), "dropout" that of the edit (0).',
+        needs=REFT,
     )
     num_virtual_tokens: int = option(
         20, "prompt, prefix: trained positions before each sample.", check=at_least(1), needs=(*PROMPT, "prefix")

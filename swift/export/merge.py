@@ -206,9 +206,16 @@ def check_merges(adapter: Path) -> None:
         SwiftError: it names the tuner.
     """
     from swift.tuners.adapters import tuner_of
+    from swift.tuners.attached import ATTACHED
     from swift.tuners.families import table
 
     kind = tuner_of(adapter)
+    if kind in ATTACHED:
+        raise SwiftError(
+            f"an adapter of the kind {kind} changes what modules give, not their weights: there is nothing to merge",
+            where=str(adapter),
+            fix="keep the adapter beside its base: swift infer --adapters",
+        )
     if kind and table()[kind].get("virtual"):
         raise SwiftError(
             f"{kind} tuning trains virtual tokens, not weights: there is nothing to merge",

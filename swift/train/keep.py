@@ -10,7 +10,7 @@ from swift.config import SftConfig
 from swift.models.record import fingerprint_of, write_record
 from swift.train.assemble import Prepared
 from swift.train.resume import write_position
-from swift.tuners.adapters import save_adapter
+from swift.tuners.adapters import carries_adapter, save_adapter
 
 if TYPE_CHECKING:
     from swift.models.source import ModelSource
@@ -70,7 +70,7 @@ def keep_tokenizer(tokenizer: Any, folder: Path) -> None:
 
 def write_weights(model: Any, folder: Path, base: Path | None, tokenizer: Any, max_shard_size: str = "5GB") -> None:
     """An adapter by PEFT; a whole model portably, where the folder of its base is known."""
-    if hasattr(model, "peft_config"):
+    if carries_adapter(model):
         save_adapter(model, folder)
     elif base is not None:
         from swift.models.save import save_pretrained

@@ -13,6 +13,7 @@ from swift.objectives.types import TokenLogps
 from swift.rows import IGNORE
 from swift.train.head import head_logps, tapped
 from swift.train.row_logps import row_logps
+from swift.tuners.reft import note_prompts
 
 PER_TOKEN = ("weights", "channels")
 """Values for each token that go with its log-probability."""
@@ -78,6 +79,7 @@ def token_logps(
         trained tokens.
     """
     inputs = {name: value for name, value in batch.items() if name not in NOT_FOR_THE_MODEL}
+    note_prompts(model, batch["labels"])
     places: Any = batch.get("places") or trained_places(batch)
     labels = places["labels"]
     logps, logits = logps_at(model, inputs, places["columns"], labels, places["chosen"], select, label_smoothing, head)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from swift.train.trainer import SwiftTrainer
 
 PREVIEWS = 3
+UNMERGED = ("prompt", "prefix", "adapter", "reft")
+"""Tuners whose adapters are no change of weights."""
 """Rows that a dry run shows as tokens."""
 
 
@@ -145,7 +147,7 @@ def report(config: SftConfig, result: SftResult) -> None:
         lines.append(f"  {again(config, result)}")
     else:
         lines += ["next:", f"  swift infer --{kind} {result.checkpoint}"]
-        if kind == "adapters" and config.tuner.train_type not in ("prompt", "prefix"):
+        if kind == "adapters" and config.tuner.train_type not in UNMERGED:
             lines.append(f"  swift merge-lora --adapters {result.checkpoint} --output_dir merged")
     print("\n".join(lines), file=sys.stderr, flush=True)
 

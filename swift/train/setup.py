@@ -339,6 +339,7 @@ def make_trainer(
     from swift.train.meter import ChannelMeter
     from swift.train.told import Told
     from swift.train.trainer import SwiftTrainer
+    from swift.tuners.adapters import carries_adapter
     from swift.tuners.layers import layer_turns
 
     train, multiple = config.train, rounding(loaded.device)
@@ -361,7 +362,7 @@ def make_trainer(
         make_optimizer=optimizer_maker(config),
         symlinks=config.output.create_checkpoint_symlink,
         save_total_limit=train.save_total_limit,
-        weights_loaded=config.tuner.train_type in WHOLE_WEIGHTS or hasattr(loaded.model, "peft_config"),
+        weights_loaded=config.tuner.train_type in WHOLE_WEIGHTS or carries_adapter(loaded.model),
         schedule=schedule_of(config, loaded.model, source),
         told=Told(run_folder / "dropped.jsonl", data.live.first, collator, template.fixed) if data.live else None,
         head=chosen_head(config, loaded.model, data.largest_micro_batch(multiple).logits),

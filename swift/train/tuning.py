@@ -24,7 +24,8 @@ WHOLE_WEIGHTS = ("full", "freeze", "llamapro")
 ADAPTERS_OWN = (
     *("target_modules", "target_regex", "target_parameters", "modules_to_save", "lora_bias", "trainable_token_indices"),
     *("use_rslora", "use_dora", "init_weights", "vera_rank", "boft_block_size", "oft_block_size"),
-    *("fourier_n_frequency", "num_virtual_tokens"),
+    *("fourier_n_frequency", "num_virtual_tokens", "adapter_length", "adapter_act"),
+    *("reft_rank", "reft_layers", "reft_layer_key", "reft_intervention_type", "reft_args"),
 )
 """Options of the shape of an adapter, which one that training goes on from has already."""
 
@@ -42,6 +43,8 @@ def check_tuner(config: SftConfig) -> None:
         SwiftError: it names the options and the way out.
     """
     from swift.tuners.families import start_of, table
+    from swift.tuners.houlsby import check_act
+    from swift.tuners.reft import read_arguments
     from swift.tuners.starts import check_start, takes_weights
 
     tuner, train = config.tuner, config.train
@@ -51,7 +54,8 @@ def check_tuner(config: SftConfig) -> None:
         check_start(tuner)
     elif "init_weights" in row.get("options", {}):
         start_of(tuner)
-    if (row.get("virtual") or kind == "longlora") and (config.data.packing or config.data.padding_free):
+    shared = config.data.packing or config.data.padding_free
+    if (row.get("virtual") or kind == "longlora") and shared:
         option = "packing" if config.data.packing else "padding_free"
         what = "groups of positions" if kind == "longlora" else "its virtual tokens"
         raise SwiftError(
@@ -62,6 +66,17 @@ def check_tuner(config: SftConfig) -> None:
         raise SwiftError(
             f"--attn_impl {config.model.attn_impl} with --train_type longlora, which attends in its own way",
             fix="leave one of them out",
+        )
+    if kind == "adapter":
+        check_act(tuner)
+    if (
+        kind == "reft"
+        and read_arguments(tuner)["positions"] != "all"
+        and (config.data.packing or config.data.padding_free)
+    ):
+        raise SwiftError(
+            f"--reft_args {tuner.reft_args} with samples that share a sequence: their prompts cannot be told apart",
+            fix='edit all positions ("positions": "all"), or leave --packing and --padding_free out',
         )
     if kind == "prefix" and train.gradient_checkpointing:
         raise SwiftError(
@@ -93,6 +108,7 @@ def check_quantised(config: SftConfig, stored: str | None = None) -> None:
     Raises:
         SwiftError: it names the tuner, its start, and how the weights are quantised.
     """
+    from swift.tuners.attached import ATTACHED
     from swift.tuners.families import table
     from swift.tuners.starts import lora_start
 
@@ -112,6 +128,11 @@ def check_quantised(config: SftConfig, stored: str | None = None) -> None:
         raise SwiftError(
             f"{what} with {how} --quant_bits {asked.bits}: PEFT cannot put it on these layers",
             fix="choose another --train_type, such as lora, or another way to quantise",
+        )
+    if tuner.train_type in ATTACHED:
+        raise SwiftError(
+            f"--train_type {tuner.train_type} with {how}: transformers trains adapters of PEFT alone on such weights",
+            fix="choose another --train_type, such as lora",
         )
     if tuner.train_type in LORA_KINDS and lora_start(tuner) not in ON_PACKED:
         raise SwiftError(

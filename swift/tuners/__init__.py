@@ -29,6 +29,8 @@ tuners: Registry[Tuner] = Registry(
         "full": "swift.tuners.full",
         "freeze": "swift.tuners.freeze",
         "llamapro": "swift.tuners.llamapro",
+        "adapter": "swift.tuners.houlsby",
+        "reft": "swift.tuners.reft",
         **dict.fromkeys(PEFT, "swift.tuners.families"),
     },
 )

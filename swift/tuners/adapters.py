@@ -10,6 +10,7 @@ from typing import Any
 from swift.errors import SwiftError, first_line
 from swift.models.adapter_files import broken_weights, check_adapter
 from swift.models.new_tokens import fit_rows
+from swift.tuners.attached import ATTACHED, KINDS, attached, load_parts, save_parts
 from swift.tuners.families import table
 from swift.tuners.starts import START, save_with_start
 
@@ -37,12 +38,19 @@ def add_adapters(model: Any, folders: Sequence[Path], *, trainable: bool = False
 
 
 def save_adapter(model: Any, folder: Path) -> None:
-    """Write the adapter on a model as PEFT keeps it, loadable on the base model as its files hold it."""
-    if hasattr(model, START):
+    """Write the adapter on a model as PEFT keeps its own, loadable on the base model as its files hold it."""
+    if attached(model) is not None:
+        save_parts(model, folder)
+    elif hasattr(model, START):
         save_with_start(model, folder)
     else:
         # PEFT would write whole embeddings where the vocabulary grew; the trained rows are in the adapter.
         model.save_pretrained(str(folder), save_embedding_layers=_embeds(model))
+
+
+def carries_adapter(model: Any) -> bool:
+    """Whether what a run trains on this model is an adapter."""
+    return hasattr(model, "peft_config") or attached(model) is not None
 
 
 def _embeds(model: Any) -> str | bool:
@@ -58,9 +66,10 @@ def rows_wanted(folder: Path) -> int:
 
 def _check_alone(folders: Sequence[Path]) -> None:
     kinds = [tuner_of(folder) for folder in folders]
-    if len(folders) > 1 and any(kind and table()[kind].get("virtual") for kind in kinds):
+    alone = next((kind for kind in kinds if kind in ATTACHED or (kind and table()[kind].get("virtual"))), None)
+    if len(folders) > 1 and alone:
         raise SwiftError(
-            "adapters of virtual tokens (prompt, prefix) do not act together with others",
+            f"an adapter of the kind {alone} does not act together with others",
             where="--adapters",
             fix="name one of them",
         )
@@ -69,6 +78,8 @@ def _check_alone(folders: Sequence[Path]) -> None:
 def tuner_of(folder: Path) -> str | None:
     """The `--train_type` that an adapter's kind goes by; None for kinds that have no name here."""
     kind = check_adapter(folder).get("peft_type")
+    if kind in KINDS:
+        return KINDS[kind][0]
     return next((name for name, row in table().items() if row["kind"] == kind), None)
 
 
@@ -76,7 +87,8 @@ def _add(model: Any, folder: Path, name: str, trainable: bool) -> Any:
     from peft import PeftModel
     from safetensors import SafetensorError
 
-    check_adapter(folder)
+    if check_adapter(folder).get("peft_type") in KINDS:
+        return load_parts(model, folder, trainable=trainable)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:

@@ -46,7 +46,8 @@ class Swift:
         from swift.models.new_tokens import fit_rows
         from swift.models.record import check_base, read_record
         from swift.models.source import adapter_folder
-        from swift.tuners.adapters import rows_wanted
+        from swift.tuners.adapters import rows_wanted, tuner_of
+        from swift.tuners.attached import ATTACHED, load_parts
 
         folder = adapter_folder(str(adapter))
         record = read_record(folder)
@@ -54,4 +55,6 @@ class Swift:
             raise SwiftError(f"{adapter} holds no adapter", fix="name a folder with adapter_config.json")
         check_base(record, model.config.to_dict(), getattr(model.config, "name_or_path", "this model"))
         fit_rows(model, rows_wanted(folder))
+        if tuner_of(folder) in ATTACHED:
+            return load_parts(model, folder, trainable=is_trainable)
         return PeftModel.from_pretrained(model, str(folder), is_trainable=is_trainable, **options)

@@ -16,7 +16,7 @@ from swift.export.merge import merge_lora
 from swift.train.result import SftResult
 from tests.tiny import ask
 from tests.train.conftest import losses
-from tests.tuners.kinds import ADAPTERS, STARTS, VIRTUAL
+from tests.tuners.kinds import ADAPTERS, ATTACHED, STARTS, VIRTUAL
 
 RATES = {"ia3": 0.1, "prompt": 0.3, "prefix": 0.1, "vera": 0.1, "fourierft": 0.02, "lora-ga": 1e-3, "pissa": 1e-3}
 CASES: dict[str, dict[str, Any]] = {
@@ -27,6 +27,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
     **{start: STARTS[start] for start in ("dora", "pissa-rslora", "olora", "eva", "lora-ga")},
     "longlora": {"train_type": "longlora"},
+    **{name: ATTACHED[name] for name in ("adapter", "Loreft", "Nodireft", "reft of a prompt")},
     "lora+": {"lorap_lr_ratio": 8.0},
     "tokens": {"new_special_tokens": ["<mark>", "<end>"]},
 }
@@ -59,6 +60,10 @@ def test_a_run(case: str, train: Train, tmp_path: Path) -> None:
         with pytest.raises(SwiftError, match=f"{case} tuning trains virtual tokens"):
             merge_lora(str(whole.checkpoint))
         return
+    if case in ATTACHED:
+        with pytest.raises(SwiftError, match="changes what modules give, not their weights"):
+            merge_lora(str(whole.checkpoint))
+        return
     merged = merge_lora(str(whole.checkpoint), tmp_path / "merged")
     assert answer(PtEngine(str(merged), torch_dtype="float32")) == served
 
@@ -72,6 +77,12 @@ def test_a_run(case: str, train: Train, tmp_path: Path) -> None:
         ({"train_type": "vera", "new_special_tokens": ["<a>"]}, "--new_special_tokens with --train_type vera"),
         ({"init_weights": "loftq"}, "--init_weights loftq: PEFT"),
         ({"init_weights": "bat"}, "LoRA has no such start"),
+        ({"train_type": "adapter", "adapter_act": "soft"}, "--adapter_act soft: no such activation"),
+        ({"train_type": "reft", "reft_args": "{"}, "--reft_args is no JSON"),
+        ({"train_type": "reft", "reft_args": '{"position": 1}'}, "--reft_args: position"),
+        ({"train_type": "reft", "reft_args": '{"positions": "first"}'}, "write all, or f7+l7"),
+        ({"train_type": "reft", "reft_args": '{"positions": "l2"}', "packing": True}, "cannot be told apart"),
+        ({"train_type": "reft", "quant_method": "bnb"}, "--train_type reft with --quant_method bnb"),
         ({"train_type": "oft", "init_weights": "pissa"}, "oft has no such start"),
         ({"optimizer": "lorap"}, "it needs LoRA and a ratio"),
         ({"init_weights": "pissa", "load_best_model_at_end": True}, "--load_best_model_at_end true with lora"),

@@ -22,6 +22,19 @@ ADAPTERS: dict[str, dict[str, Any]] = {
     "prompt": {"num_virtual_tokens": 4},
     "prefix": {"num_virtual_tokens": 4},
 }
+ATTACHED: dict[str, dict[str, Any]] = {
+    "adapter": {"train_type": "adapter", "adapter_length": 6},
+    "adapter of mlp": {"train_type": "adapter", "adapter_act": "relu", "target_modules": ["mlp"]},
+    **{
+        form: {"train_type": "reft", "reft_intervention_type": f"{form}Intervention"}
+        for form in ("Noreft", "Loreft", "Consreft", "Lobireft", "Direft", "Nodireft")
+    },
+    "reft of a prompt": {
+        **{"train_type": "reft", "reft_layers": [1], "reft_rank": 2, "reft_layer_key": "layers"},
+        "reft_args": '{"positions": "f3+l2", "act_fn": "gelu"}',
+    },
+}
+"""Adapters that change what modules give."""
 VIRTUAL = ("prompt", "prefix")
 STARTS: dict[str, dict[str, Any]] = {
     "rslora": {"use_rslora": True},
