@@ -136,7 +136,9 @@ class EncodedRow:
     @cached_property
     def trained(self) -> int:
         """Number of tokens that carry loss: the shift leaves the first one out."""
-        return int((self.labels[1:] != IGNORE).sum())
+        import numpy as np
+
+        return int(np.count_nonzero(self.labels[1:] != IGNORE))
 
     def same(self, other: EncodedRow) -> bool:
         """Whether two samples train the same."""

@@ -17,7 +17,10 @@ import numpy as np
 from swift.rows import IGNORE, EncodedRow, Rendered, Source, TurnStart
 from swift.templates.shapes import Match
 from swift.templates.turns import Span
-from swift.templates.words import SHORT, Words
+from swift.templates.words import Words, packed, unpacked
+
+WIDTH = 4
+"""Bytes of a packed id."""
 
 
 @dataclass
@@ -31,7 +34,7 @@ class Stretch:
     """
 
     pieces: list[str | int]
-    ids: list[int] | None = None
+    ids: bytes | None = None
     head: list[str] | None = None
 
     def text(self, texts: Sequence[str]) -> str:
@@ -74,7 +77,7 @@ class Plan:
                 continue
             for at, text in enumerate(words.split(piece)):
                 if at % 2:
-                    self.stretches += [Stretch([text], [words.added[text]]), Stretch([])]
+                    self.stretches += [Stretch([text], packed([words.added[text]])), Stretch([])]
                 elif text:
                     self.stretches[-1].pieces.append(text)
         for stretch in self.stretches:
@@ -83,6 +86,8 @@ class Plan:
         texts = [stretch.text(match.texts) for stretch in self.stretches]
         ends = [*accumulate(map(len, texts), initial=0)]
         self.turns = [self._turn(span, ends) for span in match.sample().spans]
+        self._texts, self._ids = texts, [stretch.ids or b"" for stretch in self.stretches]
+        self._filled = [(at, stretch) for at, stretch in enumerate(self.stretches) if stretch.ids is None]
 
     def _turn(self, span: Span, ends: Sequence[int]) -> Turn:
         first, last = (bisect_right(ends, place) - 1 for place in (span.start, span.stop))
@@ -95,35 +100,31 @@ class Plan:
         if stretch.head or len(before) < span.start - ends[first]:
             raise ValueError("a turn begins behind a field")
         stretch.head, stretch.ids = self.words.cut(before), None
-        return Turn(span, first, len(self.words.ids(stretch.head)), last)
+        return Turn(span, first, len(self.words.ids(stretch.head)) // WIDTH, last)
 
     def encode(self, match: Match, source: Source | None) -> EncodedRow | None:
         """The sample of a row; None where its text may be cut otherwise."""
-        words, texts = self.words, match.texts
-        found = words.split(match.plain)
-        if found != [stretch.text(texts) for stretch in self.stretches] or not words.is_safe(match.plain):
+        words, texts, ids = self.words, self._texts.copy(), self._ids.copy()
+        for at, stretch in self._filled:
+            texts[at] = stretch.text(match.texts)
+        if words.split(match.plain) != texts or not words.is_safe(match.plain):
             return None
-        ids: list[int] = []
-        places: list[int] = []
-        for stretch, text in zip(self.stretches, found, strict=True):
-            places.append(len(ids))
-            if stretch.ids is not None:
-                ids += stretch.ids
-            elif stretch.head:
-                cut = words.cut(text)
-                if cut[: len(stretch.head)] != stretch.head:
-                    return None
-                ids += words.ids(cut)
-            else:
-                ids += words.stretch(text) if len(text) <= SHORT else words.encode_safe(text)
-        places.append(len(ids))
-        return self._labelled(np.array(ids, np.int32), places, match.plain, source)
+        for at, stretch in self._filled:
+            if stretch.head is None:
+                ids[at] = words.stretch(texts[at])
+                continue
+            cut = words.cut(texts[at])
+            if cut[: len(stretch.head)] != stretch.head:
+                return None
+            ids[at] = words.ids(cut)
+        places = [*accumulate(map(len, ids), initial=0)]
+        return self._labelled(unpacked(b"".join(ids)), places, match.plain, source)
 
     def _labelled(self, ids: np.ndarray, places: list[int], text: str, source: Source | None) -> EncodedRow | None:
         labels = np.full(len(ids), IGNORE, np.int32)
         starts = []
         for turn in self.turns:
-            start, stop = places[turn.first] + turn.head, places[turn.last]
+            start, stop = places[turn.first] // WIDTH + turn.head, places[turn.last] // WIDTH
             labels[start:stop] = ids[start:stop]
             starts.append(TurnStart(turn.span.message, start, turn.span.thinking))
         row = EncodedRow(ids, labels, source, None, Rendered(text, tuple(starts), partial(self._stops, text, ids)))

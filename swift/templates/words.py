@@ -8,6 +8,7 @@ other kinds of tokenizers) is left to the tokenizer.
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from itertools import chain
@@ -38,20 +39,33 @@ UNSAFE_ASCII = re.compile(r"[^\t\n\r\x20-\x7e]").search
 PROBE = "Tom's 12345 and I'LL go,  twice!\n\n \tEnd.\r\n\r\n   x"
 
 
-class Known(dict[str, tuple[int, ...]]):
-    """The ids of words, asked of a byte-level model when they first come."""
+class Known(dict[str, bytes]):
+    """The ids of words, int32 each, asked of a byte-level model when they first come.
+
+    As bytes they lie together, where numbers would be objects all over the memory.
+    """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self._tokenize = model.tokenize
         self._shown = {at: char for char, at in _byte_of_char().items()}
 
-    def __missing__(self, word: str) -> tuple[int, ...]:
+    def __missing__(self, word: str) -> bytes:
         if len(self) >= WORDS:
             self.clear()
         tokens = self._tokenize(word.encode().decode("latin-1").translate(self._shown))
-        ids = self[word] = tuple([token.id for token in tokens])
+        ids = self[word] = packed([token.id for token in tokens])
         return ids
+
+
+def packed(ids: Sequence[int]) -> bytes:
+    """Ids as int32."""
+    return array("i", ids).tobytes()
+
+
+def unpacked(ids: bytes) -> np.ndarray:
+    """int32[tokens], the way back of `packed`; it may be written to."""
+    return np.frombuffer(bytearray(ids), np.int32)
 
 
 class Words:
@@ -63,7 +77,6 @@ class Words:
 
     Attributes:
         split: cuts a text at added tokens; each second part is one.
-        stretch: the ids of a safe text without added tokens, remembered; not to be written to.
 
     Raises:
         ValueError: it is none whose words can be told beforehand.
@@ -87,7 +100,7 @@ class Words:
         self._cut, self._cut_ascii = Cutter(patterns, regex), ascii_cutter(patterns)
         self._unsafe = regex.compile(f"[^{SAFE}]").search
         self._known = Known(model)
-        self.stretch: Callable[[str], Sequence[int]] = lru_cache(STRETCHES)(self.encode_safe)
+        self._remembered = lru_cache(STRETCHES)(self.encode_safe)
         self._check()
 
     def encode(self, text: str, ask: Callable[[str], Part]) -> Part:
@@ -102,14 +115,14 @@ class Words:
         """
         parts = self.split(text)
         if self.is_safe(text):
-            ids = [each for number, part in enumerate(parts) for each in self._part(part, number)]
-            return ids, *self.places(text, ids)
+            whole = unpacked(b"".join(map(self._part, parts, range(len(parts)))))
+            return whole.tolist(), *self.places(text, whole)
         found: list[tuple[int, Part]] = []
         at = 0
         for number, part in enumerate(parts):
             if number % 2 or self.is_safe(part):
-                inside = list(self._part(part, number))
-                found.append((at, (inside, *self.places(part, inside))))
+                inside = unpacked(self._part(part, number))
+                found.append((at, (inside.tolist(), *self.places(part, inside))))
             else:
                 found.append((at, ask(part)))
             at += len(part)
@@ -117,11 +130,9 @@ class Words:
         starts = np.concatenate([part_starts + at for at, (_, part_starts, _) in found])
         return ids, starts, np.concatenate([part_stops + at for at, (_, _, part_stops) in found])
 
-    def _part(self, part: str, number: int) -> Sequence[int]:
+    def _part(self, part: str, number: int) -> bytes:
         """The ids of a part; each second one is an added token."""
-        if number % 2:
-            return (self.added[part],)
-        return self.stretch(part) if len(part) <= SHORT else self.encode_safe(part)
+        return packed([self.added[part]]) if number % 2 else self.stretch(part)
 
     def is_safe(self, text: str) -> bool:
         """Whether a text is certain to be cut here as the tokenizer cuts it."""
@@ -131,13 +142,17 @@ class Words:
         """The words of a safe text without added tokens."""
         return self._cut_ascii(text) if self._cut_ascii and text.isascii() else self._cut(text)
 
-    def encode_safe(self, text: str) -> list[int]:
-        """The ids of a safe text without added tokens."""
+    def stretch(self, text: str) -> bytes:
+        """As `encode_safe`; short texts are remembered."""
+        return self._remembered(text) if len(text) <= SHORT else self.encode_safe(text)
+
+    def encode_safe(self, text: str) -> bytes:
+        """The ids of a safe text without added tokens, int32 each."""
         return self.ids(self.cut(text))
 
-    def ids(self, words: list[str]) -> list[int]:
-        """The ids of words."""
-        return list(chain.from_iterable(map(self._known.__getitem__, words)))
+    def ids(self, words: list[str]) -> bytes:
+        """The ids of words, int32 each."""
+        return b"".join(map(self._known.__getitem__, words))
 
     @cached_property
     def _widths(self) -> np.ndarray:
@@ -148,9 +163,9 @@ class Words:
         found[list(widths)] = list(widths.values())
         return found
 
-    def places(self, text: str, ids: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def places(self, text: str, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Where each of a safe text's tokens starts and stops in it: int64[tokens] each."""
-        widths = self._widths[np.asarray(ids, np.int64)]
+        widths = self._widths[ids]
         stops = np.cumsum(widths)
         starts = stops - widths
         if text.isascii():
@@ -173,7 +188,7 @@ class Words:
         text = PROBE + "".join(f" {char}a{char}1{char}{char} .{char}" for char in few)
         if not is_normalized("NFC", "".join(every)):
             raise ValueError("characters that are not composed")
-        if self.encode_safe(text) != self._backend.encode(text, add_special_tokens=False).ids:
+        if unpacked(self.encode_safe(text)).tolist() != self._backend.encode(text, add_special_tokens=False).ids:
             raise ValueError("words are cut differently")
         printed = [char for char in every if char.isascii()]
         pairs = PROBE + "".join(f"{one}{other}{other}{one} a{one}1{other}" for one in printed for other in printed)
