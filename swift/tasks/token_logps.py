@@ -10,8 +10,8 @@ import torch
 
 from swift.objectives.types import TokenLogps
 from swift.rows import IGNORE
-from swift.train.head import head_logps, tapped
-from swift.train.row_logps import row_logps
+from swift.tasks.head import head_logps, tapped
+from swift.tasks.row_logps import row_logps
 
 PER_TOKEN = ("weights", "channels")
 """Values for each token that go with its log-probability."""
