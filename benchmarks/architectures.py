@@ -132,7 +132,7 @@ def prove(model_type: str) -> dict[str, Any]:
 
     from swift.config import TunerConfig
     from swift.models.load import load_model
-    from swift.train.loss import takes_logits_to_keep, token_logps
+    from swift.tasks.token_logps import takes_logits_to_keep, token_logps
     from swift.tuners.lora import lora
 
     torch.manual_seed(0)

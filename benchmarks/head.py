@@ -17,8 +17,8 @@ MIB = 1 << 20
 
 def step(head: Any, hidden: Any, labels: Any, chunked: bool) -> float:
     """Seconds of forward and backward."""
-    from swift.train.head import head_logps
-    from swift.train.row_logps import row_logps
+    from swift.tasks.head import head_logps
+    from swift.tasks.row_logps import row_logps
 
     head.zero_grad()
     hidden.grad = None

@@ -119,6 +119,7 @@ class EncodedRow:
         source: where the row came from.
         channel: the one that the row names.
         rendered: its text; None for a sample that was cut or stored.
+        target: float32[k], what the sample as a whole is to give, such as its class; None where tokens are trained.
     """
 
     input_ids: np.ndarray
@@ -127,6 +128,7 @@ class EncodedRow:
     weights: np.ndarray | None = None
     rendered: Rendered | None = field(default=None, repr=False, compare=False)
     channel: str | None = None
+    target: np.ndarray | None = None
 
     @property
     def length(self) -> int:
@@ -135,10 +137,10 @@ class EncodedRow:
 
     @cached_property
     def trained(self) -> int:
-        """Number of tokens that carry loss: the shift leaves the first one out."""
+        """Number of tokens that carry loss: the shift leaves the first one out. A sample with a target counts once."""
         import numpy as np
 
-        return int(np.count_nonzero(self.labels[1:] != IGNORE))
+        return 1 if self.target is not None else int(np.count_nonzero(self.labels[1:] != IGNORE))
 
     def same(self, other: EncodedRow) -> bool:
         """Whether two samples train the same."""

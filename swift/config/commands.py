@@ -12,6 +12,7 @@ from swift.config.model import ModelConfig, SourceConfig
 from swift.config.optimizer import OptimizerConfig
 from swift.config.output import OutputConfig, PluginConfig
 from swift.config.plan import MachineConfig
+from swift.config.task import TaskConfig
 from swift.config.template import PtTemplateConfig, TemplateConfig, TrainTemplateConfig
 from swift.config.train import TrainConfig
 from swift.config.training_arguments import training_argument_options
@@ -85,6 +86,7 @@ class SftConfig(CommandConfig):
 
     command: ClassVar[str] = "sft"
     model: ModelConfig = field(default_factory=ModelConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
     template: TrainTemplateConfig = field(default_factory=TrainTemplateConfig)
     data: TrainDataConfig = field(default_factory=TrainDataConfig)
     tuner: TunerConfig = field(default_factory=TunerConfig)
@@ -149,6 +151,7 @@ class InferConfig(CommandConfig):
 
     command: ClassVar[str] = "infer"
     model: ModelConfig = field(default_factory=ModelConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
     template: TemplateConfig = field(default_factory=TemplateConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
@@ -171,6 +174,7 @@ class MergeConfig(CommandConfig):
 
     command: ClassVar[str] = "merge-lora"
     model: ModelConfig = field(default_factory=ModelConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
     output: MergeOutputConfig = field(default_factory=MergeOutputConfig)
     plugins: PluginConfig = field(default_factory=PluginConfig)
 
@@ -191,6 +195,7 @@ class PrepareConfig(CommandConfig):
 
     command: ClassVar[str] = "prepare"
     model: ModelConfig = field(default_factory=ModelConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
     template: TrainTemplateConfig = field(default_factory=TrainTemplateConfig)
     data: DataConfig = field(default_factory=DataConfig)
     output: PreparedConfig = field(default_factory=PreparedConfig)

@@ -46,7 +46,10 @@ class TrainConfig:
         "means yes, where the output embedding alone makes the model's logits, is not trained, and a micro-batch "
         "trains 1,024 tokens or more: then it costs no time. A trained one computes its logits twice.",
     )
-    eval_metric: str | None = option(None, "Metric of evaluation besides the loss: acc, or one from a plugin.")
+    eval_metric: str | None = option(
+        None,
+        "Metric of evaluation besides the loss: acc, or one from a plugin; classifiers give theirs always.",
+    )
     callbacks: list[str] = option(help="Callbacks from --external_plugins, by name.", factory=list)
     gradient_checkpointing: bool | None = option(
         None,
@@ -59,6 +62,11 @@ class TrainConfig:
     logging_first_step: bool = option(True, "Log the first step as well.")
     eval_strategy: str | None = option(None, "no, steps or epoch; unset means --save_strategy where rows are kept.")
     eval_steps: float | None = option(None, "Steps between evaluations; unset means --save_steps.", check=above(0))
+    early_stop_interval: int | None = option(
+        None,
+        "Stop after so many evaluations in a row without a better --metric_for_best_model (unset: the loss).",
+        check=at_least(1),
+    )
     save_strategy: str = option("steps", "no, steps or epoch; the last step is always saved.")
     save_steps: float = option(500, "Steps between checkpoints.", check=above(0))
     save_total_limit: int | None = option(None, "Checkpoints kept; older ones are removed.", check=at_least(1))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -85,13 +85,17 @@ class Layout:
         return batch | (segment_kwargs(lengths) if self.borders else {})
 
 
+Lay = Callable[[Sequence[EncodedRow]], dict[str, Any]]
+"""Lays samples as the tensors of a micro-batch, as `Layout` does; no sample gives a stand-in without loss."""
+
+
 class Collator:
     """Makes the batch of one micro-step from stored samples, as `Layout` lays them.
 
     Args:
         dataset: the samples.
-        units: packs, as lists of sample numbers; unset means that every unit is one sample.
-        layout: how the samples of a batch lie; those of packs always lie end to end.
+        units: lists of numbers of samples that go together, as in a pack; unset means that every unit is one sample.
+        layout: how the samples of a batch lie; those of packs have to lie end to end.
         channels: int64[samples], a number that each sample's tokens carry along.
     """
 
@@ -99,11 +103,10 @@ class Collator:
         self,
         dataset: EncodedDataset,
         units: list[list[int]] | None,
-        layout: Layout,
+        layout: Lay,
         channels: np.ndarray | None = None,
     ) -> None:
-        self.dataset, self.units, self.channels = dataset, units, channels
-        self.layout = layout if units is None else replace(layout, padding_free=True)
+        self.dataset, self.units, self.layout, self.channels = dataset, units, layout, channels
 
     def __call__(self, unit_indices: Sequence[int]) -> dict[str, torch.Tensor]:
         """The batch of these units, as `Layout` gives it; no unit gives a stand-in without loss.
@@ -123,9 +126,9 @@ class Collator:
         import torch
 
         placed = torch.zeros_like(like)
-        start = 0
+        start, end_to_end = 0, getattr(self.layout, "padding_free", False)
         for line, (channel, sample) in enumerate(zip(channels.tolist(), samples, strict=True)):
-            place = placed[0, start : start + sample.length] if self.layout.padding_free else placed[line]
+            place = placed[0, start : start + sample.length] if end_to_end else placed[line]
             place.fill_(channel)
             start += sample.length
         return placed

@@ -26,6 +26,8 @@ class EncodedDataset:
         trained: int32[samples], tokens of each that carry loss.
         names: names of sources and channels; source_names, source_lines: int32 and int64[samples], -1 for none.
         channels: int32[samples], the number in `names` of each sample's channel, -1 for none.
+        targets: float32[values], the samples' targets end to end; None where tokens are trained.
+        target_sizes: int32[samples], how many of them each sample has.
         rows: source rows.
         dropped: what was left out, and why.
         weighted: whether any sample carries loss weights.
@@ -66,12 +68,15 @@ class EncodedDataset:
         channels: np.ndarray,
         rows: int,
         dropped: Sequence[Dropped] = (),
+        targets: np.ndarray | None = None,
+        target_sizes: np.ndarray | None = None,
     ) -> EncodedDataset:
         """A data set over arrays that are there, such as memory-mapped ones."""
         whole = cls.__new__(cls)
         whole._set(
             ids, labels, weights, lengths, trained, list(names), source_names, source_lines, channels, rows, dropped
         )
+        whole._aim(targets, target_sizes)
         return whole
 
     def _set(
@@ -95,6 +100,10 @@ class EncodedDataset:
         self.names, self.source_names, self.source_lines = names, source_names, source_lines
         self.channels, self.rows, self.dropped = channels, rows, dropped
 
+    def _aim(self, targets: np.ndarray | None, sizes: np.ndarray | None) -> None:
+        self.targets, self.target_sizes = targets, sizes
+        self._target_offsets = np.zeros(1, np.int64) if sizes is None else np.cumsum([0, *sizes], dtype=np.int64)
+
     def _fill(self, store: _Store, rows: int | None, dropped: Sequence[Dropped]) -> None:
         self._set(
             np.frombuffer(store.ids, dtype=np.int32) if store.ids else np.zeros(0, np.int32),
@@ -108,6 +117,11 @@ class EncodedDataset:
             np.array(store.channels, dtype=np.int32),
             len(store.lengths) if rows is None else rows,
             list(dropped),
+        )
+        aimed = len(store.target_sizes) > 0
+        self._aim(
+            np.array(store.targets, dtype=np.float32) if aimed else None,
+            np.array(store.target_sizes, dtype=np.int32) if aimed else None,
         )
 
     @property
@@ -124,7 +138,13 @@ class EncodedDataset:
             raise IndexError(f"sample {index} of {len(self)}")
         span = slice(self.offsets[index], self.offsets[index + 1])
         weights = None if self.weights is None else self.weights[span]
-        return EncodedRow(self.ids[span], self.labels[span], self.source(index), weights)
+        return EncodedRow(self.ids[span], self.labels[span], self.source(index), weights, target=self.target(index))
+
+    def target(self, index: int) -> np.ndarray | None:
+        """What sample `index` as a whole is to give; None where its tokens are trained."""
+        if self.targets is None:
+            return None
+        return self.targets[self._target_offsets[index] : self._target_offsets[index + 1]]
 
     def source(self, index: int) -> Source | None:
         """The row that sample `index` came from."""
@@ -144,6 +164,7 @@ class _Store:
         self.lengths, self.trained = array("i"), array("i")
         self.names: dict[str, int] = {}
         self.source_names, self.source_lines, self.channels = array("i"), array("q"), array("i")
+        self.targets, self.target_sizes = array("f"), array("i")
 
     def add(self, sample: EncodedRow) -> None:
         """Append one sample."""
@@ -157,6 +178,9 @@ class _Store:
         self.source_lines.append(-1 if sample.source is None else sample.source.line)
         named = sample.channel is not None
         self.channels.append(self.names.setdefault(str(sample.channel), len(self.names)) if named else -1)
+        if sample.target is not None:
+            self.targets.frombytes(_bytes(sample.target, np.float32))
+            self.target_sizes.append(len(sample.target))
 
     def extend(self, part: EncodedDataset) -> None:
         """Append all samples of a part."""
@@ -169,6 +193,9 @@ class _Store:
         self.source_names.extend(-1 if name < 0 else renamed[name] for name in part.source_names.tolist())
         self.source_lines.extend(part.source_lines.tolist())
         self.channels.extend(-1 if name < 0 else renamed[name] for name in part.channels.tolist())
+        if part.targets is not None and part.target_sizes is not None:
+            self.targets.frombytes(_bytes(part.targets, np.float32))
+            self.target_sizes.extend(part.target_sizes.tolist())
 
     def _weigh(self, weights: np.ndarray | None, tokens: int) -> None:
         """Append weights before the ids; samples without any weigh 1 once one sample has some."""

@@ -32,7 +32,9 @@ CHUNK = 512
 class Encoder(Protocol):
     """What is asked of a template here."""
 
-    notes: Counter[str]
+    @property
+    def notes(self) -> Counter[str]:
+        """Counted warnings."""
 
     def encode(self, row: Row, source: Source | None) -> list[EncodedRow]:
         """The samples of a row; raises SwiftError for a row that it cannot encode."""
@@ -108,7 +110,8 @@ class RowEncoder:
         """The samples of a row, and what is lost of it."""
         found = RowSamples()
         try:
-            check_liked(row, source)
+            if not getattr(self.template, "labels_are_targets", False):
+                check_liked(row, source)
             encoded = self.template.encode(row, source)
         except SwiftError as error:
             found.bad.append(Dropped(source, f"{error.what}; {error.fix}" if error.fix else error.what, row))
@@ -136,10 +139,16 @@ class RowEncoder:
 
 
 def check_liked(row: Row, source: Source) -> None:
-    """Raise a `SwiftError` where the answer, or a step of it, is labelled as wrong: training would teach it.
+    """Raise a `SwiftError` where a row is to be labelled, not learnt, or its answer, or a step of it, is wrong.
 
     Labels are true or false, or numbers that are more than 0 where an answer is liked.
     """
+    if row.get("label") is not None and not any(message["role"] == "assistant" for message in row["messages"]):
+        raise SwiftError(
+            "the row has a label and no answer",
+            where=str(source),
+            fix="--task_type seq_cls trains labels; where the text itself is to be learnt, rename that column",
+        )
     labels = row.get("step_labels", [])
     wrong = [at for at, label in enumerate(labels, 1) if isinstance(label, int | float) and label <= 0]
     label = row.get("label")

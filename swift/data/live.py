@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from swift.data.collator import Layout
+from swift.data.collator import Lay
 from swift.data.drops import Dropped
 from swift.data.encoding import RowEncoder
 from swift.data.row_store import Placed
@@ -108,7 +108,7 @@ class LazyCollator:
         layout: how the samples of a batch lie.
     """
 
-    def __init__(self, rows: Sequence[Placed], encoder: LiveEncoder, layout: Layout) -> None:
+    def __init__(self, rows: Sequence[Placed], encoder: LiveEncoder, layout: Lay) -> None:
         self.rows, self.encoder, self.layout = rows, encoder, layout
 
     def __call__(self, unit_indices: Sequence[int]) -> dict[str, Any]:
@@ -136,7 +136,7 @@ class StreamCollator:
         start: the position that the stream goes on from, as an `Aside` gave it.
     """
 
-    def __init__(self, stream: UnitStream, *, units_per_step: int, share: int, tells: bool, layout: Layout) -> None:
+    def __init__(self, stream: UnitStream, *, units_per_step: int, share: int, tells: bool, layout: Lay) -> None:
         self.stream, self.units_per_step, self.share = stream, units_per_step, share
         self.tells, self.layout = tells, layout
         self.start: dict[str, Any] | None = None
@@ -174,6 +174,6 @@ class StreamCollator:
             self._step += 1
 
 
-def failed(layout: Layout, failure: SwiftError) -> dict[str, Any]:
+def failed(layout: Lay, failure: SwiftError) -> dict[str, Any]:
     """A stand-in that carries why there are no more batches; an exception would reach the run as a worker's text."""
     return {**layout([]), ASIDE: Aside(failure=failure)}

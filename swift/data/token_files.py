@@ -26,8 +26,13 @@ COLUMNS = {
     "names": np.int32,
     "lines": np.int64,
     "channels": np.int32,
+    "targets": np.float32,
+    "target_sizes": np.int32,
 }
-"""Files of flat numbers, in the machine's order of bytes; `weights` is there only where a sample has some."""
+"""Files of flat numbers, in the machine's order of bytes."""
+
+SOME = {"weights": "weighted", "targets": "aimed", "target_sizes": "aimed"}
+"""Files that are there only where samples have what they hold -> what says so in the journal."""
 
 JOURNAL, LEFT_OUT = "journal.jsonl", "left_out.jsonl"
 
@@ -40,8 +45,10 @@ class Progress:
         rows: rows that were read.
         samples: samples written.
         tokens: tokens written.
+        values: values of targets written.
         names: names of sources and channels, by number.
         weighted: whether there are weights.
+        aimed: whether there are targets.
         notes: the template's counted warnings.
         dropped, bad, too_long: what is not in the files.
     """
@@ -49,8 +56,10 @@ class Progress:
     rows: int = 0
     samples: int = 0
     tokens: int = 0
+    values: int = 0
     names: list[str] = field(default_factory=list)
     weighted: bool = False
+    aimed: bool = False
     notes: Counter[str] = field(default_factory=Counter)
     dropped: DroppedRows = field(default_factory=DroppedRows)
     bad: DroppedRows = field(default_factory=DroppedRows)
@@ -60,15 +69,24 @@ class Progress:
         """Go on by one line of the journal."""
         self.rows, self.samples, self.tokens = line["rows"], line["samples"], line["tokens"]
         self.names += line["names"]
-        self.weighted = line["weighted"]
+        self.weighted, self.aimed, self.values = line["weighted"], line["aimed"], line["values"]
         self.notes.update(line["notes"])
         for kind in ("dropped", "bad", "too_long"):
             getattr(self, kind).extend(dropped_of(each) for each in line[kind])
 
+    def columns(self) -> list[str]:
+        """The files that are there."""
+        return [column for column in COLUMNS if column not in SOME or getattr(self, SOME[column])]
+
+    def count(self, column: str) -> int:
+        """Numbers in a column's file."""
+        if column == "targets":
+            return self.values
+        return self.tokens if column in ("ids", "labels", "weights") else self.samples
+
     def size(self, column: str) -> int:
         """Bytes of a column's file."""
-        per_token = column in ("ids", "labels", "weights")
-        return (self.tokens if per_token else self.samples) * np.dtype(COLUMNS[column]).itemsize
+        return self.count(column) * np.dtype(COLUMNS[column]).itemsize
 
 
 class TokenWriter:
@@ -81,9 +99,8 @@ class TokenWriter:
     def __init__(self, folder: Path) -> None:
         self.folder, self.progress = folder, read_progress(folder)
         self._files: dict[str, IO[bytes]] = {}
-        for column in COLUMNS:
-            if column != "weights" or self.progress.weighted:
-                self._open(column, self.progress.size(column))
+        for column in self.progress.columns():
+            self._open(column, self.progress.size(column))
         keep = sum(len(line.encode()) for line in _journal_lines(folder, self.progress.rows))
         self._journal = (folder / JOURNAL).open("a", encoding="utf-8")
         self._journal.truncate(keep)
@@ -106,6 +123,9 @@ class TokenWriter:
         if part.weights is not None and not before.weighted:
             self._open("weights", 0)
             self._ones(before.tokens)
+        if part.targets is not None and not before.aimed:
+            self._open("targets", 0)
+            self._open("target_sizes", 0)
         fresh = [name for name in part.names if name not in before.names]
         numbers = {name: at for at, name in enumerate([*before.names, *fresh])}
         renamed = np.array([*(numbers[name] for name in part.names), -1], np.int32)
@@ -118,6 +138,8 @@ class TokenWriter:
             "lines": part.source_lines,
             "channels": renamed[part.channels],
         }
+        if part.targets is not None and part.target_sizes is not None:
+            values |= {"targets": part.targets, "target_sizes": part.target_sizes}
         if part.weights is not None:
             values["weights"] = part.weights
         elif before.weighted:
@@ -131,7 +153,9 @@ class TokenWriter:
             "samples": before.samples + len(part),
             "tokens": before.tokens + len(part.ids),
             "names": fresh,
+            "values": before.values + (0 if part.targets is None else len(part.targets)),
             "weighted": "weights" in self._files,
+            "aimed": "targets" in self._files,
             "notes": dict(notes),
             **{kind: [told_of(each) for each in left_out.get(kind, ())] for kind in ("dropped", "bad", "too_long")},
         }
@@ -156,9 +180,9 @@ def read_progress(folder: Path) -> Progress:
     progress = Progress()
     for text in _journal_lines(folder):
         line = json.loads(text)
-        ahead = Progress(samples=line["samples"], tokens=line["tokens"])
-        columns = [column for column in COLUMNS if column != "weights" or line["weighted"]]
-        if any(_size(folder / f"{column}.bin") < ahead.size(column) for column in columns):
+        sizes = ("samples", "tokens", "values", "weighted", "aimed")
+        ahead = Progress(**{name: line[name] for name in sizes})
+        if any(_size(folder / f"{column}.bin") < ahead.size(column) for column in ahead.columns()):
             break
         progress.take(line)
     return progress
@@ -212,8 +236,7 @@ def open_tokens(folder: Path) -> EncodedDataset:
     progress = read_progress(folder)
 
     def column(name: str) -> np.ndarray:
-        dtype = np.dtype(COLUMNS[name])
-        count = progress.size(name) // dtype.itemsize
+        dtype, count = np.dtype(COLUMNS[name]), progress.count(name)
         # An empty file cannot be mapped.
         return np.memmap(folder / f"{name}.bin", dtype, "r", shape=(count,)) if count else np.zeros(0, dtype)
 
@@ -228,5 +251,7 @@ def open_tokens(folder: Path) -> EncodedDataset:
         source_lines=column("lines"),
         channels=column("channels"),
         rows=progress.rows,
+        targets=column("targets") if progress.aimed else None,
+        target_sizes=column("target_sizes") if progress.aimed else None,
         dropped=DroppedRows(chain(progress.dropped, progress.bad)),
     )

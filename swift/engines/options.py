@@ -11,6 +11,7 @@ from swift.config.fields import options_in
 from swift.config.model import ModelConfig
 from swift.config.template import TemplateConfig
 from swift.errors import SwiftError
+from swift.models.heads import Head
 from swift.models.quantization import settle_quantization
 from swift.models.source import ModelSource, find_source
 from swift.templates.choose import choose_template
@@ -64,11 +65,11 @@ def load_parts(config: InferConfig, *, load_args: bool) -> tuple[Any, Template]:
     return load_source_model(source, config.model, decisions), template
 
 
-def load_source_model(source: ModelSource, config: ModelConfig, decisions: Decisions) -> Any:
-    """The base model with its adapters on it."""
+def load_source_model(source: ModelSource, config: ModelConfig, decisions: Decisions, head: Head | None = None) -> Any:
+    """The base model with its adapters on it; `head` where the model is of another class than its config.json names."""
     from swift.models.load import load_as
 
-    loaded = load_as(config, source.path)
+    loaded = load_as(config, source.path, head=head)
     decisions.add("torch_dtype", dtype_name(loaded.dtype), "model", loaded.reasons["dtype"])
     decisions.add("attn_impl", loaded.attn, "machine", loaded.reasons["attention"])
     decisions.add("device", str(loaded.device), "machine", loaded.reasons["device"])

@@ -13,17 +13,20 @@ from swift.compat import quiet_libraries
 from swift.config.commands import MergeConfig
 from swift.config.decisions import Decisions
 from swift.config.model import ModelConfig
+from swift.config.task import TaskConfig
 from swift.errors import SwiftError
 from swift.export.logits import distance, greedy_answer, logits_of
 from swift.export.quantised import compare
+from swift.models.heads import Head
 from swift.models.quantization import settle_quantization
 from swift.models.source import ModelSource, find_source
 from swift.plugins import load_plugins
+from swift.tasks.choose import open_task
 
 if TYPE_CHECKING:
     import torch
 
-RECORD_FILES = ("config.yaml", "template.json")
+RECORD_FILES = ("config.yaml", "template.json", "task.json")
 QUESTIONS = ("What is the capital of France?", "Write one sentence about the sea.")
 TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}
 """Largest distance of the merged model's logits from the adapter's, as a share of the logits' standard deviation.
@@ -67,6 +70,7 @@ def main(config: MergeConfig) -> int:
         exist_ok=config.output.exist_ok,
         max_shard_size=config.output.max_shard_size,
         safe_serialization=config.output.safe_serialization,
+        task=config.task,
     )
     return 0
 
@@ -79,6 +83,7 @@ def merge_lora(
     exist_ok: bool = False,
     max_shard_size: str = "5GB",
     safe_serialization: bool = True,
+    task: TaskConfig | None = None,
 ) -> Path:
     """Merge adapters into their base model, one after the other, and write a whole model.
 
@@ -94,6 +99,7 @@ def merge_lora(
         exist_ok: replace a folder that is there.
         max_shard_size: largest file of weights.
         safe_serialization: write safetensors.
+        task: what the model gives, where the adapter does not say.
 
     Returns:
         The folder.
@@ -106,8 +112,10 @@ def merge_lora(
     if not names:
         raise SwiftError("--adapters names no adapter", fix="name the folder of a checkpoint")
     config = replace(config or ModelConfig(), adapters=names)
-    source = find_source(config, Decisions())
-    settle_quantization(config, source.record, Decisions())
+    decisions = Decisions()
+    source = find_source(config, decisions)
+    settle_quantization(config, source.record, decisions)
+    goal = open_task(MergeConfig(model=config, task=task or TaskConfig()), source, decisions)
     for adapter in source.adapters:
         check_merges(adapter)
     output = Path(output_dir) if output_dir else source.adapters[-1].with_name(f"{source.adapters[-1].name}-merged")
@@ -117,7 +125,8 @@ def merge_lora(
 
     quiet_libraries()
     tokenizer = source.load_tokenizer(config.trust_remote_code)
-    proofs, model = merged_in_float32(source, config, [tokenizer.encode(text) for text in QUESTIONS])
+    head = goal.head(tokenizer)
+    proofs, model = merged_in_float32(source, config, [tokenizer.encode(text) for text in QUESTIONS], head)
     dtype = model.dtype
     with atomic_folder(output) as folder:
         save_pretrained(
@@ -127,26 +136,29 @@ def merge_lora(
             max_shard_size=max_shard_size,
             safe_serialization=safe_serialization,
         )
-        del model
         copy_records(source, folder)
-        off, logits = prove(folder, proofs, dtype, config)
+        goal.keep(model, folder)
+        del model
+        off, logits = prove(folder, proofs, dtype, config, head)
     report(output, source, proofs, off, dtype)
     if config.quant_method:
         print(compare(source, config, _how(config), [proof.ids for proof in proofs], logits), file=sys.stderr)
     return output
 
 
-def merged_in_float32(source: ModelSource, config: ModelConfig, prompts: list[list[int]]) -> tuple[Any, Any]:
+def merged_in_float32(
+    source: ModelSource, config: ModelConfig, prompts: list[list[int]], head: Head | None = None
+) -> tuple[Any, Any]:
     """What `merge_in_order` gives; the model's weights are rounded to the dtypes of the base."""
-    model = load_base(source, config)
+    model = load_base(source, config, head)
     dtypes = {name: weight.dtype for name, weight in model.named_parameters()}
-    proofs, model = merge_in_order(model.float(), source.adapters, prompts)
+    proofs, model = merge_in_order(model.float(), source.adapters, prompts, answers=head is None)
     for name, weight in model.named_parameters():
         weight.data = weight.data.to(dtypes.get(name, model.dtype))
     return proofs, model
 
 
-def load_base(source: ModelSource, config: ModelConfig) -> Any:
+def load_base(source: ModelSource, config: ModelConfig, head: Head | None = None) -> Any:
     """The base model in the dtype of its files, on the CPU unless the user says otherwise: memory is widest there.
 
     Raises:
@@ -158,7 +170,7 @@ def load_base(source: ModelSource, config: ModelConfig) -> Any:
     quantized = bool(source.config.get("quantization_config"))
     if not quantized:
         dtype = config.torch_dtype or stored_dtype(source.path) or "auto"
-        model = load_model(source.path, dtype=dtype, **_how(config)).model
+        model = load_model(source.path, dtype=dtype, head=head, **_how(config)).model
         quantized = bool(getattr(model, "is_quantized", False))
     if quantized:
         raise SwiftError(
@@ -183,18 +195,23 @@ def check_output(output: Path, source: ModelSource, exist_ok: bool) -> None:
         raise SwiftError(f"--output_dir {output} is a file", fix="name a folder")
 
 
-def merge_in_order(model: Any, adapters: Sequence[Path], prompts: Sequence[list[int]]) -> tuple[list[Proof], Any]:
-    """Merge each adapter into the float32 model; what the merged one must give, and the merged model."""
+def merge_in_order(
+    model: Any, adapters: Sequence[Path], prompts: Sequence[list[int]], answers: bool = True
+) -> tuple[list[Proof], Any]:
+    """Merge each adapter into the float32 model; what the merged one must give, and the merged model.
+
+    `answers` puts a greedy answer behind each prompt.
+    """
     from swift.tuners.adapters import add_adapters
 
     proofs: list[Proof] = []
     for adapter in adapters:
         model = add_adapters(model, [adapter])
         if adapter == adapters[-1]:
-            answers = [greedy_answer(model, prompt) for prompt in prompts]
+            asked = [greedy_answer(model, prompt) if answers else list(prompt) for prompt in prompts]
             with model.disable_adapter():
-                before = [logits_of(model, ids) for ids in answers]
-            proofs = [Proof(ids, logits, logits_of(model, ids)) for ids, logits in zip(answers, before, strict=True)]
+                before = [logits_of(model, ids) for ids in asked]
+            proofs = [Proof(ids, logits, logits_of(model, ids)) for ids, logits in zip(asked, before, strict=True)]
         model = model.merge_and_unload(safe_merge=True)
     return proofs, model
 
@@ -237,7 +254,7 @@ def copy_records(source: ModelSource, folder: Path) -> None:
 
 
 def prove(
-    folder: Path, proofs: Sequence[Proof], dtype: torch.dtype, config: ModelConfig
+    folder: Path, proofs: Sequence[Proof], dtype: torch.dtype, config: ModelConfig, head: Head | None = None
 ) -> tuple[float, list[torch.Tensor]]:
     """Load the merged model from its folder and compare it with what the adapters gave.
 
@@ -249,7 +266,7 @@ def prove(
     """
     from swift.models import load_model
 
-    model = load_model(folder, dtype="float32", **_how(config)).model
+    model = load_model(folder, dtype="float32", head=head, **_how(config)).model
     logits = [logits_of(model, proof.ids) for proof in proofs]
     off = max(distance(ours, proof.wanted) for ours, proof in zip(logits, proofs, strict=True))
     allowed = TOLERANCE.get(str(dtype).removeprefix("torch."), TOLERANCE["bfloat16"])

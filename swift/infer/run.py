@@ -16,6 +16,8 @@ from swift.models.load import check_loading
 from swift.models.quantization import settle_quantization
 from swift.models.source import find_source
 from swift.plugins import load_plugins
+from swift.tasks.choose import open_task
+from swift.tasks.texts import TextTask
 from swift.templates.choose import choose_template
 
 
@@ -36,6 +38,11 @@ def main(config: InferConfig) -> int:
     source = find_source(config.model, decisions)
     if config.batch.load_args:
         settle_quantization(config.model, source.record, decisions)
+    task = open_task(config, source, decisions)
+    if isinstance(task, TextTask):
+        from swift.infer.texts import run
+
+        return run(config, source, task, decisions)
     rows = read_rows(config)
 
     quiet_libraries()

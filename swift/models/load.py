@@ -15,6 +15,7 @@ from swift.models.architecture import concrete_class, find_class, load_config, r
 from swift.models.attention import choose_attention
 from swift.models.devices import pick_device
 from swift.models.dtype import DtypeChoice, choose_dtype, parse_dtype
+from swift.models.heads import Head, is_new, of_head
 from swift.models.quantization import (
     Quantization,
     check_quantization,
@@ -76,6 +77,7 @@ def choose_loading(
     trust_remote_code: bool,
     for_training: bool,
     quantization: Quantization | None = None,
+    head: Head | None = None,
 ) -> Loading:
     """Choose class, device, dtype and attention for the model in the folder `path`, from its config alone.
 
@@ -85,7 +87,11 @@ def choose_loading(
     folder = Path(path)
     config = load_config(folder, trust_remote_code=trust_remote_code)
     raw = read_config(folder)
-    loader, reason = find_class(config, raw, trust_remote_code=trust_remote_code)
+    if head is None:
+        loader, reason = find_class(config, raw, trust_remote_code=trust_remote_code)
+    else:
+        loader, reason = head.loader(config)
+        head.apply(config)
     reasons = {"architecture": reason}
     device, reasons["device"] = chosen_device(device_map)
     check_stored(raw, quantization, device)
@@ -109,6 +115,7 @@ def load_model(
     for_training: bool = False,
     model_kwargs: dict[str, Any] | None = None,
     quantization: Quantization | None = None,
+    head: Head | None = None,
 ) -> LoadedModel:
     """Loads the model in the folder `path`, whatever its architecture.
 
@@ -122,6 +129,7 @@ def load_model(
         for_training: choose for training (float32 weights where only float16 autocast is left) and stay in train mode.
         model_kwargs: further arguments of `from_pretrained`, or `config` settings.
         quantization: how the weights of linear layers are quantised while they load.
+        head: another class than the one that config.json names; where the files lack its head, that starts at random.
 
     Raises:
         SwiftError: anything about the folder or the choices that does not work; all that can be told from the config
@@ -137,6 +145,7 @@ def load_model(
         trust_remote_code=trust_remote_code,
         for_training=for_training,
         quantization=quantization,
+        head=head,
     )
     choice, device, attn, reasons = loading.dtype, loading.device, loading.attn, loading.reasons
     if attn is not None:
@@ -158,7 +167,8 @@ def load_model(
         if quantization is not None and quantization.method == "hqq":
             quantise_by_hqq(model, quantization)
     keep_layout(model)
-    _check_loading(info, folder, reasons)
+    fresh = of_head(model, list(info.get("missing_keys") or ())) if is_new(head, model, read_config(folder)) else []
+    _check_loading(info, folder, reasons, fresh)
     model.train(for_training)
     in_use = getattr(model.config, "_attn_implementation", None) or "eager"
     if attn is None:
@@ -177,7 +187,7 @@ def check_loading(config: ModelConfig) -> None:
         check_quantization(asked, chosen_device(config.device_map)[0])
 
 
-def load_as(config: ModelConfig, folder: Path, *, for_training: bool = False) -> LoadedModel:
+def load_as(config: ModelConfig, folder: Path, *, for_training: bool = False, head: Head | None = None) -> LoadedModel:
     """Load the model in a folder as the options of the model's concern say."""
     return load_model(
         folder,
@@ -188,6 +198,7 @@ def load_as(config: ModelConfig, folder: Path, *, for_training: bool = False) ->
         for_training=for_training,
         model_kwargs=config.model_kwargs,
         quantization=Quantization.of(config),
+        head=head,
     )
 
 
@@ -256,9 +267,9 @@ def _stored_dtype(folder: Path, raw: dict[str, Any]) -> torch.dtype | None:
     return parse_dtype(name) if name else None
 
 
-def _check_loading(info: dict[str, Any], folder: Path, reasons: dict[str, str]) -> None:
-    """Weights that were not in the files would stay random: that is an error, not a warning."""
-    missing = sorted(info.get("missing_keys") or ())
+def _check_loading(info: dict[str, Any], folder: Path, reasons: dict[str, str], fresh: list[str]) -> None:
+    """Weights that were not in the files would stay random: an error, not a warning, but for those of a new head."""
+    missing = sorted(set(info.get("missing_keys") or ()) - set(fresh))
     if missing:
         raise SwiftError(
             f"{len(missing)} weights of the architecture are not in the files: {_some(missing)}.",

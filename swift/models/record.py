@@ -1,7 +1,8 @@
 """What a checkpoint says about itself: its run's options, its template, its base model.
 
 A checkpoint folder holds `config.yaml` (the run's options), `template.json` (system text, switches and fixed values of
-the template) and `base.json` (the base model's name and a fingerprint of its shape).
+the template), `base.json` (the base model's name and a fingerprint of its shape) and, where the model gives something
+else than text, `task.json` (what it gives).
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ class CheckpointRecord:
     """`fingerprint_of` the base model's folder."""
     config: dict[str, Any] = field(default_factory=dict)
     template: dict[str, Any] | None = None
+    task: dict[str, Any] = field(default_factory=dict)
+    """`task_type`, and what its model gives; empty for models of text."""
 
 
 def shape_of(config: dict[str, Any]) -> dict[str, Any]:
@@ -57,14 +60,17 @@ def write_record(
     base_model: str,
     base_config: dict[str, Any],
     base_weights: str | None = None,
+    task: dict[str, Any] | None = None,
 ) -> None:
-    """Write the three files into a checkpoint folder."""
+    """Write the files into a checkpoint folder."""
     import yaml
 
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     _write_json(folder / "template.json", template)
     base = {"model": base_model, "shape": shape_of(base_config), "weights": base_weights}
     _write_json(folder / "base.json", base)
+    if task:
+        _write_json(folder / "task.json", task)
 
 
 def read_record(folder: str | Path) -> CheckpointRecord:
@@ -95,6 +101,7 @@ def read_record(folder: str | Path) -> CheckpointRecord:
         base_weights=base.get("weights"),
         config=config or {},
         template=_read_json(folder / "template.json"),
+        task=_read_json(folder / "task.json") or {},
     )
 
 

@@ -66,8 +66,14 @@ def save_pretrained(
     _write_config(model, _main_dtype(state), base, output)
     (output / "generation_config.json").unlink(missing_ok=True)
     _carry_files(base, output)
-    if safe_serialization:
+    if safe_serialization and not _is_other_class(model, base):
         _carry_tensors(state, tied, base, output)
+
+
+def _is_other_class(model: PreTrainedModel, base: Path) -> bool:
+    """Whether the model has another head than its base: weights of the old one stay behind."""
+    named = read_json(base / "config.json").get("architectures") or []
+    return bool(named) and type(model).__name__ not in named
 
 
 def save_tokenizer(base_dir: str | Path, output_dir: str | Path) -> None:
@@ -137,7 +143,9 @@ def _write_config(model: PreTrainedModel, dtype: str | None, base: Path, output:
     # Code that came with the model runs again only where it was trusted when the model was loaded.
     trusted = type(model.config).__module__.startswith("transformers_modules")
     loaded = load_config(base, trust_remote_code=trusted)
-    config = _with_changes(raw, _content(loaded), _content(model.config))
+    # Another head may find the end of a text by the token that pads.
+    untold = _UNTOLD - {"pad_token_id"} if _is_other_class(model, base) else _UNTOLD
+    config = _with_changes(raw, _content(loaded), _content(model.config), untold)
     if dtype is not None and dtype != raw.get("dtype", raw.get("torch_dtype")):
         config["dtype"] = dtype
     config = portable_config(config)
@@ -153,12 +161,14 @@ def _content(config: PretrainedConfig) -> dict[str, Any]:
     return json.loads(config.to_json_string(use_diff=False))
 
 
-def _with_changes(raw: dict[str, Any], loaded: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+def _with_changes(
+    raw: dict[str, Any], loaded: dict[str, Any], now: dict[str, Any], untold: frozenset[str] = _UNTOLD
+) -> dict[str, Any]:
     """`raw` with what differs between `loaded` (raw, as transformers reads it) and `now`."""
     result = dict(raw)
     for key, value in now.items():
         before, inner = loaded.get(key), raw.get(key)
-        if key in _UNTOLD or (key in loaded and before == value):
+        if key in untold or (key in loaded and before == value):
             continue
         if isinstance(value, dict) and isinstance(before, dict) and isinstance(inner, dict) and "rope" not in key:
             result[key] = _with_changes(inner, before, value)

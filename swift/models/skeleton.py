@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from swift.config import ModelConfig
 from swift.models.architecture import read_config
+from swift.models.heads import Head
 from swift.models.load import choose_loading
 from swift.models.quantization import Packed, Quantization, packed_bytes, quantised_layers, stored_method
 from swift.models.weights import weight_files
@@ -39,7 +40,7 @@ class Skeleton:
     packed: Packed | None = None
 
 
-def model_skeleton(path: Path, config: ModelConfig) -> Skeleton:
+def model_skeleton(path: Path, config: ModelConfig, head: Head | None = None) -> Skeleton:
     """Build the model in `path` on the meta device, with the choices that training would make.
 
     Raises:
@@ -56,6 +57,7 @@ def model_skeleton(path: Path, config: ModelConfig) -> Skeleton:
         trust_remote_code=config.trust_remote_code,
         for_training=True,
         quantization=quantization,
+        head=head,
     )
     extra = {"attn_implementation": loading.attn} if loading.attn else {}
     with torch.device("meta"):

@@ -26,3 +26,9 @@ def load_tokenizer(
 
     found = resolve(model, revision=revision, use_hf=use_hf, token=token, download_weights=False)
     return from_folder(found.path, trust_remote_code=trust_remote_code)
+
+
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that fills rows of a batch: the tokenizer's, else its end of sequence."""
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return int(pad or 0)

@@ -9,7 +9,10 @@ from swift.registry import Registry
 if TYPE_CHECKING:
     from swift.objectives.types import Objective
 
-objectives: Registry[Objective] = Registry(
-    "loss", "loss_type", {"cross_entropy": "swift.objectives.cross_entropy", "dft": "swift.objectives.dft"}
+TOKENS = {"cross_entropy": "swift.objectives.cross_entropy", "dft": "swift.objectives.dft"}
+TEXTS = dict.fromkeys(
+    ("single_label_classification", "multi_label_classification", "regression"), "swift.objectives.classification"
 )
+
+objectives: Registry[Objective] = Registry("loss", "loss_type", TOKENS | TEXTS)
 objective = objectives.register

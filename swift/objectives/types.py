@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -26,6 +27,19 @@ class TokenLogps:
 
 
 @dataclass
+class Scores:
+    """What a model gives to the texts of a micro-batch.
+
+    Attributes:
+        logits: float32[k, n], one row for each text.
+        targets: int64[k], a class of each; or float32[k, n], 1 for each of its classes and 0 for others, or its scores.
+    """
+
+    logits: torch.Tensor
+    targets: torch.Tensor
+
+
+@dataclass
 class Loss:
     """A micro-batch's share of the loss.
 
@@ -38,5 +52,5 @@ class Loss:
     metrics: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
-Objective = Callable[[TokenLogps], Loss]
-"""A pure function: no model, no distributed code. Its unit is the trained token."""
+Objective = Callable[[Any], Loss]
+"""A pure function of `TokenLogps` or `Scores`: no model, no distributed code. Its docstring names its unit."""

@@ -115,6 +115,7 @@ def json_lines(plan: RunPlan) -> Iterator[str]:
             tokens=encoded.length,
             trained=encoded.trained,
             spans=spans,
+            **({} if encoded.target is None else {"target": encoded.target.tolist()}),
         )
 
 
@@ -186,7 +187,10 @@ def _preview_lines(number: int, preview: Preview, *, colour: bool) -> Iterator[s
     encoded = preview.encoded
     origin = f" ({encoded.source})" if encoded.source else ""
     how = "green" if colour else f"{OPEN}…{CLOSE}"
-    yield f"Row {number}{origin}: {encoded.length} tokens, {encoded.trained} trained ({how})"
+    trained = f"{encoded.trained} trained ({how})"
+    if encoded.target is not None:
+        trained = f"target {' '.join(f'{value:g}' for value in encoded.target)}"
+    yield f"Row {number}{origin}: {encoded.length} tokens, {trained}"
     if colour:
         from swift.templates.preview import coloured
 

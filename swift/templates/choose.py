@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from swift.config import Decisions, TemplateConfig, TrainTemplateConfig
 from swift.errors import SwiftError, first_line
@@ -17,6 +17,8 @@ from swift.templates.thinking import check_preserving, has_switch
 if TYPE_CHECKING:
     from swift.config.commands import CommandConfig
     from swift.models.source import ModelSource
+
+Chat = Literal["needed", "used", "unused"]
 
 SWITCHES = (
     "system",
@@ -33,13 +35,14 @@ SWITCHES = (
 """Options of a template that stay when its Jinja source is replaced."""
 
 
-def open_template(config: CommandConfig, source: ModelSource, decisions: Decisions) -> Template:
+def open_template(config: CommandConfig, source: ModelSource, decisions: Decisions, chat: Chat = "needed") -> Template:
     """Load a model's tokenizer, add `--new_special_tokens`, and choose the template to train with.
 
     Args:
         config: a configuration with `model` and `template`.
         source: the model; takes the ids of the tokens that were added.
         decisions: takes a note of what was chosen.
+        chat: as in `choose_template`.
 
     Raises:
         SwiftError: as `choose_template`, or a file of tokens cannot be read.
@@ -50,11 +53,15 @@ def open_template(config: CommandConfig, source: ModelSource, decisions: Decisio
     if source.new_tokens:
         why = "their ids; contents may write them; training trains and saves their embeddings"
         decisions.add("new_special_tokens", source.new_tokens, "flag", why)
-    return choose_template(tokenizer, options.template, decisions, source.recorded_template)
+    return choose_template(tokenizer, options.template, decisions, source.recorded_template, chat)
 
 
 def choose_template(
-    tokenizer: Any, flags: TemplateConfig, decisions: Decisions, recorded: dict[str, Any] | None = None
+    tokenizer: Any,
+    flags: TemplateConfig,
+    decisions: Decisions,
+    recorded: dict[str, Any] | None = None,
+    chat: Chat = "needed",
 ) -> Template:
     """What a checkpoint recorded, or the tokenizer's own template, with flags over it.
 
@@ -63,6 +70,7 @@ def choose_template(
         flags: options of the template; None means not given.
         decisions: takes a note of what was chosen.
         recorded: the `template.json` of a checkpoint, if its template is wanted.
+        chat: where nobody names a template: one is needed, the model's own is used where it has one, or none is.
 
     Raises:
         SwiftError: the model has no template and none is named, a file is missing, the record is broken, or the
@@ -74,7 +82,13 @@ def choose_template(
             f"--use_chat_template false with --{name} {getattr(flags, name)}",
             fix=f"leave --{name} out: contents are joined as they stand; or add --use_chat_template true",
         )
-    template = _choose(tokenizer, flags, decisions, recorded)
+    unasked = flags.use_chat_template is None and not (recorded or flags.chat_template or _is_named(flags.template))
+    if unasked and (chat == "unused" or (chat == "used" and not tokenizer.chat_template)):
+        why = "texts as they stand, between what the tokenizer puts around them; --use_chat_template true renders them"
+        decisions.add("template", "none", "default", why)
+        template = Template(tokenizer, use_chat_template=False, source="none", **_given(flags))
+    else:
+        template = _choose(tokenizer, flags, decisions, recorded)
     agent_name: str | None = flags.agent_template or (recorded or {}).get("agent_template")
     if agent_name is not None:
         agent = resolve_agent(agent_name, template.takes_calls)
@@ -85,7 +99,8 @@ def choose_template(
     return template
 
 
-def _choose(tokenizer: Any, flags: TemplateConfig, decisions: Decisions, recorded: dict[str, Any] | None) -> Template:
+def _given(flags: TemplateConfig) -> dict[str, Any]:
+    """Options of a template that are set, as it takes them."""
     given: dict[str, Any] = {name: value for name in SWITCHES if (value := getattr(flags, name, None)) is not None}
     if flags.system is not None:
         given["system"] = system_text(flags.system)
@@ -94,6 +109,11 @@ def _choose(tokenizer: Any, flags: TemplateConfig, decisions: Decisions, recorde
         given["response_prefix"] = flags.response_prefix.replace("\\n", "\n")
     if "loss_scale" in given:
         given["loss_scale_tables"] = None
+    return given
+
+
+def _choose(tokenizer: Any, flags: TemplateConfig, decisions: Decisions, recorded: dict[str, Any] | None) -> Template:
+    given = _given(flags)
     if "new_special_tokens" in given:
         earlier = (recorded or {}).get("new_special_tokens", [])
         given["new_special_tokens"] = list(dict.fromkeys([*earlier, *read_names(given["new_special_tokens"])]))

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from swift.registry import Registry
+from swift.tasks import Metric, metric, metrics
+
+__all__ = ["Metric", "callback", "callbacks", "metric", "metrics"]
 
 callbacks: Registry[type] = Registry("callback", "callbacks")
 callback = callbacks.register
 """Decorator for a `transformers.TrainerCallback` class that `--callbacks NAME` adds to the run."""
-
-Metric = Callable[[Any, Any], dict[str, float]]
-"""Takes predictions int64[k] (argmax) and labels int64[k] of a micro-batch's trained tokens; gives their sums."""
-
-metrics: Registry[Metric] = Registry("metric", "eval_metric", {"acc": "swift.train.accuracy"})
-metric = metrics.register

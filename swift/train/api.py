@@ -10,7 +10,9 @@ from swift.data import Collator, EncodedDataset, Layout, StepPlan, check_packing
 from swift.data.steps import data_seed
 from swift.models.segments import attend_by_segment, takes_borders
 from swift.objectives import objectives
-from swift.train import distributed, metrics
+from swift.tasks import metrics
+from swift.tasks.tokens import TokenComputation
+from swift.train import distributed
 from swift.train.hooks import LastStep, LogFile
 from swift.train.keep import prepared_model_keeper
 from swift.train.trainer import SwiftTrainer
@@ -75,8 +77,12 @@ class Seq2SeqTrainer(SwiftTrainer):
             collator=collator(train_dataset),
             eval_collator=collator(eval_dataset) if eval_dataset is not None else None,
             eval_units=len(eval_dataset) if eval_dataset is not None else 0,
-            objective=objectives.get(loss_type),
-            metric=metrics.get(eval_metric) if eval_metric else None,
+            computation=TokenComputation(
+                model,
+                objectives.get(loss_type),
+                metrics.get(eval_metric) if eval_metric else None,
+                smoothing=args.label_smoothing_factor,
+            ),
             keep_model=prepared_model_keeper(template),
             make_optimizer=None,
             symlinks=False,

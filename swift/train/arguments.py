@@ -12,6 +12,7 @@ from typing import Any
 from swift.compat import as_installed
 from swift.config import ModelConfig, SftConfig
 from swift.errors import SwiftError
+from swift.tasks import metrics
 
 SAME = (
     "num_train_epochs",
@@ -121,8 +122,16 @@ def _default(name: str) -> Any:
     return spec.default if spec else None
 
 
-def training_arguments(config: SftConfig, run_folder: Path, chosen: dict[str, Any]) -> Any:
+def training_arguments(
+    config: SftConfig, run_folder: Path, chosen: dict[str, Any], figures: dict[str, bool] | None = None
+) -> Any:
     """Build TrainingArguments; `chosen` holds what the run decided itself, such as bf16 and the learning rate.
+
+    Args:
+        config: the run's options.
+        run_folder: its folder.
+        chosen: arguments by name.
+        figures: what evaluation gives -> whether more of it is better.
 
     Raises:
         SwiftError: the installed transformers refuses a value.
@@ -135,7 +144,7 @@ def training_arguments(config: SftConfig, run_folder: Path, chosen: dict[str, An
     values.setdefault("disable_tqdm", False)
     # A loss that is not a number is logged as it is; looking for one would wait for the GPU in every micro-batch.
     values.setdefault("logging_nan_inf_filter", False)
-    values |= _evaluation(config) | _reports(config, run_folder) | {"save_strategy": train.save_strategy}
+    values |= _evaluation(config, figures or {}) | _reports(config, run_folder) | {"save_strategy": train.save_strategy}
     known = _known()
     values = as_installed(values | {"warmup_ratio": train.warmup_ratio}, known)
     values = {name: value for name, value in values.items() if name in known}
@@ -152,13 +161,39 @@ def training_arguments(config: SftConfig, run_folder: Path, chosen: dict[str, An
     return arguments
 
 
-def _evaluation(config: SftConfig) -> dict[str, Any]:
+def _evaluation(config: SftConfig, figures: dict[str, bool]) -> dict[str, Any]:
     train, strategy = config.train, eval_strategy(config)
+    best = train.more.get("metric_for_best_model") or ("loss" if strategy != "no" else None)
+    better = train.more.get("greater_is_better")
+    if best and better is None:
+        better = figures.get(best.removeprefix("eval_"), not best.endswith("loss"))
     return {
         "eval_strategy": strategy,
         "eval_steps": train.eval_steps or train.save_steps,
-        "metric_for_best_model": train.more.get("metric_for_best_model") or ("loss" if strategy != "no" else None),
+        "metric_for_best_model": best,
+        "greater_is_better": better,
     }
+
+
+def check_best(config: SftConfig, figures: dict[str, bool]) -> None:
+    """Stop at a figure to choose the best checkpoint by, or to stop early by, that evaluation does not give.
+
+    Raises:
+        SwiftError: it lists those there are, or says that there is no evaluation.
+    """
+    train = config.train
+    best = train.more.get("metric_for_best_model")
+    own = train.eval_metric is not None and not metrics.is_builtin(train.eval_metric)
+    if best and not own and best.removeprefix("eval_") not in {"loss", *figures}:
+        raise SwiftError(
+            f"--metric_for_best_model {best}: evaluation does not give it",
+            fix=f"choose one of: {', '.join(['loss', *figures])}",
+        )
+    if train.early_stop_interval and eval_strategy(config) == "no":
+        raise SwiftError(
+            "--early_stop_interval: there are no rows to evaluate on",
+            fix="add --val_dataset or --split_dataset_ratio 0.05",
+        )
 
 
 def eval_strategy(config: SftConfig) -> str:

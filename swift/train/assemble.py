@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,6 +26,7 @@ from swift.data.drops import DroppedRows
 from swift.data.steps import data_seed
 from swift.errors import SwiftError
 from swift.models import load_config
+from swift.models.tokenizer import pad_id
 from swift.rows import IGNORE
 from swift.train import distributed
 from swift.train.channels import Channels, channels_of
@@ -33,15 +34,17 @@ from swift.train.live import Live, StreamRows, is_live, prepare_live
 from swift.train.tokenised import RunRows, tokenise
 
 if TYPE_CHECKING:
+    from swift.data.collator import Lay
     from swift.data.live import LazyCollator, StreamCollator
     from swift.models.source import ModelSource
+    from swift.tasks.base import Task
     from swift.templates import Template
 
 ROWS_IN_A_STEP = 16
 PACK_AT_LEAST = 4096
 
 
-def check_prompts(template: Template, reader: RunRows | StreamRows, decisions: Decisions) -> None:
+def check_prompts(template: Template, task: Task, reader: RunRows | StreamRows, decisions: Decisions) -> None:
     """Stop where serving would send other prompts than training puts before its answers.
 
     Raises:
@@ -49,6 +52,8 @@ def check_prompts(template: Template, reader: RunRows | StreamRows, decisions: D
     """
     from swift.engines.parity import check_parity
 
+    if not task.from_tokens:
+        return
     same = "served prompt and trained prefix are the same, id for id"
     # Of rows that are tokenised already, some are kept beside their tokens.
     sets = reader.kept if reader.found is None else [each.rows for each in reader.found if each]
@@ -58,7 +63,7 @@ def check_prompts(template: Template, reader: RunRows | StreamRows, decisions: D
 
 @dataclass
 class Samples:
-    """A tokenised set and its units: packs where packing is on, else single samples."""
+    """A tokenised set and its units: packs, or samples that the task takes together, else single samples."""
 
     dataset: EncodedDataset
     units: list[list[int]] | None
@@ -78,14 +83,29 @@ class Samples:
         trained = self.dataset.trained.astype(np.int64)
         return trained if self.units is None else np.array([trained[unit].sum() for unit in self.units])
 
+    def samples(self, units: Sequence[int]) -> list[int]:
+        """The samples of some units."""
+        return list(units) if self.units is None else [sample for unit in units for sample in self.units[unit]]
+
+    def padded(self, multiple: int) -> Callable[[Sequence[int]], int]:
+        """A function of units that gives the tokens of their padded batch."""
+        lengths = -(-self.dataset.lengths.astype(np.int64) // multiple) * multiple
+
+        def size(units: Sequence[int]) -> int:
+            chosen = self.samples(units)
+            return int(lengths[chosen].max()) * len(chosen)
+
+        return size
+
     def fingerprint(self) -> str:
         """Changes with any token, label, weight or pack, so that a resumed run notices other data."""
-        parts = [self.dataset.ids, self.dataset.labels, self.dataset.lengths, self.dataset.weights]
+        data = self.dataset
+        parts = [data.ids, data.labels, data.lengths, data.weights, data.targets, data.target_sizes]
         packs = [np.array(unit, dtype=np.int64) for unit in self.units or []]
         total = 0
         for part in [*parts, *packs]:
             total = zlib.crc32(b"" if part is None else np.ascontiguousarray(part).data, total)
-        return f"{total:08x}-{len(self.dataset)}-{self.count}"
+        return f"{total:08x}-{len(data)}-{self.count}"
 
 
 def read_rows(config: SftConfig) -> RunRows | StreamRows:
@@ -101,9 +121,7 @@ def read_rows(config: SftConfig) -> RunRows | StreamRows:
 
 
 def pack(config: SftConfig, dataset: EncodedDataset, longest: int | None, decisions: Decisions) -> Samples:
-    """Put samples into packs where `--packing true` asks for it."""
-    if not config.data.packing:
-        return Samples(dataset, None)
+    """Put samples into packs."""
     capacity = config.data.packing_length
     if capacity is None and config.given("max_length"):
         capacity = config.template.max_length
@@ -162,6 +180,7 @@ class Prepared:
         dropped: rows and samples that were left out, and why.
         channels: the channels of the samples for training, where their losses are logged.
         live: what makes the samples for training while the run goes on; `train` is then a look at the first.
+        task: how samples are laid.
     """
 
     train: Samples
@@ -172,11 +191,13 @@ class Prepared:
     dropped: Sequence[Dropped]
     channels: Channels | None = None
     live: Live | None = None
+    task: Task | None = None
 
-    def layout(self, tokenizer: Any, multiple: int, borders: bool = False) -> Layout:
+    def layout(self, tokenizer: Any, multiple: int, borders: bool = False) -> Lay:
         """How the samples of a batch lie; lengths are rounded up to `multiple`."""
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
-        return Layout(pad, padding_free=self.end_to_end, pad_to_multiple_of=multiple, borders=borders)
+        pad = pad_id(tokenizer)
+        padded = Layout(pad, padding_free=self.end_to_end, pad_to_multiple_of=multiple, borders=borders)
+        return padded if self.task is None else self.task.layout(padded)
 
     def collator(self, tokenizer: Any, samples: Samples, multiple: int, borders: bool = False) -> Collator:
         """The collator over one of the sets."""
@@ -216,12 +237,16 @@ class Prepared:
             logits = math.ceil(size * share) if self.end_to_end else size
             return MicroBatch(size, logits, 1 if self.end_to_end else self.plan.batch_size)
         size, units = 0, [0]
+        padded = None if self.end_to_end else self.train.padded(multiple)
         for step in self.plan.epoch(0):
             for chosen in (units for micro in step for units in micro if units):
-                total = int(tokens[chosen].sum() if self.end_to_end else tokens[chosen].max() * len(chosen))
+                total = int(tokens[chosen].sum()) if padded is None else padded(chosen)
                 size, units = max((size, units), (total, chosen))
         if self.end_to_end:
             return MicroBatch(size, int(self.train.trained()[units].sum()), 1)
+        if self.train.units is not None or self.train.dataset.targets is not None:
+            rows = len(self.train.samples(units))
+            return MicroBatch(size, rows, rows)
         columns = np.zeros(size // len(units), dtype=bool)
         for unit in units:
             labels = self.train.dataset[unit].labels[1:]
@@ -230,7 +255,12 @@ class Prepared:
 
 
 def prepare(
-    config: SftConfig, source: ModelSource, template: Template, reader: RunRows | StreamRows, decisions: Decisions
+    config: SftConfig,
+    source: ModelSource,
+    template: Template,
+    task: Task,
+    reader: RunRows | StreamRows,
+    decisions: Decisions,
 ) -> Prepared:
     """Tokenise, pack and order the rows.
 
@@ -245,17 +275,29 @@ def prepare(
     if end_to_end:
         check_packing(load_config(source.path, trust_remote_code=config.model.trust_remote_code))
     if is_live(config):
-        live = prepare_live(config, template, reader, longest, decisions)
-        train, evaluation = Samples(live.preview, None), Samples(live.held, None) if live.held is not None else None
+        live = prepare_live(config, template, task, reader, longest, decisions)
+        train, evaluation = grouped(task, live.preview), grouped(task, live.held) if live.held is not None else None
+        _settle(task, source, train, evaluation, decisions)
         plan = step_plan(config, live.rows, distributed.world_size(), decisions)
         bound = "--max_length bounds them" if live.longest else "--max_length would bound them"
         decisions.add("planned from", f"{train.count} samples", "data", f"those of the first rows; {bound}")
-        return Prepared(train, evaluation, plan, end_to_end, dict(template.notes), live.first, live=live)
+        notes = dict(template.notes)
+        return Prepared(train, evaluation, plan, end_to_end, notes, live.first, live=live, task=task)
     assert isinstance(reader, RunRows)
-    sets = tokenise(reader, template, longest, decisions)
-    train = pack(config, sets.train, longest, decisions)
-    evaluation = Samples(sets.held, None) if sets.held is not None else None
+    sets = tokenise(reader, template, task, longest, decisions)
+    train = pack(config, sets.train, longest, decisions) if config.data.packing else grouped(task, sets.train)
+    evaluation = grouped(task, sets.held) if sets.held is not None else None
+    _settle(task, source, train, evaluation, decisions)
     plan = step_plan(config, train.count, distributed.world_size(), decisions)
     dropped = DroppedRows(chain(train.dataset.dropped, evaluation.dataset.dropped if evaluation else ()))
     channels = channels_of(train.dataset) if config.train.enable_channel_loss else None
-    return Prepared(train, evaluation, plan, end_to_end, dict(template.notes), dropped, channels)
+    return Prepared(train, evaluation, plan, end_to_end, dict(template.notes), dropped, channels, task=task)
+
+
+def grouped(task: Task, dataset: EncodedDataset) -> Samples:
+    """Samples in the units that the task takes together."""
+    return Samples(dataset, task.units(dataset))
+
+
+def _settle(task: Task, source: ModelSource, train: Samples, held: Samples | None, decisions: Decisions) -> None:
+    task.settle(source, [each.dataset for each in (train, held) if each is not None], decisions)

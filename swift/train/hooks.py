@@ -75,7 +75,10 @@ class Progress(TrainerCallback):
             shown = {"loss": f"{logs['loss']:.4f}", "tok/s": f"{logs.get('tokens_per_second', 0):.0f}"}
             self.bar.set_postfix(shown, refresh=False)
         if "eval_loss" in logs:
-            self.bar.write(f"step {state.global_step}: eval_loss {logs['eval_loss']:.4f}")
+            figures = (
+                f"{name} {logs[name]:.4f}" for name in logs if name.startswith("eval_") and name != "eval_runtime"
+            )
+            self.bar.write(f"step {state.global_step}: {', '.join(figures)}")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Close the bar."""

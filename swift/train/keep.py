@@ -14,13 +14,15 @@ from swift.tuners.adapters import carries_adapter, save_adapter
 
 if TYPE_CHECKING:
     from swift.models.source import ModelSource
+    from swift.tasks.base import Task
     from swift.templates import Template
     from swift.train.trainer import KeepModel
 
 
-def model_keeper(config: SftConfig, source: ModelSource, template: Template, data: Prepared) -> KeepModel:
+def model_keeper(config: SftConfig, source: ModelSource, template: Template, task: Task, data: Prepared) -> KeepModel:
     """A function that writes the model and its record into a folder: an adapter by PEFT, whole weights portably."""
     fingerprint, weights = data.fingerprint(), fingerprint_of(source.path)
+    told = task.record()
     base = str(source.path) if Path(source.base).is_dir() else source.base
 
     def keep(model: Any, folder: Path) -> None:
@@ -34,7 +36,9 @@ def model_keeper(config: SftConfig, source: ModelSource, template: Template, dat
             base_model=base,
             base_config=source.config,
             base_weights=weights,
+            task=told and {"task_type": task.name, **told},
         )
+        task.keep(model, folder)
         write_position(folder, fingerprint, data.plan)
 
     return keep

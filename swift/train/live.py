@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from swift.config import Decisions, SftConfig
-from swift.data import EncodedDataset, Layout, RowSet, by_reason, encode_rows, iter_rows, load_rows
+from swift.data import EncodedDataset, RowSet, by_reason, encode_rows, iter_rows, load_rows
+from swift.data.collator import Lay
 from swift.data.drops import Dropped
 from swift.data.encoding import RowEncoder
 from swift.data.identity import key_of
@@ -24,6 +25,7 @@ from swift.train.tokenised import RunRows, how_made
 if TYPE_CHECKING:
     from swift.data import StepPlan
     from swift.data.row_store import Placed
+    from swift.tasks.base import Task
     from swift.templates import Template
 
 PREVIEW = 32
@@ -159,15 +161,20 @@ class Live:
     longest: int | None
     identity: str
     first: list[Dropped]
-    _collator: Callable[[Layout, StepPlan], LazyCollator | StreamCollator]
+    _collator: Callable[[Lay, StepPlan], LazyCollator | StreamCollator]
 
-    def collator(self, layout: Layout, plan: StepPlan) -> LazyCollator | StreamCollator:
+    def collator(self, layout: Lay, plan: StepPlan) -> LazyCollator | StreamCollator:
         """What makes this process's micro-batches."""
         return self._collator(layout, plan)
 
 
 def prepare_live(
-    config: SftConfig, template: Template, reader: RunRows | StreamRows, longest: int | None, decisions: Decisions
+    config: SftConfig,
+    template: Template,
+    task: Task,
+    reader: RunRows | StreamRows,
+    longest: int | None,
+    decisions: Decisions,
 ) -> Live:
     """Look at the first rows, and tokenise those for evaluation.
 
@@ -181,16 +188,18 @@ def prepare_live(
         packing = Packing(data.packing_length or config.template.max_length or 0, data.packing_strategy)
         longest = min(longest, packing.capacity) if longest else packing.capacity
         decisions.add("max_length", longest, "flag", "a sample must fit into a pack")
-    encoder = RowEncoder(template, longest, strategy)
     assert reader.found is not None
     rows, held_rows = reader.found
+    task.look([*rows.rows, *(held_rows.rows if held_rows else [])])
+    samples = task.encoder(template, longest)
+    encoder = RowEncoder(samples, longest, strategy)
     before = Counter(template.notes)
     preview = _preview(encoder, rows.rows[:PREVIEW])
     template.notes.clear()
     template.notes.update(before)
     held = None
     if held_rows:
-        held = encode_rows(held_rows, template, max_length=longest, truncation_strategy=strategy, strict=data.strict)
+        held = encode_rows(held_rows, samples, max_length=longest, truncation_strategy=strategy, strict=data.strict)
     live = LiveEncoder(encoder, data.strict)
     limit = packing.capacity if packing else (longest if config.given("max_length") else None)
     first = [*rows.dropped, *(held.dropped if held else [])]
@@ -200,17 +209,17 @@ def prepare_live(
         stream = UnitStream(reader.read, live, buffer=buffer, seed=reader.seed, reshuffle=reshuffle, packing=packing)
         order: list[Any] = [buffer, reader.seed, reshuffle, vars(packing) if packing else None]
         order += [data.interleave_prob, data.stopping_strategy]
-        identity = key_of([how_made(config, template, longest), order])
+        identity = key_of([how_made(config, template, task, longest), order])
         shown = f"{buffer:,} rows to draw from" if buffer > 1 else "in the order of the data"
         decisions.add("tokens", "while the run goes on", "flag", f"a stream, {shown}")
 
-        def streamed(layout: Layout, plan: StepPlan) -> StreamCollator:
+        def streamed(layout: Lay, plan: StepPlan) -> StreamCollator:
             share = plan.batch_size * plan.world_size
             tells = distributed.is_main()
             return StreamCollator(stream, units_per_step=plan.units_per_step, share=share, tells=tells, layout=layout)
 
         return Live(preview, held, None, limit, identity, first, streamed)
-    identity = key_of([how_made(config, template, longest), _rows_key(rows.rows)])
+    identity = key_of([how_made(config, template, task, longest), _rows_key(rows.rows)])
     decisions.add("tokens", "while the run goes on", "flag", f"{len(rows):,} rows that were read and checked")
     return Live(
         preview, held, len(rows), limit, identity, first, lambda layout, _: LazyCollator(rows.rows, live, layout)

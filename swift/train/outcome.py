@@ -45,7 +45,7 @@ def screen(plan: TrainPlan, data: Prepared, tokenizer: Any) -> RunPlan:
             packs=data.train.count if data.train.units is not None else None,
             longest=int(dataset.lengths.max()),
             tokens=int(dataset.lengths.sum(dtype="int64")),
-            trained_tokens=int(dataset.trained.sum(dtype="int64")),
+            trained_tokens=int(dataset.trained.sum(dtype="int64")) if dataset.targets is None else None,
         )
     previews = [Preview(dataset[number], tokenizer) for number in range(min(PREVIEWS, len(dataset)))]
     return RunPlan(plan.decisions, plan.memory, plan.available, counts, data.remarks(), previews)

@@ -38,6 +38,7 @@ def prepare_rows(config: PrepareConfig, decisions: Decisions) -> Path:
     """
     from swift.compat import quiet_libraries
     from swift.models.source import find_source
+    from swift.tasks.choose import open_task
     from swift.templates.choose import open_template
     from swift.train.assemble import check_prompts
 
@@ -48,12 +49,13 @@ def prepare_rows(config: PrepareConfig, decisions: Decisions) -> Path:
     reader.read()
     source = find_source(config.model, decisions)
     quiet_libraries()
-    template = open_template(config, source, decisions)
-    check_prompts(template, reader, decisions)
+    task = open_task(config, source, decisions)
+    template = open_template(config, source, decisions, chat=task.chat)
+    check_prompts(template, task, reader, decisions)
     longest = config.template.max_length or source.limit
-    about = about_of(reader, template, longest)
+    about = about_of(reader, template, task, longest)
     key = None if reader.identity is None else key_of(about)
-    ensure(folder, lambda place: about | fill(place, reader, template, longest), key)
+    ensure(folder, lambda place: about | fill(place, reader, template, task, longest), key)
     for name, samples in zip(("train", HELD), open_sets(folder), strict=True):
         if samples is not None:
             lost = "".join(f"; {count:,} dropped: {reason}" for reason, count in by_reason(samples.dropped))

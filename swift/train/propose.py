@@ -73,9 +73,9 @@ def traced_kinds(config: PlanConfig, source: ModelSource, name: str, machine: Ma
     from swift.models.skeleton import model_skeleton
     from swift.plan.memory import trace_batch
     from swift.plan.propose import Kind
+    from swift.tasks.causal_lm import CausalLm
+    from swift.tasks.tokens import chosen_head
     from swift.train.chosen import autocast_dtype
-    from swift.train.loss import traced_loss
-    from swift.train.objective import chosen_head
     from swift.train.tuning import tune
 
     run = SftConfig.of(**_options(config, source, name, machine))
@@ -88,6 +88,7 @@ def traced_kinds(config: PlanConfig, source: ModelSource, name: str, machine: Ma
         return
     model = tune(run, skeleton.model, source)
     head = chosen_head(run, model, length)
+    loss = CausalLm(run).planned(model, length)
     traced = {
         checkpointing: trace_batch(
             model,
@@ -97,7 +98,7 @@ def traced_kinds(config: PlanConfig, source: ModelSource, name: str, machine: Ma
             gradient_checkpointing=checkpointing,
             autocast=autocast_dtype(skeleton.dtype, skeleton.amp) is not None,
             device=machine.device,
-            loss=traced_loss(model, head),
+            loss=loss,
             packed=skeleton.packed,
         )
         for checkpointing in (False, True)

@@ -17,7 +17,6 @@ from swift.train import distributed
 from swift.train.assemble import Prepared
 from swift.train.chosen import autocast_dtype, chosen_arguments, learning_rate, workers
 from swift.train.folders import new_run_folder, resume_point
-from swift.train.objective import chosen_head, loss_name
 from swift.train.optimizers import check_device, optimizer_maker, optimizer_step
 from swift.train.tuning import (
     WHOLE_WEIGHTS,
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from swift.models.source import ModelSource
     from swift.plan.memory import MemoryPlan
     from swift.plan.optimizer_step import OptimizerStep
+    from swift.tasks.base import Task
     from swift.templates import Template
     from swift.train.trainer import SwiftTrainer
 
@@ -119,16 +119,18 @@ def output_dir(config: SftConfig) -> Path:
     return Path("output") / Path(name.rstrip("/")).name.replace(":", "-")
 
 
-def template_of(config: SftConfig, source: ModelSource, decisions: Decisions) -> Template:
+def template_of(config: SftConfig, source: ModelSource, task: Task, decisions: Decisions) -> Template:
     """The template to train with; going on from an adapter keeps the adapter's own."""
     from swift.templates.choose import open_template
 
-    template = open_template(config, source, decisions)
+    template = open_template(config, source, decisions, chat=task.chat)
     settle_tokens(config, source)
     return template
 
 
-def plan_run(config: SftConfig, source: ModelSource, data: Prepared, decisions: Decisions) -> TrainPlan:
+def plan_run(
+    config: SftConfig, source: ModelSource, template: Template, task: Task, data: Prepared, decisions: Decisions
+) -> TrainPlan:
     """Count steps and parameters and plan the memory, on a model without storage."""
     from swift.models.skeleton import model_skeleton
     from swift.plan.fits import available_memory, choose_checkpointing
@@ -136,7 +138,7 @@ def plan_run(config: SftConfig, source: ModelSource, data: Prepared, decisions: 
     from swift.tuners.layers import layer_turns
 
     train = config.train
-    skeleton = model_skeleton(source.path, config.model)
+    skeleton = model_skeleton(source.path, config.model, task.head(template.tokenizer))
     reason = skeleton.reasons["dtype"]
     if config.tuner.train_type in WHOLE_WEIGHTS and str(skeleton.dtype) == "torch.bfloat16":
         reason += "; a change below 1/256 of a weight is rounded away: --torch_dtype float32 keeps it"
@@ -164,9 +166,10 @@ def plan_run(config: SftConfig, source: ModelSource, data: Prepared, decisions: 
         return chosen_arguments(config, skeleton, data.plan.accumulation, rate, checkpointing) | loading
 
     def arguments(checkpointing: bool) -> Any:
-        return training_arguments(config, output_dir(config), chosen(checkpointing))
+        return training_arguments(config, output_dir(config), chosen(checkpointing), task.figures)
 
-    planned = _memory_planner(config, skeleton, model, data, optimizer_step(config, model, partial(arguments, False)))
+    step = optimizer_step(config, model, partial(arguments, False))
+    planned = _memory_planner(config, task, skeleton, model, data, step)
     available = available_memory(skeleton.device.type)
     if config.tuner.train_type == "prefix":
         checkpointing = decisions.add("gradient_checkpointing", False, "tuner", "a prefix does not go with it")
@@ -194,15 +197,14 @@ def plan_run(config: SftConfig, source: ModelSource, data: Prepared, decisions: 
 
 
 def _memory_planner(
-    config: SftConfig, skeleton: Skeleton, model: Any, data: Prepared, step: OptimizerStep | None
+    config: SftConfig, task: Task, skeleton: Skeleton, model: Any, data: Prepared, step: OptimizerStep | None
 ) -> Callable[[bool], MemoryPlan]:
     """Plans the peak of the run, with gradient checkpointing or without."""
     from swift.models.segments import takes_borders
     from swift.plan.memory import plan_memory
-    from swift.train.loss import traced_loss
 
     largest = data.largest_micro_batch(rounding(skeleton.device))
-    loss = traced_loss(model, chosen_head(config, model, largest.logits))
+    loss = task.planned(model, largest.logits)
 
     def planned(checkpointing: bool) -> MemoryPlan:
         return plan_memory(
@@ -283,7 +285,7 @@ def _open_run_folder(config: SftConfig, data: Prepared, resume: Path | None, dec
 
 
 def load_and_tune(
-    config: SftConfig, source: ModelSource, template: Template, data: Prepared, resume: Path | None
+    config: SftConfig, source: ModelSource, template: Template, task: Task, data: Prepared, resume: Path | None
 ) -> LoadedModel:
     """Load the weights and attach what is trained; a checkpoint of whole weights is loaded in their place.
 
@@ -292,10 +294,17 @@ def load_and_tune(
     """
     import transformers
 
+    from swift.models.heads import train_head_in_float32
     from swift.models.load import load_as
 
     whole = config.tuner.train_type in WHOLE_WEIGHTS
-    loaded = load_as(config.model, resume if resume is not None and whole else source.path, for_training=True)
+    folder = resume if resume is not None and whole else source.path
+    # The weights of a new head are random.
+    transformers.set_seed(config.train.seed)
+    head = task.head(template.tokenizer)
+    loaded = load_as(config.model, folder, for_training=True, head=head)
+    if head is not None and not whole:
+        train_head_in_float32(loaded.model)
     transformers.set_seed(config.train.seed)
     if data.end_to_end:
         probe_packing(loaded.model, use_cache=False)
@@ -322,17 +331,17 @@ def make_trainer(
     config: SftConfig,
     source: ModelSource,
     template: Template,
+    task: Task,
     loaded: LoadedModel,
     data: Prepared,
     plan: TrainPlan,
     run_folder: Path,
 ) -> SwiftTrainer:
     """Put model, batches, objective and checkpoints together."""
-    from transformers.trainer_callback import PrinterCallback, ProgressCallback
+    from transformers.trainer_callback import EarlyStoppingCallback, PrinterCallback, ProgressCallback
 
     from swift.models.segments import takes_borders
-    from swift.objectives import objectives
-    from swift.train import callbacks, metrics
+    from swift.train import callbacks
     from swift.train.arguments import start_swanlab, training_arguments
     from swift.train.hooks import LastStep, LogFile, Progress
     from swift.train.keep import model_keeper
@@ -343,10 +352,12 @@ def make_trainer(
     from swift.tuners.layers import layer_turns
 
     train, multiple = config.train, rounding(loaded.device)
-    args = training_arguments(config, run_folder, plan.arguments)
-    objective = objectives.get(loss_name(config))
+    args = training_arguments(config, run_folder, plan.arguments, task.figures)
+    computation = task.computation(loaded.model, data.largest_micro_batch(multiple).logits)
     turns = layer_turns(loaded.model, config.optimizer, train.optimizer, train.seed)
     extra = [*([turns] if turns else []), *(callbacks.get(name)() for name in train.callbacks)]
+    if train.early_stop_interval:
+        extra.append(EarlyStoppingCallback(train.early_stop_interval))
     borders = takes_borders(loaded.model)
     collator = data.train_collator(template.tokenizer, multiple, borders)
     trainer = SwiftTrainer(
@@ -356,17 +367,15 @@ def make_trainer(
         collator=collator,
         eval_collator=data.collator(template.tokenizer, data.held, multiple, borders) if data.held else None,
         eval_units=data.held.count if data.held else 0,
-        objective=objective,
-        metric=metrics.get(train.eval_metric) if train.eval_metric else None,
-        keep_model=model_keeper(config, source, template, data),
+        computation=computation,
+        keep_model=model_keeper(config, source, template, task, data),
         make_optimizer=optimizer_maker(config),
         symlinks=config.output.create_checkpoint_symlink,
         save_total_limit=train.save_total_limit,
         weights_loaded=config.tuner.train_type in WHOLE_WEIGHTS or carries_adapter(loaded.model),
         schedule=schedule_of(config, loaded.model, source),
         told=Told(run_folder / "dropped.jsonl", data.live.first, collator, template.fixed) if data.live else None,
-        head=chosen_head(config, loaded.model, data.largest_micro_batch(multiple).logits),
-        channel_meter=ChannelMeter(data.channels.names, objective) if data.channels else None,
+        channel_meter=ChannelMeter(data.channels.names, computation.loss) if data.channels else None,
         callbacks=[LogFile(run_folder / "logging.jsonl"), Progress(), *extra, LastStep()],
     )
     if "swanlab" in train.report_to and distributed.is_main():

@@ -27,7 +27,9 @@ def sft(config: SftConfig | None = None, **options: Any) -> SftResult:
     """
     from swift.compat import quiet_libraries
     from swift.plan.measure import MemoryMeter
+    from swift.tasks.choose import open_task
     from swift.train import assemble, distributed, outcome, setup
+    from swift.train.arguments import check_best
 
     config = config or SftConfig.of(**options)
     decisions = Decisions()
@@ -36,10 +38,13 @@ def sft(config: SftConfig | None = None, **options: Any) -> SftResult:
 
     source = setup.open_for_training(config, decisions)
     quiet_libraries()
-    template = setup.template_of(config, source, decisions)
-    data = assemble.prepare(config, source, template, rows, decisions)
-    assemble.check_prompts(template, rows, decisions)
-    plan = setup.plan_run(config, source, data, decisions)
+    task = open_task(config, source, decisions)
+    task.check()
+    check_best(config, task.figures)
+    template = setup.template_of(config, source, task, decisions)
+    data = assemble.prepare(config, source, template, task, rows, decisions)
+    assemble.check_prompts(template, task, rows, decisions)
+    plan = setup.plan_run(config, source, template, task, data, decisions)
     screen = outcome.screen(plan, data, template.tokenizer)
     if config.output.dry_run:
         outcome.show_dry_run(config, screen)
@@ -48,9 +53,9 @@ def sft(config: SftConfig | None = None, **options: Any) -> SftResult:
     distributed.start(config.train.more.get("ddp_backend"))
     resume = setup.find_checkpoint(config, source, data, decisions)
     meter = MemoryMeter(plan.memory.device).start()
-    loaded = setup.load_and_tune(config, source, template, data, resume)
+    loaded = setup.load_and_tune(config, source, template, task, data, resume)
     run_folder = setup.open_run_folder(config, data, resume, decisions)
-    trainer = setup.make_trainer(config, source, template, loaded, data, plan, run_folder)
+    trainer = setup.make_trainer(config, source, template, task, loaded, data, plan, run_folder)
     outcome.show_start(screen, run_folder)
     result = outcome.run(config, trainer, plan, run_folder, resume, meter)
     outcome.report(config, result)
@@ -68,13 +73,12 @@ def check_options(config: SftConfig, decisions: Decisions) -> None:
     Raises:
         SwiftError: an option is missing or does not fit.
     """
-    from swift.objectives import objectives
+    from swift.tasks.choose import check_early
     from swift.templates.scales import LossScale
-    from swift.train import callbacks, metrics
+    from swift.train import callbacks
     from swift.train.arguments import check_missing, check_more, check_names, check_packages, eval_strategy
     from swift.train.folders import check_earlier, check_writable, resume_point
     from swift.train.live import check_live
-    from swift.train.objective import loss_name
     from swift.train.optimizers import settle_optimizer
     from swift.train.setup import output_dir
     from swift.train.tuning import check_tuner
@@ -85,15 +89,13 @@ def check_options(config: SftConfig, decisions: Decisions) -> None:
     LossScale(config.template.loss_scale or "default")
     train = config.train
     tuners.check(config.tuner.train_type)
-    objectives.check(loss_name(config))
+    check_early(config)
     for name in train.callbacks:
         callbacks.check(name)
     settle_optimizer(config, decisions)
     if train.optimizer:
         optimizers.check(train.optimizer)
     check_tuner(config)
-    if train.eval_metric:
-        metrics.check(train.eval_metric)
     note_without_effect(config, decisions, () if tuners.is_builtin(config.tuner.train_type) else ("train_type",))
     check_live(config)
     check_more(train.more)

@@ -32,6 +32,7 @@ from swift.rows import Row, Source
 
 if TYPE_CHECKING:
     from swift.config import DataConfig
+    from swift.tasks.base import Task
     from swift.templates import Template
 
 DATA_CHARS, SET_CHARS = 16, 32
@@ -142,7 +143,7 @@ def has_held(data: DataConfig) -> bool:
     return bool(data.cached_val_dataset) or any((folder / HELD).is_dir() for folder in folders)
 
 
-def tokenise(reader: RunRows, template: Template, longest: int | None, decisions: Decisions) -> Sets:
+def tokenise(reader: RunRows, template: Template, task: Task, longest: int | None, decisions: Decisions) -> Sets:
     """The samples of a run's rows.
 
     Raises:
@@ -150,15 +151,15 @@ def tokenise(reader: RunRows, template: Template, longest: int | None, decisions
     """
     data = reader.config.data
     made = _prepared if data.cached_dataset else _made
-    sets = made(reader, template, longest, decisions)
+    sets = made(reader, template, task, longest, decisions)
     if data.cached_val_dataset:
-        folders = _folders(data.cached_val_dataset, "cached_val_dataset", reader, template)
+        folders = _folders(data.cached_val_dataset, "cached_val_dataset", reader, template, task)
         held = [open_tokens(folder / HELD if (folder / HELD).is_dir() else folder / TRAIN) for folder, _ in folders]
         sets.held = joined(held)
     return sets
 
 
-def _made(reader: RunRows, template: Template, longest: int | None, decisions: Decisions) -> Sets:
+def _made(reader: RunRows, template: Template, task: Task, longest: int | None, decisions: Decisions) -> Sets:
     config = reader.config
     if reader.identity is None:
         if config.data.load_from_cache_file:
@@ -166,13 +167,14 @@ def _made(reader: RunRows, template: Template, longest: int | None, decisions: D
             why = why if can_keep() else f"{tokens_root()} cannot be written"
             decisions.add("tokens", "not kept", "data", why)
         with passing_folder() as folder:
-            fill(folder, reader, template, longest)
+            fill(folder, reader, template, task, longest)
             return Sets(*_with_left_out(folder, None, template))
-    about = about_of(reader, template, longest)
+    about = about_of(reader, template, task, longest)
     place = reader.folder() / key_of(about)[:SET_CHARS]
-    there = ensure(place, lambda folder: about | fill(folder, reader, template, longest), place.name)
+    there = ensure(place, lambda folder: about | fill(folder, reader, template, task, longest), place.name)
     made = read_about(place)
     template.hold(made["fixed"])
+    task.take(made["facts"])
     reader.kept = _checked_rows(made)
     train, held = _with_left_out(place, made, template if there or reader.found is None else None)
     said = "tokenised before, from the cache" if there else "tokenised now, kept in the cache"
@@ -180,35 +182,39 @@ def _made(reader: RunRows, template: Template, longest: int | None, decisions: D
     return Sets(train, held, place)
 
 
-def about_of(reader: RunRows, template: Template, longest: int | None) -> dict[str, Any]:
+def about_of(reader: RunRows, template: Template, task: Task, longest: int | None) -> dict[str, Any]:
     """All that the samples hang on."""
-    made = how_made(reader.config, template, longest)
+    made = how_made(reader.config, template, task, longest)
     return {"data": reader.identity, **made, "code": code_identity()}
 
 
-def how_made(config: Any, template: Template, longest: int | None) -> dict[str, Any]:
+def how_made(config: Any, template: Template, task: Task, longest: int | None) -> dict[str, Any]:
     """What the samples hang on besides the rows and the code."""
     files = [Path(each).expanduser() for each in config.plugins.external_plugins]
     return {
         "template": template_identity(template),
+        "task": task.identity(),
         "max_length": longest,
         "truncation_strategy": config.template.truncation_strategy,
         "plugins": [hashlib.blake2b(file.read_bytes()).hexdigest() for file in files if file.is_file()],
     }
 
 
-def fill(folder: Path, reader: RunRows, template: Template, longest: int | None) -> dict[str, Any]:
+def fill(folder: Path, reader: RunRows, template: Template, task: Task, longest: int | None) -> dict[str, Any]:
     """Tokenise the rows into the folders of a folder; gives what else has to be kept."""
     from swift.engines.parity import spread
 
     config, rows_of = reader.config, {}
-    for name, rows in zip((TRAIN, HELD), reader.read(), strict=True):
+    sets = reader.read()
+    facts = task.look([placed for rows in sets if rows for placed in rows.rows])
+    encoder = task.encoder(template, longest)
+    for name, rows in zip((TRAIN, HELD), sets, strict=True):
         if rows is None or (name == HELD and not rows):
             continue
         (folder / name).mkdir(exist_ok=True)
         encode_rows(
             rows,
-            template,
+            encoder,
             max_length=longest,
             truncation_strategy=config.template.truncation_strategy,
             num_proc=config.data.dataset_num_proc,
@@ -217,7 +223,7 @@ def fill(folder: Path, reader: RunRows, template: Template, longest: int | None)
         )
         write_left_out(rows.dropped, folder / name)
         rows_of[name] = [[row, source.name, source.line] for row, source in spread(rows.rows)]
-    return {"fixed": template.fixed, "rows": rows_of}
+    return {"fixed": template.fixed, "rows": rows_of, "facts": facts}
 
 
 def _checked_rows(made: dict[str, Any]) -> list[list[tuple[Row, Source]]]:
@@ -238,9 +244,9 @@ def _with_left_out(
     return sets
 
 
-def _prepared(reader: RunRows, template: Template, longest: int | None, decisions: Decisions) -> Sets:
+def _prepared(reader: RunRows, template: Template, task: Task, longest: int | None, decisions: Decisions) -> Sets:
     data = reader.config.data
-    folders = _folders(data.cached_dataset, "cached_dataset", reader, template)
+    folders = _folders(data.cached_dataset, "cached_dataset", reader, template, task)
     template.hold(folders[0][1]["fixed"])
     sets = [_with_left_out(folder, made, template) for folder, made in folders]
     train = joined([train for train, _ in sets])
@@ -270,11 +276,14 @@ def _check_strategy(config: Any, folders: list[tuple[Path, dict[str, Any]]]) -> 
             )
 
 
-def _folders(names: list[str], option: str, reader: RunRows, template: Template) -> list[tuple[Path, dict[str, Any]]]:
+def _folders(
+    names: list[str], option: str, reader: RunRows, template: Template, task: Task
+) -> list[tuple[Path, dict[str, Any]]]:
     """Prepared folders with what they were made of; rows kept in them are noted for the check of prompts."""
     found = [prepared_folder(name, option) for name in names]
     for folder, made in found:
-        check_made(folder, made, template)
+        check_made(folder, made, template, task)
+        task.take(made["facts"])
         reader.kept += _checked_rows(made)
     return found
 
@@ -300,12 +309,18 @@ def prepared_folder(name: str, option: str) -> tuple[Path, dict[str, Any]]:
     raise SwiftError(f"--{option} {name}: no tokenised rows are there", fix="make them with swift prepare")
 
 
-def check_made(folder: Path, made: dict[str, Any], template: Template) -> None:
+def check_made(folder: Path, made: dict[str, Any], template: Template, task: Task) -> None:
     """Stop where prepared samples were made with another template or tokenizer.
 
     Raises:
         SwiftError: it names what differs.
     """
+    if made["task"][0] != task.name:
+        raise SwiftError(
+            f"the prepared rows were made for --task_type {made['task'][0]}",
+            where=str(folder),
+            fix=f"prepare them again with --task_type {task.name}",
+        )
     if found := differences(made["template"], template_identity(template)):
         raise SwiftError(
             f"the prepared rows were made for something else: {'; '.join(found)}",

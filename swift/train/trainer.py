@@ -24,11 +24,10 @@ from swift.compat import restore_indexed_cpu
 from swift.data import Collator, EncodedDataset, RankBatches, StepPlan, UnitIndex
 from swift.data.live import LazyCollator, StreamCollator
 from swift.errors import SwiftError
-from swift.objectives.types import Objective
-from swift.train import Metric, distributed
+from swift.tasks.base import Computation
+from swift.train import distributed
 from swift.train.folders import STATE, link_checkpoint, step_of
 from swift.train.hooks import AfterStep
-from swift.train.loss import takes_logits_to_keep, token_logps, trained_places
 from swift.train.meter import ChannelMeter, Meter
 from swift.train.neftune import Neftune
 from swift.train.told import Told
@@ -68,8 +67,8 @@ def start_worker(number: int) -> None:
 class SwiftTrainer(Trainer):
     """`transformers.Trainer` over a plan of global batches.
 
-    The loss of a step is the objective's sum over all micro-batches and processes, divided by the number of trained
-    tokens in them, so it does not depend on how the step was split.
+    The loss of a step is the objective's sum over all micro-batches and processes, divided by the number of its units
+    (trained tokens, texts) in them, so it does not depend on how the step was split.
     """
 
     def __init__(
@@ -81,15 +80,13 @@ class SwiftTrainer(Trainer):
         collator: Collator | LazyCollator | StreamCollator,
         eval_collator: Collator | None,
         eval_units: int,
-        objective: Objective,
-        metric: Metric | None,
+        computation: Computation,
         keep_model: KeepModel,
         make_optimizer: Callable[[Any, Any], Any] | None,
         symlinks: bool,
         save_total_limit: int | None,
         weights_loaded: bool,
         callbacks: list[Any],
-        head: Any = None,
         channel_meter: ChannelMeter | None = None,
         schedule: RankSchedule | None = None,
         told: Told | None = None,
@@ -108,11 +105,9 @@ class SwiftTrainer(Trainer):
         self.told = told
         self.schedule = schedule
         self.plan, self.collator, self.eval_collator, self.eval_units = plan, collator, eval_collator, eval_units
-        self.objective: Objective = objective
-        self.metric, self.keep_model = metric, keep_model
+        self.computation, self.keep_model = computation, keep_model
         self.make_optimizer, self.symlinks = make_optimizer, symlinks
         self.save_total_limit, self.weights_loaded = save_total_limit, weights_loaded
-        self.select, self.head = takes_logits_to_keep(model), head
         self.meter, self.channel_meter, self.unwrapped = Meter(), channel_meter, False
         self.loader: EpochLoader | None = None
         self.flops_per_token: int | None = None
@@ -183,7 +178,7 @@ class SwiftTrainer(Trainer):
         return loss.detach()
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        return super()._prepare_inputs(inputs | {"places": trained_places(inputs)})
+        return super()._prepare_inputs(self.computation.prepared(inputs))
 
     def _prepare_input(self, data: Any) -> Any:
         if isinstance(data, torch.Tensor):
@@ -196,6 +191,11 @@ class SwiftTrainer(Trainer):
             count = getattr(self.model, "num_parameters", None)
             self.flops_per_token = 6 * count(exclude_embeddings=True) if count else 0
         return self.flops_per_token * inputs["input_ids"].numel()
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Any:
+        """Units of a step over all processes; transformers would count labels."""
+        own = sum((self.computation.units(batch).to(device) for batch in batch_samples), torch.tensor(0, device=device))
+        return self.accelerator.gather(own).sum() if self.args.world_size > 1 else own
 
     def create_optimizer(self, model: Any = None) -> Any:
         """The user's optimizer where `--optimizer` names one, else that of `--optim`."""
@@ -214,15 +214,14 @@ class SwiftTrainer(Trainer):
         if self.neftune:
             self.neftune.begin(inputs)
         with self.accelerator.autocast():
-            smoothing = self.args.label_smoothing_factor
-            outputs, _, _ = token_logps(model, inputs, select=self.select, label_smoothing=smoothing, head=self.head)
-        total = self.objective(outputs).total
+            outputs = self.computation.outputs(model, inputs)
+        total = self.computation.loss(outputs).total
         if self.schedule is not None:
-            # Shared out over the step's trained tokens, so that it counts once however the step is split.
-            total = total + self.schedule.penalty() * len(outputs.logps)
+            # Shared out over the step's units, so that it counts once however the step is split.
+            total = total + self.schedule.penalty() * self.computation.units(inputs)
         loss = total * self.args.world_size / num_items_in_batch.clamp(min=1)
         self.meter.add(loss, inputs)
-        if self.channel_meter and outputs.channel is not None:
+        if self.channel_meter and getattr(outputs, "channel", None) is not None:
             self.channel_meter.add(outputs, outputs.channel)
         return (loss, outputs) if return_outputs else loss
 
@@ -239,11 +238,11 @@ class SwiftTrainer(Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Loss per trained token over the whole evaluation set, and the metric's sums over the same number.
+        """The loss per unit over the whole evaluation set, and the task's figures.
 
         Args:
             eval_dataset: samples in place of the run's own evaluation set.
-            ignore_keys: nothing here: only the loss and the metric are computed.
+            ignore_keys: nothing here: the task says what is computed.
             metric_key_prefix: stands before each name in the result.
 
         Raises:
@@ -261,21 +260,14 @@ class SwiftTrainer(Trainer):
         )
         model: Any = self._wrap_model(cast(Any, self.model), training=False)
         model.eval()
-        sums: dict[str, float] = {"loss": 0.0, "tokens": 0.0}
+        evaluation = self.computation.evaluation()
         with closing(self._loader(plan, collator, self.args.process_index)) as loader:
             for batch in loader:
                 batch = self._prepare_inputs(batch)
                 with self.compute_loss_context_manager(), self.accelerator.autocast():
-                    head = None if self.metric else self.head
-                    outputs, logits, labels = token_logps(model, batch, select=self.select, head=head)
-                sums["loss"] += float(self.objective(outputs).total)
-                sums["tokens"] += len(labels)
-                if self.metric and logits is not None:
-                    for name, value in self.metric(logits.argmax(-1), labels).items():
-                        sums[name] = sums.get(name, 0.0) + value
-        totals = self._sum_over_processes(sums)
-        tokens = max(totals.pop("tokens"), 1.0)
-        result = {f"{metric_key_prefix}_{name}": value / tokens for name, value in totals.items()}
+                    evaluation.add(model, batch)
+        found = evaluation.result(distributed.all_gather)
+        result = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         result[f"{metric_key_prefix}_runtime"] = time.perf_counter() - started
         self.log(dict(result))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, result)
@@ -293,11 +285,6 @@ class SwiftTrainer(Trainer):
         if self.eval_collator is None:
             raise SwiftError("there are no samples to evaluate on", fix="pass eval_dataset")
         return self.eval_collator, self.eval_units
-
-    def _sum_over_processes(self, sums: dict[str, float]) -> dict[str, float]:
-        values = torch.tensor(list(sums.values()), dtype=torch.float64, device=self.args.device)
-        gathered = self.accelerator.reduce(values, reduction="sum")
-        return dict(zip(sums, gathered.tolist(), strict=True))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write `checkpoint-N` beside its place and rename it, so that it is whole or not there."""

@@ -43,9 +43,16 @@ def peft_config(model: Any, config: TunerConfig) -> Any:
             "tokenizer_name_or_path": model.config._name_or_path,
         }
     try:
-        return getattr(peft, row["config"])(task_type="CAUSAL_LM", **values)
+        return getattr(peft, row["config"])(task_type=peft_task(model), **values)
     except (ValueError, TypeError) as error:
         raise refused(config, error) from None
+
+
+def peft_task(model: Any) -> str:
+    """What PEFT calls the kind of a model: it saves the head of a classifier beside the adapter."""
+    if type(model).__name__.endswith("ForSequenceClassification"):
+        return "SEQ_CLS"
+    return "CAUSAL_LM" if model.get_output_embeddings() is not None else "FEATURE_EXTRACTION"
 
 
 def _modules(model: Any, config: TunerConfig) -> dict[str, Any]:

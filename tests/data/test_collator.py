@@ -43,7 +43,7 @@ def test_packs_of_a_batch_are_laid_end_to_end_with_their_borders():
     collate = Collator(
         EncodedDataset(SAMPLES),
         [[0, 1], [2]],
-        Layout(pad_token_id=0, padding_free=False, pad_to_multiple_of=4, borders=True),
+        Layout(pad_token_id=0, padding_free=True, pad_to_multiple_of=4, borders=True),
     )
     batch = collate([0, 1])
     assert tensors(batch) == {
@@ -61,7 +61,7 @@ def test_packs_of_a_batch_are_laid_end_to_end_with_their_borders():
 
 @pytest.mark.parametrize("units", [None, [[0, 1]]])
 def test_an_empty_micro_batch_carries_no_loss_but_runs(units):
-    batch = Collator(EncodedDataset(SAMPLES), units, Layout(pad_token_id=3, padding_free=False))([])
+    batch = Collator(EncodedDataset(SAMPLES), units, Layout(pad_token_id=3, padding_free=units is not None))([])
     assert batch["input_ids"].tolist() == [[3, 3]]
     assert batch["labels"].tolist() == [[IGNORE, IGNORE]]
     assert ("attention_mask" in batch) == (units is None)

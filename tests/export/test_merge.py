@@ -110,8 +110,8 @@ def test_a_folder_that_is_there(base, adapter, tmp_path, capsys):
 def test_a_merge_that_went_wrong_leaves_nothing(adapter, tmp_path, monkeypatch):
     keep = merge.merge_in_order
 
-    def lose(model, adapters, prompts):
-        proofs, model = keep(model, adapters, prompts)
+    def lose(*args, **options):
+        proofs, model = keep(*args, **options)
         model.model.layers[0].self_attn.q_proj.weight.data.zero_()
         return proofs, model
 

@@ -224,8 +224,8 @@ def test_gradients_dropped_in_the_backward_pass_do_not_add_up() -> None:
 
 
 def test_a_head_some_tokens_at_a_time_holds_few_logits(monkeypatch: pytest.MonkeyPatch) -> None:
-    from swift.train import head as module
-    from swift.train.loss import logps_at
+    from swift.tasks import head as module
+    from swift.tasks.token_logps import logps_at
 
     model = model_of("meta", lora=True, kind=lambda **sizes: LlamaConfig(**{**sizes, "vocab_size": 8192}))
     head = module.separable_head(model)

@@ -12,6 +12,7 @@ import pytest
 from swift.config import Decisions, PtConfig
 from swift.config.build import read_arguments
 from swift.errors import SwiftError
+from swift.tasks.choose import open_task
 from swift.templates.choose import choose_template
 from swift.train.assemble import Prepared, prepare, read_rows
 from swift.train.result import SftResult
@@ -52,7 +53,8 @@ def prepared(base: Path, rows: Path, **options: Any) -> Prepared:
     decisions = Decisions()
     reader = read_rows(config)
     source = open_for_training(config, decisions)
-    return prepare(config, source, template_of(config, source, decisions), reader, decisions)
+    task = open_task(config, source, decisions)
+    return prepare(config, source, template_of(config, source, task, decisions), task, reader, decisions)
 
 
 def whole_ids(text: str) -> list[int]:

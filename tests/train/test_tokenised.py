@@ -15,6 +15,7 @@ from swift.config.commands import PrepareConfig
 from swift.config.effect import without_effect
 from swift.data.cache import finish
 from swift.errors import SwiftError
+from swift.tasks.causal_lm import CausalLm
 from swift.templates.template import Template
 from swift.train.arguments import eval_strategy
 from swift.train.assemble import check_prompts
@@ -44,7 +45,7 @@ def run(rows: Path | None, **options: Any) -> Any:
     template = Template(byte_tokenizer(CHATML), loss_scale=config.template.loss_scale or "default")
     reader = RunRows(config, 0)
     decisions = Decisions()
-    sets = tokenise(reader, template, config.template.max_length or 150, decisions)
+    sets = tokenise(reader, template, CausalLm(config), config.template.max_length or 150, decisions)
     return reader, sets, template, {each.name: each for each in decisions}
 
 
@@ -104,8 +105,8 @@ def prepare_into(folder: Path, rows: Path, **options: Any) -> Path:
     template, reader = Template(byte_tokenizer(CHATML)), RunRows(config, 0)
     building = folder.with_name("building")
     building.mkdir()
-    kept = fill(building, reader, template, 150)
-    finish(building, folder, about_of(reader, template, 150) | kept)
+    kept = fill(building, reader, template, CausalLm(config), 150)
+    finish(building, folder, about_of(reader, template, CausalLm(config), 150) | kept)
     return folder
 
 
@@ -173,10 +174,10 @@ def test_kept_rows_are_checked_as_they_were_read(prepared: Path, rows: Path, cac
     reader, _, template, _ = run(rows) if cached else run(None, cached_dataset=[str(prepared)])
     assert reader.found is None
     decisions = Decisions()
-    check_prompts(template, reader, decisions)
+    check_prompts(template, CausalLm(reader.config), reader, decisions)
     assert [each.value for each in decisions] == ["32 samples checked"]
     with pytest.raises(SwiftError, match="message 2 is not what training puts") as caught:
-        check_prompts(Changed(byte_tokenizer(CHATML)), reader, decisions)
+        check_prompts(Changed(byte_tokenizer(CHATML)), CausalLm(reader.config), reader, decisions)
     assert "rows.jsonl:" in str(caught.value.where)
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from swift.compat import real_attention_masks
-from swift.train.row_logps import logits_gradient, row_logps, target_and_normaliser
+from swift.tasks.row_logps import logits_gradient, row_logps, target_and_normaliser
 
 
 def separable_head(model: Any) -> Any:

@@ -11,9 +11,9 @@ from peft import LoraConfig, get_peft_model
 
 from swift.errors import SwiftError
 from swift.rows import IGNORE
-from swift.train import head as module
-from swift.train.head import separable_head
-from swift.train.loss import token_logps
+from swift.tasks import head as module
+from swift.tasks.head import separable_head
+from swift.tasks.token_logps import token_logps
 from swift.train.result import SftResult
 from tests.tiny import make_model
 from tests.train.conftest import losses

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from swift.train import metric
+from swift.tasks import metric
 
 
 @metric("acc")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -11,8 +10,8 @@ import torch
 
 from swift.objectives.types import TokenLogps
 from swift.rows import IGNORE
-from swift.train.head import head_logps, tapped
-from swift.train.row_logps import row_logps
+from swift.tasks.head import head_logps, tapped
+from swift.tasks.row_logps import row_logps
 from swift.tuners.reft import note_prompts
 
 PER_TOKEN = ("weights", "channels")
@@ -129,13 +128,3 @@ def logps_at(
         # A process without samples in this micro-batch still takes part in the backward pass of the others.
         rows = rows + 0.0 * places.sum()
     return rows, places if head is None else None
-
-
-def traced_loss(model: Any, head: Any) -> Callable[[Any, dict[str, Any], torch.Tensor, torch.Tensor], torch.Tensor]:
-    """The loss of a run as memory plans trace it (`swift.plan.trace.LossFunction`); `head` as in `token_logps`."""
-    select = takes_logits_to_keep(model)
-
-    def loss(model: Any, inputs: dict[str, Any], kept: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return -logps_at(model, inputs, kept, targets, None, select, 0.0, head)[0].sum()
-
-    return loss

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from swift.train import row_logps as module
-from swift.train.row_logps import row_logps
+from swift.tasks import row_logps as module
+from swift.tasks.row_logps import row_logps
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

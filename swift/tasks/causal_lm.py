@@ -1,0 +1,75 @@
+"""The task of language models: the next token of a text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from swift.errors import SwiftError
+from swift.objectives import objectives
+from swift.tasks import metrics, task
+from swift.tasks.base import PlannedLoss, Task
+
+if TYPE_CHECKING:
+    from swift.data.encoding import Encoder
+    from swift.tasks.tokens import TokenComputation
+    from swift.templates import Template
+
+
+@task("causal_lm")
+class CausalLm(Task):
+    """Tokens of the rows' turns, as the template renders them."""
+
+    name, from_tokens = "causal_lm", True
+    losses = ("cross_entropy", "dft")
+
+    def check(self) -> None:
+        """Stop at a loss or a metric that is not there."""
+        self.check_loss()
+        objectives.check(self.loss_name())
+        if self.config.train.eval_metric:
+            metrics.check(self.config.train.eval_metric)
+
+    @property
+    def figures(self) -> dict[str, bool]:
+        """The share of right tokens where it is asked for."""
+        return {"token_acc": True} if self.config.train.eval_metric == "acc" else {}
+
+    def loss_name(self) -> str:
+        """The objective's name.
+
+        Raises:
+            SwiftError: two options name two objectives.
+        """
+        train = self.config.train
+        if train.enable_dft_loss and train.loss_type not in (None, "dft"):
+            raise SwiftError(f"--enable_dft_loss true with --loss_type {train.loss_type}", fix="keep one of them")
+        return "dft" if train.enable_dft_loss else train.loss_type or "cross_entropy"
+
+    def encoder(self, template: Template, longest: int | None) -> Encoder:
+        """The template itself."""
+        return template
+
+    def computation(self, model: Any, trained: int) -> TokenComputation:
+        """The log-probabilities of trained tokens."""
+        from swift.tasks.tokens import TokenComputation, chosen_head
+
+        train = self.config.train
+        return TokenComputation(
+            model,
+            objectives.get(self.loss_name()),
+            metrics.get(train.eval_metric) if train.eval_metric else None,
+            head=chosen_head(self.config, model, trained),
+            smoothing=train.more.get("label_smoothing_factor") or 0.0,
+        )
+
+    def planned(self, model: Any, trained: int) -> PlannedLoss:
+        """Minus the log-probabilities, through the output embedding as the run computes them."""
+        from swift.tasks.token_logps import logps_at, takes_logits_to_keep
+        from swift.tasks.tokens import chosen_head
+
+        head, select = chosen_head(self.config, model, trained), takes_logits_to_keep(model)
+
+        def loss(model: Any, inputs: dict[str, Any], kept: Any, targets: Any) -> Any:
+            return -logps_at(model, inputs, kept, targets, None, select, 0.0, head)[0].sum()
+
+        return loss

@@ -1,0 +1,121 @@
+"""What is computed where tokens are trained: the loss of a micro-batch, and figures of an evaluation."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import torch
+
+from swift.errors import SwiftError
+from swift.objectives.types import Loss, Objective, TokenLogps
+from swift.rows import IGNORE
+from swift.tasks import Metric
+from swift.tasks.base import Gather
+from swift.tasks.head import separable_head
+from swift.tasks.token_logps import takes_logits_to_keep, token_logps, trained_places
+
+MANY = 1024
+"""Trained tokens of a micro-batch from which on it costs no time to compute their logits some at a time."""
+
+
+class TokenComputation:
+    """The loss over trained tokens; its unit is the trained token.
+
+    Args:
+        model: a causal language model, tuned.
+        objective: takes `TokenLogps`.
+        metric: counts something of predictions in evaluation.
+        head: the model's `separable_head`, where logits are to be computed some tokens at a time.
+        smoothing: of labels, in training.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        objective: Objective,
+        metric: Metric | None = None,
+        *,
+        head: Any = None,
+        smoothing: float = 0.0,
+    ) -> None:
+        self.objective, self.metric, self.head, self.smoothing = objective, metric, head, smoothing
+        self.select = takes_logits_to_keep(model)
+
+    def units(self, batch: dict[str, Any]) -> torch.Tensor:
+        """int64[], the trained tokens: the shift leaves the first of each row out."""
+        return (batch["labels"][:, 1:] != IGNORE).sum()
+
+    def prepared(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The micro-batch with the places that are trained."""
+        return batch | {"places": trained_places(batch)}
+
+    def outputs(self, model: Any, batch: dict[str, Any]) -> TokenLogps:
+        """The log-probabilities of a micro-batch."""
+        return token_logps(model, batch, select=self.select, label_smoothing=self.smoothing, head=self.head)[0]
+
+    def loss(self, outputs: TokenLogps) -> Loss:
+        """The objective's sum over the tokens."""
+        return self.objective(outputs)
+
+    def evaluation(self) -> TokenEvaluation:
+        """Begin a pass over the rows for evaluation."""
+        return TokenEvaluation(self)
+
+
+class TokenEvaluation:
+    """Loss per trained token, and the metric's sums divided by the same number."""
+
+    def __init__(self, computation: TokenComputation) -> None:
+        self.computation = computation
+        self.sums: dict[str, float] = {"loss": 0.0, "tokens": 0.0}
+
+    def add(self, model: Any, batch: dict[str, Any]) -> None:
+        """Take in a micro-batch."""
+        how = self.computation
+        head = None if how.metric else how.head
+        outputs, logits, labels = token_logps(model, batch, select=how.select, head=head)
+        found: dict[str, float] = {"loss": float(how.objective(outputs).total), "tokens": len(labels)}
+        if how.metric and logits is not None:
+            found |= how.metric(logits.argmax(-1), labels)
+        for name, value in found.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def result(self, gather: Gather) -> dict[str, float]:
+        """The figures over all processes."""
+        totals: dict[str, float] = defaultdict(float)
+        for sums in gather(self.sums):
+            for name, value in sums.items():
+                totals[name] += value
+        tokens = max(totals.pop("tokens"), 1.0)
+        return {name: value / tokens for name, value in totals.items()}
+
+
+def chosen_head(config: Any, model: Any, trained: int) -> Any:
+    """The model's output embedding where its logits are computed some tokens at a time, else None.
+
+    Args:
+        config: the run's options.
+        model: the tuned model.
+        trained: trained tokens of the largest micro-batch.
+
+    Raises:
+        SwiftError: it is asked for, and the model's logits are not those of its output embedding alone.
+    """
+    sharded = config.train.more.get("torch_compile") or any(
+        config.train.more.get(name) for name in ("fsdp", "deepspeed")
+    )
+    if config.train.chunked_cross_entropy is False or sharded:
+        return None
+    head = separable_head(model)
+    # BAdam never trains it, whatever requires gradients before the first step.
+    owned = head is not None and any(p.requires_grad for p in head.parameters()) and config.train.optimizer != "badam"
+    if config.train.chunked_cross_entropy is None and (owned or trained < MANY):
+        return None
+    if head is None and config.train.chunked_cross_entropy:
+        raise SwiftError(
+            f"--chunked_cross_entropy true: the logits of {type(model).__name__} are not those of its output embedding "
+            "alone",
+            fix="leave it out",
+        )
+    return head

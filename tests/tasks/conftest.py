@@ -1,0 +1,5 @@
+"""The runs of `tests/train`, for tasks."""
+
+from tests.train.conftest import base, rows, train
+
+__all__ = ["base", "rows", "train"]
