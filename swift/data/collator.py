@@ -114,7 +114,7 @@ class Collator:
         Returns:
             Besides, channels: int64[batch, length] where samples carry them.
         """
-        numbers = self._samples(unit_indices)
+        numbers = self.samples_of(unit_indices)
         samples = [self.dataset[index] for index in numbers]
         batch = self.layout(samples)
         if self.channels is not None:
@@ -133,7 +133,8 @@ class Collator:
             start += sample.length
         return placed
 
-    def _samples(self, unit_indices: Sequence[int]) -> list[int]:
+    def samples_of(self, unit_indices: Sequence[int]) -> list[int]:
+        """Numbers of the samples that these units are made of."""
         if self.units is None:
             return list(unit_indices)
         return [sample for unit in unit_indices for sample in self.units[unit]]

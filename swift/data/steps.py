@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,11 @@ class StepPlan:
             order = seeded(self.seed, epoch).permutation(self.units).tolist()
         for start in range(0, self.steps_per_epoch * self.units_per_step, self.units_per_step):
             yield self._step(list(order[start : start + self.units_per_step]))
+
+    def step(self, number: int) -> Step:
+        """An optimizer step of the run, counted from 1 over all epochs."""
+        epoch, before = divmod(number - 1, self.steps_per_epoch)
+        return next(islice(self.steps(epoch), before, None))
 
     def _step(self, units: list[int]) -> Step:
         """Deal the units of one step out to micro-batches and ranks, as evenly as they go."""

@@ -22,7 +22,7 @@ class Meter:
     def __init__(self) -> None:
         self._losses: list[torch.Tensor] = []
         self._loss = 0.0
-        self._last_step = 0
+        self.last_step = 0
         self._tokens: Any = 0
         self._started = time.perf_counter()
 
@@ -31,6 +31,13 @@ class Meter:
         self._losses.append(loss.detach().double())
         mask = batch.get("attention_mask")
         self._tokens = self._tokens + (mask.sum() if mask is not None else batch["input_ids"].numel())
+
+    def not_finite(self) -> int | None:
+        """Number of the first micro-batch since the last `drain` whose loss is no finite number, counted from 0."""
+        if not self._losses:
+            return None
+        found = (~torch.stack(self._losses).isfinite()).nonzero()
+        return int(found[0]) if len(found) else None
 
     def drain(self, step: int, world_size: int) -> dict[str, float]:
         """Mean loss of the steps since the last call, over all processes, and tokens per second."""
@@ -44,8 +51,8 @@ class Meter:
             both = torch.tensor([loss / world_size, tokens], dtype=torch.float64, device=device or "cpu")
             dist.all_reduce(both)
             loss, tokens = both.tolist()
-        steps = max(step - self._last_step, 1)
-        self._loss, self._tokens, self._last_step, self._started = 0.0, 0, step, time.perf_counter()
+        steps = max(step - self.last_step, 1)
+        self._loss, self._tokens, self.last_step, self._started = 0.0, 0, step, time.perf_counter()
         return {"loss": loss / steps, "tokens_per_second": tokens / seconds}
 
     def _sum(self) -> float:
@@ -56,17 +63,17 @@ class Meter:
 
     def save(self, path: Path) -> None:
         """Write the part that is not logged yet."""
-        state = {"losses": [float(loss) for loss in self._losses], "loss": self._loss, "last_step": self._last_step}
+        state = {"losses": [float(loss) for loss in self._losses], "loss": self._loss, "last_step": self.last_step}
         path.write_text(json.dumps(state), encoding="utf-8")
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint's state."""
         self._losses = [torch.tensor(loss, dtype=torch.float64) for loss in state["losses"]]
-        self._loss, self._last_step = state["loss"], state["last_step"]
+        self._loss, self.last_step = state["loss"], state["last_step"]
 
     def start_at(self, step: int) -> None:
         """Go on from a step whose unlogged part is not known."""
-        self._last_step = max(step, 0)
+        self.last_step = max(step, 0)
 
 
 class ChannelMeter:

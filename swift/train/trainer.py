@@ -230,9 +230,41 @@ class SwiftTrainer(Trainer):
         # transformers divides the loss of a resumed part by the steps of the whole run.
         logs.pop("train_loss", None)
         if "loss" in logs and "eval_loss" not in logs:
+            self._check_losses()
             logs |= self.meter.drain(self.state.global_step, self.args.world_size)
             logs |= self.channel_meter.drain(self.args.world_size) if self.channel_meter else {}
         super().log(logs, start_time)
+
+    def _check_losses(self) -> None:
+        """Stop where a loss since the last log is no finite number, on all processes alike.
+
+        Raises:
+            SwiftError: it names the step, and the rows of the micro-batch as far as they are known.
+        """
+        number = self.meter.not_finite()
+        told = distributed.all_gather(None if number is None else self._micro_batch(number))
+        bad = sorted(each for each in told if each is not None)
+        if bad:
+            step, rows = bad[0]
+            kept = max(Path(str(self.args.output_dir)).glob("checkpoint-*"), key=step_of, default=None)
+            raise SwiftError(
+                f"the loss of step {step} is not a finite number",
+                where=", ".join(rows) or None,
+                fix=f"the last checkpoint before it is {kept.name if kept else 'none'}; "
+                "look at its rows with swift template, or give a lower --learning_rate",
+            )
+
+    def _micro_batch(self, number: int) -> tuple[int, list[str]]:
+        """The step of a micro-batch of this process, counted from the last log, and where its rows came from."""
+        step = self.meter.last_step + 1
+        while number >= len(micro_batches := self.plan.step(step)):
+            number -= len(micro_batches)
+            step += 1
+        if not isinstance(self.collator, Collator):
+            return step, []
+        samples = self.collator.samples_of(micro_batches[number][self.args.process_index])
+        sources = [self.collator.dataset[sample].source for sample in samples]
+        return step, [str(source) for source in sources if source is not None]
 
     @torch.no_grad()
     def evaluate(
@@ -291,6 +323,7 @@ class SwiftTrainer(Trainer):
         checkpoint = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         if self.state.log_history and getattr(self, "_saved_step", None) == self.state.global_step:
             return
+        self._check_losses()
         self.store_flos()
         self._note_best(checkpoint)
         # The others' parts are few bytes, and the disks of other nodes need not be this one's.

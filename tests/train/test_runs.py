@@ -365,3 +365,29 @@ def test_a_folder_that_cannot_be_written(train: Train, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SwiftError, match="output_dir"):
         train(output_dir=str(tmp_path / "file" / "below"))
+
+
+NOT_A_NUMBER = """
+from swift.objectives import objective
+from swift.objectives.types import Loss
+
+@objective("broken")
+def broken(outputs):
+    total = -outputs.logps.sum()
+    return Loss(total=total * float("nan") if len(outputs.logps) > 18 else total)
+"""
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_rows(train: Train, tmp_path: Path) -> None:
+    plugin, rows = tmp_path / "broken.py", tmp_path / "rows.jsonl"
+    plugin.write_text(NOT_A_NUMBER)
+    lengths = [2, 3, 4, 2, 3, 4, 5, 20, 3, 2, 4, 3]
+    messages = [[{"role": "user", "content": "say"}, {"role": "assistant", "content": "Paris " * n}] for n in lengths]
+    rows.write_text("".join(json.dumps({"messages": each}) + "\n" for each in messages))
+    options = {"dataset": [str(rows)], "external_plugins": [str(plugin)], "loss_type": "broken", "logging_steps": 6}
+    single = {"per_device_train_batch_size": 1, "dataset_shuffle": False, "train_dataloader_shuffle": False}
+    with pytest.raises(SwiftError, match="the loss of step 4 is not a finite number") as raised:
+        train(max_steps=6, save_steps=2, **options, **single)
+    assert str(rows) in str(raised.value) and ":8" in str(raised.value)
+    assert "the last checkpoint before it is checkpoint-2" in str(raised.value)
+    assert [folder.name for folder in (tmp_path / "output").rglob("checkpoint-*")] == ["checkpoint-2"]
