@@ -39,6 +39,12 @@ class TrainConfig:
     )
     loss_type: str | None = option(None, "Objective: cross_entropy (unset), dft, or one from --external_plugins.")
     enable_dft_loss: bool = option(False, "The same as --loss_type dft: each token's loss times its own probability.")
+    router_aux_loss_coef: float = option(
+        0.0,
+        "Mixtures of experts: share of the loss that keeps experts equally busy (Fedus et al., 2021, eq. 4), which "
+        "each micro-batch has of its own.",
+        check=at_least(0),
+    )
     enable_channel_loss: bool = option(False, "Log the loss of each value of the rows' channel column by itself.")
     chunked_cross_entropy: bool | None = option(
         None,

@@ -18,12 +18,14 @@ class TokenLogps:
         weights: float32[k], the loss weight of each; None means 1.
         sample: int64[k], which sample of the micro-batch each token belongs to.
         channel: int64[k], the number of each token's channel, where rows have one and it is asked for.
+        balance: float[], how unevenly the micro-batch used the model's experts, where it is asked for.
     """
 
     logps: torch.Tensor
     weights: torch.Tensor | None = None
     sample: torch.Tensor | None = None
     channel: torch.Tensor | None = None
+    balance: torch.Tensor | None = None
 
 
 @dataclass

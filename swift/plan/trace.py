@@ -8,6 +8,7 @@ autocast and gradient checkpointing, without a formula for any of them.
 from __future__ import annotations
 
 import contextlib
+import logging
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -178,6 +179,8 @@ def trace_step(
     Raises:
         Exception: whatever an architecture raises that needs the contents of tensors to go on.
     """
+    # What cannot be traced is told by the caller.
+    logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
     with (
         FakeTensorMode(allow_non_fake_inputs=True) as fake,
         _fake_parameters(model, fake, device, dtypes or {}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 from swift.errors import SwiftError
@@ -60,6 +61,7 @@ class CausalLm(Task):
             metrics.get(train.eval_metric) if train.eval_metric else None,
             head=chosen_head(self.config, model, trained),
             smoothing=train.more.get("label_smoothing_factor") or 0.0,
+            balance=train.router_aux_loss_coef,
         )
 
     def planned(self, model: Any, trained: int) -> PlannedLoss:
@@ -67,9 +69,27 @@ class CausalLm(Task):
         from swift.tasks.token_logps import logps_at, takes_logits_to_keep
         from swift.tasks.tokens import chosen_head
 
+        balance = bool(self.config.train.router_aux_loss_coef)
+        if balance:
+            check_experts(model)
         head, select = chosen_head(self.config, model, trained), takes_logits_to_keep(model)
 
         def loss(model: Any, inputs: dict[str, Any], kept: Any, targets: Any) -> Any:
-            return -logps_at(model, inputs, kept, targets, None, select, 0.0, head)[0].sum()
+            logps, _, uneven = logps_at(model, inputs, kept, targets, None, select, 0.0, head, balance)
+            return -logps.sum() if uneven is None else uneven - logps.sum()
 
         return loss
+
+
+def check_experts(model: Any) -> None:
+    """Stop at a model that does not tell how its experts are used.
+
+    Raises:
+        SwiftError: it has none, or its code does not tell.
+    """
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if "output_router_logits" not in inspect.signature(inner.forward).parameters:
+        raise SwiftError(
+            f"--router_aux_loss_coef: {type(inner).__name__} does not tell how evenly it uses experts",
+            fix="leave it out",
+        )

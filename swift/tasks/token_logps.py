@@ -61,7 +61,13 @@ def trained_places(batch: dict[str, torch.Tensor]) -> dict[str, Any]:
 
 
 def token_logps(
-    model: Any, batch: dict[str, torch.Tensor], *, select: bool, label_smoothing: float = 0.0, head: Any = None
+    model: Any,
+    batch: dict[str, torch.Tensor],
+    *,
+    select: bool,
+    label_smoothing: float = 0.0,
+    head: Any = None,
+    balance: bool = False,
 ) -> tuple[TokenLogps, torch.Tensor | None, torch.Tensor]:
     """Log-probabilities of the trained tokens; logits exist only where some row of the micro-batch is trained.
 
@@ -72,6 +78,7 @@ def token_logps(
         select: whether the model takes `logits_to_keep`.
         label_smoothing: mixes the uniform distribution into each target (Szegedy et al., 2016, section 7).
         head: the model's `separable_head`, where logits are to be computed some tokens at a time.
+        balance: also ask how evenly experts are used.
 
     Returns:
         The log-probabilities, with the logits float[k, vocabulary] (None with `head`) and labels int64[k] of the k
@@ -81,8 +88,11 @@ def token_logps(
     note_prompts(model, batch["labels"])
     places: Any = batch.get("places") or trained_places(batch)
     labels = places["labels"]
-    logps, logits = logps_at(model, inputs, places["columns"], labels, places["chosen"], select, label_smoothing, head)
-    return TokenLogps(logps, places.get("weights"), channel=places.get("channels")), logits, labels
+    logps, logits, uneven = logps_at(
+        model, inputs, places["columns"], labels, places["chosen"], select, label_smoothing, head, balance
+    )
+    outputs = TokenLogps(logps, places.get("weights"), channel=places.get("channels"), balance=uneven)
+    return outputs, logits, labels
 
 
 def logps_at(
@@ -94,8 +104,10 @@ def logps_at(
     select: bool,
     label_smoothing: float,
     head: Any,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Log-probabilities float32[k] of labels int64[k], and the logits they come from where those lie in memory.
+    balance: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """Log-probabilities float32[k] of labels int64[k], the logits they come from where those lie in memory, and how
+    unevenly experts were used where `balance` asks for it.
 
     Args:
         model: a causal language model.
@@ -106,10 +118,13 @@ def logps_at(
         select: whether the model takes `logits_to_keep`.
         label_smoothing: as in `token_logps`.
         head: as in `token_logps`.
+        balance: as in `token_logps`.
     """
     # Virtual tokens of prompt tuning stand before each row and have logits too.
     columns = columns + virtual_tokens(model)
-    extra = {"logits_to_keep": columns} if select else {}
+    extra: dict[str, Any] = {"logits_to_keep": columns} if select else {}
+    if balance:
+        extra["output_router_logits"] = True
     tap: AbstractContextManager[list[torch.Tensor]] = tapped(head) if head is not None else nullcontext([])
     with tap as hidden:
         output = model(**inputs, use_cache=False, **extra)
@@ -127,4 +142,4 @@ def logps_at(
     if not len(labels):
         # A process without samples in this micro-batch still takes part in the backward pass of the others.
         rows = rows + 0.0 * places.sum()
-    return rows, places if head is None else None
+    return rows, places if head is None else None, output.aux_loss if balance else None

@@ -28,6 +28,7 @@ class TokenComputation:
         metric: counts something of predictions in evaluation.
         head: the model's `separable_head`, where logits are to be computed some tokens at a time.
         smoothing: of labels, in training.
+        balance: what the uneven use of experts weighs beside the loss of a token.
     """
 
     def __init__(
@@ -38,8 +39,10 @@ class TokenComputation:
         *,
         head: Any = None,
         smoothing: float = 0.0,
+        balance: float = 0.0,
     ) -> None:
         self.objective, self.metric, self.head, self.smoothing = objective, metric, head, smoothing
+        self.balance = balance
         self.select = takes_logits_to_keep(model)
 
     def units(self, batch: dict[str, Any]) -> torch.Tensor:
@@ -52,11 +55,15 @@ class TokenComputation:
 
     def outputs(self, model: Any, batch: dict[str, Any]) -> TokenLogps:
         """The log-probabilities of a micro-batch."""
-        return token_logps(model, batch, select=self.select, label_smoothing=self.smoothing, head=self.head)[0]
+        how = {"select": self.select, "label_smoothing": self.smoothing, "head": self.head}
+        return token_logps(model, batch, **how, balance=bool(self.balance))[0]
 
     def loss(self, outputs: TokenLogps) -> Loss:
-        """The objective's sum over the tokens."""
-        return self.objective(outputs)
+        """The objective's sum over the tokens; a micro-batch's use of experts counts once for each of its tokens."""
+        found = self.objective(outputs)
+        if outputs.balance is not None:
+            found.total = found.total + self.balance * outputs.balance * len(outputs.logps)
+        return found
 
     def evaluation(self) -> TokenEvaluation:
         """Begin a pass over the rows for evaluation."""

@@ -76,7 +76,7 @@ def traced_kinds(config: PlanConfig, source: ModelSource, name: str, machine: Ma
     from swift.tasks.causal_lm import CausalLm
     from swift.tasks.tokens import chosen_head
     from swift.train.chosen import autocast_dtype
-    from swift.train.tuning import tune
+    from swift.train.tuning import settle_dropout, tune
 
     run = SftConfig.of(**_options(config, source, name, machine))
     try:
@@ -86,6 +86,7 @@ def traced_kinds(config: PlanConfig, source: ModelSource, name: str, machine: Ma
             raise
         print(f"qlora is left out: {error.what}")
         return
+    settle_dropout(run, skeleton.model, Decisions())
     model = tune(run, skeleton.model, source)
     head = chosen_head(run, model, length)
     loss = CausalLm(run).planned(model, length)

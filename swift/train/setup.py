@@ -26,6 +26,7 @@ from swift.train.tuning import (
     resume_adapter,
     resume_grown,
     schedule_of,
+    settle_dropout,
     settle_kind,
     settle_schedule,
     settle_tokens,
@@ -151,6 +152,7 @@ def plan_run(
     check_device(config, skeleton.device.type, skeleton.amp is not None and str(skeleton.amp) == "torch.float16")
     steps = count_steps(config, data)
     settle_schedule(config, steps, decisions)
+    settle_dropout(config, skeleton.model, decisions)
     model = tune(config, skeleton.model, source)
     by_segment = _attend(config, data, model)
     attention = skeleton.reasons["attention"] + ("; each sample of a pack by itself" if by_segment else "")

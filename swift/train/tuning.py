@@ -204,6 +204,18 @@ def settle_kind(config: SftConfig, source: ModelSource, decisions: Decisions) ->
     check_tuner(config)
 
 
+def settle_dropout(config: SftConfig, model: Any, decisions: Decisions) -> None:
+    """Train without dropout where nobody set it and LoRA lies on weights of experts, before which PEFT has none."""
+    from swift.tuners.lora import adapts_parameters
+
+    tuner = config.tuner
+    if tuner.train_type not in LORA_KINDS or config.model.adapters or config.given("lora_dropout"):
+        return
+    if tuner.lora_dropout and adapts_parameters(model, tuner):
+        why = "PEFT has no dropout before the weights of fused experts"
+        tuner.lora_dropout = decisions.add("lora_dropout", 0.0, "model", why)
+
+
 def settle_schedule(config: SftConfig, steps: int, decisions: Decisions) -> None:
     """Give AdaLoRA's schedule the steps of the run where nobody gave it a length."""
     if config.tuner.train_type == "adalora" and config.tuner.adalora_total_step is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from swift.compat import transformers_major
 from swift.config import TunerConfig
 from swift.errors import SwiftError
 from swift.tuners import tuner
@@ -75,6 +76,25 @@ def lora_config(model: Any, config: TunerConfig) -> Any:
     adapter.target_parameters = config.target_parameters or None
     adapter.trainable_token_indices = token_rows(model, config.trainable_token_indices)
     return adapter
+
+
+def adapts_parameters(model: Any, config: TunerConfig) -> bool:
+    """Whether LoRA would lie on weights without a module of their own, such as those of experts that are fused.
+
+    PEFT turns names of experts' modules into names of such weights where transformers 5 has fused them.
+    """
+    if config.target_parameters or transformers_major() < 5:
+        return bool(config.target_parameters)
+    try:
+        from peft.utils.transformers_weight_conversion import (
+            convert_peft_config_for_transformers,
+            get_model_conversion_mapping,
+        )
+    except ImportError:
+        return False
+    adapter = lora_config(model, config)
+    convert_peft_config_for_transformers(adapter, model=model, conversions=get_model_conversion_mapping(model))
+    return bool(adapter.target_parameters)
 
 
 def token_rows(model: Any, tokens: list[int]) -> dict[str, list[int]] | None:

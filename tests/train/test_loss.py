@@ -91,3 +91,37 @@ def test_the_same_for_several_processes(
     theirs = load_file(whole.checkpoint / "model.safetensors")
     for name, weight in ours.items():
         torch.testing.assert_close(weight, theirs[name], rtol=1e-3, atol=1e-4)
+
+
+def test_the_use_of_experts_weighs_as_in_the_models_own_loss(train: Train, rows: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from tests.tiny import save_tiny
+
+    model = save_tiny(tmp_path / "experts", "mixtral", output_router_logits=False, router_aux_loss_coef=0.5)
+    row = tmp_path / "row.jsonl"
+    row.write_text(rows.read_text().splitlines()[3] + "\n")
+    options = {"model": str(model), "dataset": [str(row)], "max_steps": 1, "gradient_accumulation_steps": 1}
+    plain = losses(train(output_dir=str(tmp_path / "plain"), **options))[1]
+    found = losses(train(output_dir=str(tmp_path / "even"), router_aux_loss_coef=0.5, **options))[1]
+    # What the template writes after an answer is not trained, and goes to experts all the same.
+    messages, tokenizer = json.loads(row.read_text())["messages"], make_tokenizer()
+    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    start = text.index(messages[1]["content"])
+    stop = start + len(messages[1]["content"] + "<|im_end|>")
+    parts = [
+        tokenizer(part, add_special_tokens=False).input_ids for part in (text[:start], text[start:stop], text[stop:])
+    ]
+    ids = torch.tensor([[token for part in parts for token in part]])
+    labels = torch.tensor([[-100] * len(parts[0]) + parts[1] + [-100] * len(parts[2])])
+    whole = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    expected = whole(input_ids=ids, labels=labels, output_router_logits=True).loss
+    assert found == pytest.approx(float(expected), rel=1e-4)
+    assert found > plain + 0.1
+
+
+def test_the_use_of_experts_is_asked_of_models_that_tell_it(train: Train) -> None:
+    from swift.errors import SwiftError
+
+    with pytest.raises(SwiftError, match="--router_aux_loss_coef: LlamaForCausalLM does not tell"):
+        train(router_aux_loss_coef=0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,3 +111,18 @@ def test_new_tokens_are_trained_with_whole_weights_too(train: Train, tmp_path: P
     token = engine.tokenizer.convert_tokens_to_ids("<mark>")
     assert engine.tokenizer.tokenize("a<mark>b")[1] == "<mark>"
     assert engine.model.get_input_embeddings().weight.shape[0] == token + 1 == engine.model.config.vocab_size
+
+
+@pytest.mark.newest  # Before transformers 5 each expert is a module.
+def test_lora_on_fused_experts_trains_without_dropout(train: Train, tmp_path: Path, capsys: Any) -> None:
+    from tests.tiny import save_tiny
+
+    model = save_tiny(tmp_path / "experts", "mixtral")
+    result = train(model=str(model), max_steps=2)
+    assert "PEFT has no dropout before the weights of fused experts" in capsys.readouterr().err
+    settings = json.loads((result.checkpoint / "adapter_config.json").read_text())  # type: ignore[operator]
+    assert settings["lora_dropout"] == 0 and settings["target_parameters"]
+    again = train(model=str(model), max_steps=4, resume_from_checkpoint=str(result.checkpoint))
+    assert again.status == 0
+    with pytest.raises(SwiftError, match="lora_dropout"):
+        train(model=str(model), lora_dropout=0.1)
