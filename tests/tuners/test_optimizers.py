@@ -217,6 +217,18 @@ def test_muonclip_brings_logits_back_to_tau() -> None:
         torch.testing.assert_close(after[0], before[0].clamp(max=1.0), rtol=1e-4, atol=1e-5)
 
 
+def test_muonclip_sees_the_logits_of_packs_that_are_attended_sample_by_sample() -> None:
+    from swift.models.segments import attend_by_segment
+    from swift.tuners.optim.muonclip import largest
+
+    model = make_model()
+    assert attend_by_segment(model)
+    built("muonclip", model.train())
+    ids, positions = torch.arange(1, 9)[None], torch.tensor([[0, 1, 2, 0, 1, 2, 3, 4]])
+    model(input_ids=ids, position_ids=positions, use_cache=False)
+    assert all(layer.self_attn in largest for layer in model.model.layers)
+
+
 def _watch_logits(model: Any, found: dict[int, torch.Tensor], largest_logits: Any) -> Callable[[], None]:
     from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
