@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from swift.config.fields import at_least, option
 
 SEQ_CLS = ("task_type", "seq_cls")
+EMBEDDING = ("task_type", "embedding")
 
 
 @dataclass
 class TaskConfig:
     """Options of the task."""
 
-    task_type: Literal["causal_lm", "seq_cls"] | None = option(
+    task_type: Literal["causal_lm", "seq_cls", "embedding"] | None = option(
         None,
-        "What the model gives: text (causal_lm), or a class or score of a text (seq_cls); unset means what the model "
-        "or the checkpoint was made for.",
+        "What the model gives: text (causal_lm), a class or score of a text (seq_cls), or its embedding; unset means "
+        "what the model or the checkpoint was made for.",
     )
     num_labels: int | None = option(
         None, "seq_cls: classes or scores; unset means as many as the rows have.", check=at_least(1), needs=SEQ_CLS
@@ -27,4 +28,10 @@ class TaskConfig:
         "seq_cls: one class of a text, any number of them, or scores; unset means what the labels of the rows are: "
         "whole numbers or names, lists of these, other numbers.",
         needs=SEQ_CLS,
+    )
+    mrl_dims: dict[str, Any] | None = option(
+        None,
+        "embedding: train the first so many numbers of an embedding by themselves (Matryoshka), with a weight each, as "
+        'JSON: {"384": 1, "64": 0.5}.',
+        needs=EMBEDDING,
     )

@@ -37,7 +37,11 @@ class TrainConfig:
         "An optimizer of our own in place of --optim: adalomo, adam_mini, apollo, badam, galore, lomo, muon, muonclip, "
         "or one from --external_plugins.",
     )
-    loss_type: str | None = option(None, "Objective: cross_entropy (unset), dft, or one from --external_plugins.")
+    loss_type: str | None = option(
+        None,
+        "Objective: cross_entropy or dft for text, infonce, cosine_similarity, contrastive or online_contrastive for "
+        "embeddings, or one from --external_plugins; unset means the first of the task.",
+    )
     enable_dft_loss: bool = option(False, "The same as --loss_type dft: each token's loss times its own probability.")
     router_aux_loss_coef: float = option(
         0.0,

@@ -108,9 +108,9 @@ class RowEncoder:
 
     def __call__(self, row: Row, source: Source) -> RowSamples:
         """The samples of a row, and what is lost of it."""
-        found = RowSamples()
+        found, whole = RowSamples(), getattr(self.template, "labels_are_targets", False)
         try:
-            if not getattr(self.template, "labels_are_targets", False):
+            if not whole:
                 check_liked(row, source)
             encoded = self.template.encode(row, source)
         except SwiftError as error:
@@ -120,6 +120,9 @@ class RowEncoder:
         for sample in encoded:
             sample.source, sample.channel = source, str(row["channel"]) if row.get("channel") else None
             found.samples += self._kept(sample, lost)
+        if whole and lost:
+            # Texts that are compared with each other go together.
+            found.samples = []
         for reason in _reasons(lost, len(encoded)):
             place = found.too_long if TOO_LONG in reason and self.strategy == "raise" else found.dropped
             place.append(Dropped(source, reason, row))

@@ -22,6 +22,7 @@ from swift.models.quantization import settle_quantization
 from swift.models.source import ModelSource, find_source
 from swift.plugins import load_plugins
 from swift.tasks.choose import open_task
+from swift.tasks.texts import TextTask
 
 if TYPE_CHECKING:
     import torch
@@ -125,6 +126,8 @@ def merge_lora(
 
     quiet_libraries()
     tokenizer = source.load_tokenizer(config.trust_remote_code)
+    if isinstance(goal, TextTask):
+        goal.open(source, decisions)
     head = goal.head(tokenizer)
     proofs, model = merged_in_float32(source, config, [tokenizer.encode(text) for text in QUESTIONS], head)
     dtype = model.dtype

@@ -73,6 +73,7 @@ def run(config: InferConfig, source: ModelSource, task: TextTask, decisions: Dec
     from swift.engines.texts import TextEngine
 
     rows = read_rows(config)
+    task.open(source, decisions)
     quiet_libraries()
     tokenizer = source.load_tokenizer(config.model.trust_remote_code)
     recorded = source.recorded_template if config.batch.load_args else None

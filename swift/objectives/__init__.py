@@ -14,5 +14,9 @@ TEXTS = dict.fromkeys(
     ("single_label_classification", "multi_label_classification", "regression"), "swift.objectives.classification"
 )
 
-objectives: Registry[Objective] = Registry("loss", "loss_type", TOKENS | TEXTS)
+PAIRS = dict.fromkeys(
+    ("infonce", "cosine_similarity", "contrastive", "online_contrastive"), "swift.objectives.contrastive"
+)
+
+objectives: Registry[Objective] = Registry("loss", "loss_type", TOKENS | TEXTS | PAIRS)
 objective = objectives.register

@@ -42,6 +42,27 @@ class Scores:
 
 
 @dataclass
+class Embeddings:
+    """Embeddings of anchors and of the passages that each is compared with.
+
+    Attributes:
+        anchors: float32[g, d].
+        passages: float32[p, d].
+        group: int64[p], the anchor that each passage belongs to.
+        scores: float32[p], 1 for a passage to be found and 0 for one not to be, or how alike it is.
+    """
+
+    anchors: torch.Tensor
+    passages: torch.Tensor
+    group: torch.Tensor
+    scores: torch.Tensor
+
+    def first(self, dimensions: int) -> Embeddings:
+        """The same with the first numbers of each embedding alone."""
+        return Embeddings(self.anchors[:, :dimensions], self.passages[:, :dimensions], self.group, self.scores)
+
+
+@dataclass
 class Loss:
     """A micro-batch's share of the loss.
 
@@ -55,4 +76,4 @@ class Loss:
 
 
 Objective = Callable[[Any], Loss]
-"""A pure function of `TokenLogps` or `Scores`: no model, no distributed code. Its docstring names its unit."""
+"""A pure function of `TokenLogps`, `Scores` or `Embeddings`, without a model; its docstring names its unit."""

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from swift.tasks.base import Task
 
 tasks: Registry[type[Task]] = Registry(
-    "task", "task_type", {"causal_lm": "swift.tasks.causal_lm", "seq_cls": "swift.tasks.seq_cls"}
+    "task",
+    "task_type",
+    {name: f"swift.tasks.{name}" for name in ("causal_lm", "seq_cls", "embedding")},
 )
 task = tasks.register
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 Gather = Callable[[Any], list[Any]]
 """Gives what every process has, to each of them."""
 
+Chat = Literal["needed", "used", "unused"]
+
 PlannedLoss = Callable[[Any, dict[str, Any], Any, Any], Any]
 """Model, inputs, places kept of each row, their labels -> what is differentiated, as `swift.plan.trace` calls it."""
 
@@ -48,6 +50,9 @@ class Computation(Protocol):
 
     def prepared(self, batch: dict[str, Any]) -> dict[str, Any]:
         """A micro-batch before it goes to the device, with what can be told of it there without waiting for it."""
+
+    def begin(self, outputs: Callable[[dict[str, Any]], Any], batches: Sequence[Any], gather: Gather) -> None:
+        """Before each step: look at all its micro-batches; `outputs` gives theirs without gradients."""
 
     def outputs(self, model: Any, batch: dict[str, Any]) -> Any:
         """What the model gives, as the objective takes it; the trainer calls it under autocast."""
@@ -77,7 +82,7 @@ class Task(ABC):
     name: ClassVar[str]
     losses: ClassVar[tuple[str, ...]]
     eval_metrics: ClassVar[tuple[str, ...]] = ()
-    chat: ClassVar[Literal["needed", "used", "unused"]] = "needed"
+    chat: ClassVar[Chat] = "needed"
     from_tokens: ClassVar[bool] = False
 
     def __init__(self, config: Any) -> None:

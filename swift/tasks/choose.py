@@ -57,4 +57,6 @@ def _found(source: ModelSource) -> tuple[str, str]:
         return source.record.task["task_type"], f"task.json in {source.record.folder}"
     if any(name.endswith("ForSequenceClassification") for name in source.config.get("architectures") or []):
         return "seq_cls", f"{source.config['architectures'][0]} in config.json"
+    if (source.path / "modules.json").is_file():
+        return "embedding", "modules.json of sentence-transformers"
     return "causal_lm", "text"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,9 @@ class TextComputation:
     def prepared(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The micro-batch as it is."""
         return batch
+
+    def begin(self, outputs: Any, batches: Sequence[Any], gather: Gather) -> None:
+        """Nothing: micro-batches do not hang on each other."""
 
     def outputs(self, model: Any, batch: dict[str, Any]) -> Scores:
         """What the model gives for a micro-batch, with the targets."""

@@ -6,19 +6,21 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from swift.errors import SwiftError
 from swift.rows import IGNORE, EncodedRow, Message, Row, Source
-from swift.tasks.base import PlannedLoss, Task
+from swift.tasks.base import Chat, PlannedLoss, Task
 from swift.templates.messages import text_of
 
 if TYPE_CHECKING:
     import torch
 
+    from swift.config import Decisions
     from swift.data import Layout
+    from swift.models.source import ModelSource
     from swift.templates import Template
 
 TOKEN_OPTIONS = ("enable_dft_loss", "enable_channel_loss", "chunked_cross_entropy", "label_smoothing_factor")
@@ -28,7 +30,7 @@ TOKEN_OPTIONS = ("enable_dft_loss", "enable_channel_loss", "chunked_cross_entrop
 class TextTask(Task):
     """A task whose model gives one thing for a whole text, in training and in inference alike."""
 
-    chat = "used"
+    chat: ClassVar[Chat] = "used"
 
     def check(self) -> None:
         """Stop at what goes with tokens only."""
@@ -96,6 +98,10 @@ class TextTask(Task):
         """Figures over a whole set, from float32[texts, n] and what `targets` gives of it."""
 
     # Inference
+
+    def open(self, source: ModelSource, decisions: Decisions) -> None:
+        """What inference has to know of the model before it is loaded."""
+        return
 
     def asked(self, row: Row, ids_of: IdsOf) -> list[EncodedRow]:
         """The texts of a row that the model is asked about, with their targets where the row has them."""

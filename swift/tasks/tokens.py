@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -52,6 +53,9 @@ class TokenComputation:
     def prepared(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The micro-batch with the places that are trained."""
         return batch | {"places": trained_places(batch)}
+
+    def begin(self, outputs: Any, batches: Sequence[Any], gather: Gather) -> None:
+        """Nothing: micro-batches do not hang on each other."""
 
     def outputs(self, model: Any, batch: dict[str, Any]) -> TokenLogps:
         """The log-probabilities of a micro-batch."""

@@ -110,6 +110,7 @@ class SwiftTrainer(Trainer):
         self.save_total_limit, self.weights_loaded = save_total_limit, weights_loaded
         self.meter, self.channel_meter, self.unwrapped = Meter(), channel_meter, False
         self.loader: EpochLoader | None = None
+        self.ahead: list[Any] | None = None
         self.flops_per_token: int | None = None
         alpha, self.neftune_noise_alpha = args.neftune_noise_alpha, None
         self.neftune = Neftune(model, alpha) if alpha else None
@@ -152,10 +153,28 @@ class SwiftTrainer(Trainer):
             # The number of tokens stays where it is counted: a GPU need not be waited for.
             device = "cpu"
         if self.told is None:
-            return super().get_batch_samples(epoch_iterator, num_batches, device)
-        batches = list(self.told.strip(islice(epoch_iterator, num_batches)))
-        self.told.take()
-        return super().get_batch_samples(iter(batches), num_batches, device)
+            batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        else:
+            kept = list(self.told.strip(islice(epoch_iterator, num_batches)))
+            self.told.take()
+            batches, count = super().get_batch_samples(iter(kept), num_batches, device)
+        self.ahead = batches
+        return batches, count
+
+    def _outputs_beforehand(self) -> Callable[[dict[str, Any]], Any]:
+        """A function that gives the outputs of a micro-batch as its step will, dropout and all, without gradients."""
+        states = _random_states()
+
+        def outputs(batch: dict[str, Any]) -> Any:
+            nonlocal states
+            self.model_wrapped.train()
+            with torch.random.fork_rng(), torch.no_grad(), self.accelerator.autocast():
+                _set_random_states(states)
+                found = self.computation.outputs(self.model_wrapped, self._prepare_inputs(batch))
+                states = _random_states()
+            return found
+
+        return outputs
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """One micro-batch, forward and backward.
@@ -167,6 +186,10 @@ class SwiftTrainer(Trainer):
             model.train()
         if callable(getattr(self.optimizer, "train", None)):
             self.optimizer.train()  # type: ignore[union-attr]
+        if self.ahead is not None:
+            # Here a run that goes on has its random state back.
+            self.computation.begin(self._outputs_beforehand(), self.ahead, distributed.all_gather)
+            self.ahead = None
         inputs = self._prepare_inputs(inputs)
         with self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
@@ -431,6 +454,16 @@ class SwiftTrainer(Trainer):
             self.meter.start_at(step_of(folder))
         if self.channel_meter:
             self.channel_meter.load(folder / f"channels_{self.args.process_index}.json")
+
+
+def _random_states() -> tuple[torch.Tensor, list[torch.Tensor]]:
+    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+
+
+def _set_random_states(states: tuple[torch.Tensor, list[torch.Tensor]]) -> None:
+    torch.set_rng_state(states[0])
+    if states[1]:
+        torch.cuda.set_rng_state_all(states[1])
 
 
 def load_whole(model: Any, folder: Path) -> None:
