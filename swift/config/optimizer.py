@@ -32,7 +32,10 @@ class OptimizerConfig:
     )
     galore_with_embedding: bool = option(False, "Project the gradients of the embeddings too.", needs=GALORE)
     galore_quantization: bool = option(
-        False, "Q-GaLore: projections in few bits, made anew less often where they stay alike.", needs=GALORE
+        False,
+        "Q-GaLore: projections in few bits, made anew less often where they stay alike; weights keep their dtype, "
+        "without that paper's 8-bit weights.",
+        needs=GALORE,
     )
     galore_proj_quant: bool = option(
         True,

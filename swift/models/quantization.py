@@ -341,23 +341,26 @@ class Packed:
     """What quantised weights change in a memory plan.
 
     Attributes:
+        whole: bytes of the weights that are read to be packed.
         saved: bytes that the packed weights are smaller by.
         unpacked: bytes of the largest layer as it is computed with.
     """
 
+    whole: int
     saved: int
     unpacked: int
 
 
 def packed_bytes(model: Any, asked: Quantization) -> Packed:
     """What quantising the linear layers of an unquantised model saves."""
-    saved = unpacked = 0
+    whole = saved = unpacked = 0
     for _, layer in quantised_layers(model):
         rows, values, itemsize = layer.weight.shape[0], layer.weight.numel(), layer.weight.element_size()
         packed = values * _width(asked) / 8 + METHODS[asked.method].scales(asked, values, rows, itemsize)
+        whole += values * itemsize
         saved += values * itemsize - round(packed)
         unpacked = max(unpacked, values * itemsize)
-    return Packed(saved, unpacked)
+    return Packed(whole, saved, unpacked)
 
 
 def _width(asked: Quantization) -> float:

@@ -11,7 +11,7 @@ from swift.models.architecture import read_config
 from swift.models.heads import Head
 from swift.models.load import choose_loading
 from swift.models.quantization import Packed, Quantization, packed_bytes, quantised_layers, stored_method
-from swift.models.weights import weight_files
+from swift.models.weights import stored_dtype, weight_files
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +29,7 @@ class Skeleton:
         device: where it would be.
         reasons: as `LoadedModel.reasons`.
         packed: what its weights take less, where they are quantised.
+        mapped: whether its weights would be pages of its files, which stay in RAM where others take their place.
     """
 
     model: Any
@@ -38,6 +39,7 @@ class Skeleton:
     device: torch.device
     reasons: dict[str, str]
     packed: Packed | None = None
+    mapped: bool = False
 
 
 def model_skeleton(path: Path, config: ModelConfig, head: Head | None = None) -> Skeleton:
@@ -69,7 +71,8 @@ def model_skeleton(path: Path, config: ModelConfig, head: Head | None = None) ->
     attn = getattr(model.config, "_attn_implementation", None) or "eager"
     choice = loading.dtype
     packed = packed_bytes(model, quantization) if quantization is not None else _stored_packed(model, path)
-    return Skeleton(model, choice.dtype, choice.amp, attn, loading.device, loading.reasons, packed)
+    mapped = loading.device.type == "cpu" and stored_dtype(path) == str(choice.dtype).removeprefix("torch.")
+    return Skeleton(model, choice.dtype, choice.amp, attn, loading.device, loading.reasons, packed, mapped)
 
 
 def _stored_packed(model: Any, path: Path) -> Packed | None:
@@ -78,4 +81,4 @@ def _stored_packed(model: Any, path: Path) -> Packed | None:
         return None
     whole = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     largest = max(layer.weight.numel() * layer.weight.element_size() for _, layer in quantised_layers(model))
-    return Packed(whole - sum(file.stat().st_size for file in weight_files(path)), largest)
+    return Packed(0, whole - sum(file.stat().st_size for file in weight_files(path)), largest)

@@ -149,6 +149,7 @@ def trace_batch(
     gradients_dropped: bool = False,
     loss: LossFunction = float32_cross_entropy,
     packed: Packed | None = None,
+    replaced: int = 0,
 ) -> TracedBatch:
     """Run a micro-batch on tensors without contents and count what it holds.
 
@@ -168,6 +169,7 @@ def trace_batch(
         gradients_dropped: whether each gradient goes as soon as it is there, its weight being updated at once.
         loss: the run's own loss, as `trace.LossFunction` says.
         packed: what quantised weights take less than those of `model`.
+        replaced: bytes of weights that others took the place of and that stay in RAM as pages of the model's files.
 
     Raises:
         SwiftError: `trainable` names a parameter that the model does not have.
@@ -200,6 +202,7 @@ def trace_batch(
             trace = formula_trace(model, chosen, micro_batch_tokens, trained_positions, gradient_checkpointing)
     if packed is not None:
         _pack(trace, packed)
+    trace.peak["weights"] += replaced
     return TracedBatch(trace, chosen, device, notes)
 
 

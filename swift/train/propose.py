@@ -76,7 +76,7 @@ def traced_kinds(config: PlanConfig, source: ModelSource, name: str, machine: Ma
     from swift.tasks.causal_lm import CausalLm
     from swift.tasks.tokens import chosen_head
     from swift.train.chosen import autocast_dtype
-    from swift.train.tuning import settle_dropout, tune
+    from swift.train.tuning import replaced_bytes, settle_dropout, tune
 
     run = SftConfig.of(**_options(config, source, name, machine))
     try:
@@ -90,6 +90,7 @@ def traced_kinds(config: PlanConfig, source: ModelSource, name: str, machine: Ma
     model = tune(run, skeleton.model, source)
     head = chosen_head(run, model, length)
     loss = CausalLm(run).planned(model, length)
+    mapped = skeleton.mapped and machine.device == "cpu"
     traced = {
         checkpointing: trace_batch(
             model,
@@ -101,6 +102,7 @@ def traced_kinds(config: PlanConfig, source: ModelSource, name: str, machine: Ma
             device=machine.device,
             loss=loss,
             packed=skeleton.packed,
+            replaced=replaced_bytes(run, skeleton.packed, model) if mapped else 0,
         )
         for checkpointing in (False, True)
     }

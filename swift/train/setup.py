@@ -23,6 +23,7 @@ from swift.train.tuning import (
     check_quantised,
     check_saved_modules,
     first_batches,
+    replaced_bytes,
     resume_adapter,
     resume_grown,
     schedule_of,
@@ -226,6 +227,7 @@ def _memory_planner(
             device=skeleton.device.type,
             step=step,
             packed=skeleton.packed,
+            replaced=replaced_bytes(config, skeleton.packed, model) if skeleton.mapped else 0,
         )
 
     return planned

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from swift.config import Decisions, SftConfig
+from swift.config import Decisions, SftConfig, TunerConfig
 from swift.config.effect import typed
 from swift.errors import SwiftError
-from swift.models.quantization import Quantization, quantised_layers
+from swift.models.quantization import Packed, Quantization, quantised_layers
 from swift.tuners import LORA_KINDS, tuners
+from swift.tuners.attached import ATTACHED
 
 if TYPE_CHECKING:
     from swift.models.source import ModelSource
@@ -43,8 +44,6 @@ def check_tuner(config: SftConfig) -> None:
         SwiftError: it names the options and the way out.
     """
     from swift.tuners.families import start_of, table
-    from swift.tuners.houlsby import check_act
-    from swift.tuners.reft import read_arguments
     from swift.tuners.starts import check_start, takes_weights
 
     tuner, train = config.tuner, config.train
@@ -67,17 +66,8 @@ def check_tuner(config: SftConfig) -> None:
             f"--attn_impl {config.model.attn_impl} with --train_type longlora, which attends in its own way",
             fix="leave one of them out",
         )
-    if kind == "adapter":
-        check_act(tuner)
-    if (
-        kind == "reft"
-        and read_arguments(tuner)["positions"] != "all"
-        and (config.data.packing or config.data.padding_free)
-    ):
-        raise SwiftError(
-            f"--reft_args {tuner.reft_args} with samples that share a sequence: their prompts cannot be told apart",
-            fix='edit all positions ("positions": "all"), or leave --packing and --padding_free out',
-        )
+    if kind in ATTACHED:
+        _check_attached(tuner, shared)
     if kind == "prefix" and train.gradient_checkpointing:
         raise SwiftError(
             "--gradient_checkpointing true with --train_type prefix: layers that are computed again get no prefix",
@@ -98,6 +88,22 @@ def check_tuner(config: SftConfig) -> None:
     check_quantised(config)
 
 
+def _check_attached(tuner: TunerConfig, shared: bool) -> None:
+    """Stop at options of Houlsby's adapters or ReFT that do not fit; `shared` says that samples share sequences."""
+    if tuner.train_type == "adapter":
+        from swift.tuners.houlsby import check_act
+
+        check_act(tuner)
+        return
+    from swift.tuners.reft import read_arguments
+
+    if read_arguments(tuner)["positions"] != "all" and shared:
+        raise SwiftError(
+            f"--reft_args {tuner.reft_args} with samples that share a sequence: their prompts cannot be told apart",
+            fix='edit all positions ("positions": "all"), or leave --packing and --padding_free out',
+        )
+
+
 def check_quantised(config: SftConfig, stored: str | None = None) -> None:
     """Stop at what cannot be trained on quantised weights.
 
@@ -108,7 +114,6 @@ def check_quantised(config: SftConfig, stored: str | None = None) -> None:
     Raises:
         SwiftError: it names the tuner, its start, and how the weights are quantised.
     """
-    from swift.tuners.attached import ATTACHED
     from swift.tuners.families import table
     from swift.tuners.starts import lora_start
 
@@ -139,6 +144,23 @@ def check_quantised(config: SftConfig, stored: str | None = None) -> None:
             f"--init_weights {tuner.init_weights} with {how}: it is computed from weights that are not quantised",
             fix="leave it out; eva and gaussian go with quantised weights",
         )
+
+
+def replaced_bytes(config: SftConfig, packed: Packed | None, model: Any) -> int:
+    """Bytes of the weights that are read and then replaced: by quantised ones, or by what a start leaves of them.
+
+    Args:
+        config: the run's options.
+        packed: what quantising changes, if it is asked for.
+        model: the model with its tuner, meta device is enough.
+    """
+    from swift.tuners.starts import takes_weights
+
+    if packed is not None:
+        return packed.whole
+    if not takes_weights(config.tuner):
+        return 0
+    return sum(weight.nbytes for name, weight in model.named_parameters() if name.endswith(".base_layer.weight"))
 
 
 def check_saved_modules(config: SftConfig, model: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from swift.config import TunerConfig
 from swift.errors import SwiftError, first_line
 from swift.tuners import LORA_KINDS, Tuner, tuner
-from swift.tuners.targets import check_parameters, check_rank, scaled_modules, targets_of
+from swift.tuners.targets import check_blocks, check_parameters, check_rank, scaled_modules, targets_of
 
 TABLE = Path(__file__).parent / "table" / "peft.yaml"
 
@@ -67,6 +67,8 @@ def _modules(model: Any, config: TunerConfig) -> dict[str, Any]:
     if config.train_type in (*LORA_KINDS, "adalora"):
         option = "lora_rank" if config.train_type in LORA_KINDS else "adalora_init_r"
         check_rank(model, targets, getattr(config, option), option)
+    if config.train_type == "oft":
+        check_blocks(model, targets, config.oft_block_size)
     return values
 
 

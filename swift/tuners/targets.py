@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from typing import Any
 
@@ -127,6 +128,27 @@ def check_rank(model: Any, targets: str | list[str], rank: int, option: str) -> 
         )
 
 
+def check_blocks(model: Any, targets: str | list[str], size: int) -> None:
+    """Stop where OFT's blocks do not divide the width of a layer's input; PEFT would take another size there.
+
+    Raises:
+        SwiftError: it names the layer and the sizes that fit all layers.
+    """
+    widths = {
+        name: size_of(module)[1]
+        for name, module in model.named_modules()
+        if is_linear(module) and _is_target(name, targets)
+    }
+    wrong = next((name for name, width in widths.items() if width % size), None)
+    if wrong is not None:
+        common = math.gcd(*widths.values())
+        fitting = [str(divisor) for divisor in range(2, min(common, 256) + 1) if common % divisor == 0]
+        raise SwiftError(
+            f"--oft_block_size {size} does not divide the {widths[wrong]} inputs of {wrong}",
+            fix=f"choose one of: {', '.join(fitting)}" if fitting else "choose other --target_modules",
+        )
+
+
 def linear_names(model: Any) -> list[str]:
     """Names of the linear modules, the output embedding among them."""
     return [name for name, module in model.named_modules() if is_linear(module)]
@@ -153,10 +175,12 @@ def is_packed(module: Any) -> bool:
 
 
 def size_of(module: Any) -> tuple[int, int]:
-    """Rows and columns of a linear layer's weight, packed or not."""
+    """Outputs and inputs of a linear layer, whether its weights are packed or not."""
     if hasattr(module, "out_features"):
         return module.out_features, module.in_features
-    return tuple(module.weight.shape)
+    # GPT-2's holds its weight the other way round.
+    inputs, outputs = module.weight.shape
+    return outputs, inputs
 
 
 def _is_target(name: str, targets: str | list[str]) -> bool:

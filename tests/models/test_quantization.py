@@ -154,4 +154,8 @@ def test_a_model_that_came_quantised_loads_as_it_came(base: Path, tmp_path: Path
     assert torch.equal(again(IDS).logits, first(IDS).logits)
     packed = model_skeleton(tmp_path, ModelConfig(model=str(tmp_path))).packed
     whole = sum(weight.nbytes for weight in make_model(**SIZES).parameters())
-    assert packed is not None and packed.saved == whole - (tmp_path / "model.safetensors").stat().st_size
+    assert (
+        packed is not None
+        and packed.whole == 0
+        and packed.saved == whole - (tmp_path / "model.safetensors").stat().st_size
+    )

@@ -26,7 +26,7 @@ CASES: dict[str, dict[str, Any]] = {
         **{"train_type": "adalora", "adalora_init_r": 6, "adalora_target_r": 3},
         **{"adalora_deltaT": 3, "adalora_tinit": 1, "adalora_tfinal": 2},
     },
-    **{start: STARTS[start] for start in ("dora", "pissa-rslora", "olora", "eva", "lora-ga")},
+    **{start: STARTS[start] for start in ("dora", "pissa-rslora", "olora", "eva", "corda", "lora-ga")},
     "longlora": {"train_type": "longlora"},
     **{name: ATTACHED[name] for name in ("adapter", "Loreft", "Nodireft", "reft of a prompt")},
     "lora+": {"lorap_lr_ratio": 8.0},

@@ -152,6 +152,7 @@ def test_a_start_leaves_the_model_as_it_was_and_loads_onto_the_plain_base(start:
         ({"train_type": "adalora", "adalora_total_step": 5, "adalora_tinit": 5}, "leave none of the 5 steps"),
         ({"train_type": "adalora", "adalora_total_step": 5, "adalora_target_r": 12}, "is not below"),
         ({"train_type": "boft", "boft_block_size": 5}, "PEFT refuses these options"),
+        ({"train_type": "oft", "oft_block_size": 24}, "--oft_block_size 24 does not divide the 32 inputs of .*q_proj"),
         ({"train_type": "fourierft"}, "PEFT refuses these options"),
         ({"train_type": "ia3", "target_modules": ["q"]}, "--target_modules q: no such module"),
         ({"train_type": "ia3", "ia3_feedforward_modules": ["up"]}, "--ia3_feedforward_modules up: no such module"),
