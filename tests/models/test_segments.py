@@ -21,16 +21,8 @@ from transformers import (
 
 from swift.data.collator import segment_kwargs
 from swift.models.segments import NAME, attend_by_segment, takes_borders
+from tests.data.test_pack_leaks import SIZES
 
-SIZES = dict(
-    vocab_size=64,
-    hidden_size=32,
-    intermediate_size=64,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=128,
-)
 MODELS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "llama": (LlamaConfig, LlamaForCausalLM, {}),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 8}),
