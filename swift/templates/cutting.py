@@ -37,14 +37,20 @@ class Cutter:
         for cut in self._cuts[:-1]:
             if cut.search(text):
                 parts = [piece for part in parts for piece in cut.split(part) if piece]
+        if len(parts) == 1:
+            return self._words(text)
         words: list[str] = []
         for part in parts:
-            found = self._find(part)
-            # What an expression leaves out is a word as well.
-            if sum(map(len, found)) != len(part):
-                found = [piece for piece in self._cuts[-1].split(part) if piece]
-            words += found
+            # Digits often stand alone; one character is one word.
+            words += (part,) if len(part) == 1 else self._words(part)
         return words
+
+    def _words(self, part: str) -> list[str]:
+        found: list[str] = self._find(part)
+        if sum(map(len, found)) == len(part):
+            return found
+        # What an expression leaves out is a word as well.
+        return [piece for piece in self._cuts[-1].split(part) if piece]
 
 
 def ascii_cutter(patterns: Sequence[str]) -> Cutter | None:
