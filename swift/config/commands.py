@@ -140,6 +140,12 @@ class BatchConfig:
         why="ms-swift's 1 leaves most of the machine idle; answers are the same",
         check=at_least(1),
     )
+    metric: Literal["acc", "rouge"] | None = option(
+        None,
+        "Compare the answers with those of the rows: the share of equal ones, or ROUGE-1, -2 and -L. Classifiers, "
+        "embedders and rerankers give their figures without it.",
+        needs=("val_dataset",),
+    )
     write_batch_size: int = option(
         1000, "Rows between writes to --result_path.", needs=("val_dataset",), check=at_least(1)
     )

@@ -15,10 +15,11 @@ EMBEDDING = ("task_type", "embedding")
 class TaskConfig:
     """Options of the task."""
 
-    task_type: Literal["causal_lm", "seq_cls", "embedding"] | None = option(
+    task_type: Literal["causal_lm", "seq_cls", "embedding", "reranker", "generative_reranker"] | None = option(
         None,
-        "What the model gives: text (causal_lm), a class or score of a text (seq_cls), or its embedding; unset means "
-        "what the model or the checkpoint was made for.",
+        "What the model gives: text (causal_lm), a class or score of a text (seq_cls), its embedding, or how well a "
+        "passage answers a question (reranker; generative_reranker by its yes and no); unset means what the model or "
+        "the checkpoint was made for.",
     )
     num_labels: int | None = option(
         None, "seq_cls: classes or scores; unset means as many as the rows have.", check=at_least(1), needs=SEQ_CLS

@@ -40,7 +40,8 @@ class TrainConfig:
     loss_type: str | None = option(
         None,
         "Objective: cross_entropy or dft for text, infonce, cosine_similarity, contrastive or online_contrastive for "
-        "embeddings, or one from --external_plugins; unset means the first of the task.",
+        "embeddings, pointwise_reranker or listwise_reranker for rerankers, or one from --external_plugins; unset: the "
+        "first of the task.",
     )
     enable_dft_loss: bool = option(False, "The same as --loss_type dft: each token's loss times its own probability.")
     router_aux_loss_coef: float = option(

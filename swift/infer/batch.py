@@ -20,6 +20,7 @@ from swift.errors import SwiftError
 from swift.infer.results import ResultFile
 from swift.models.source import ModelSource
 from swift.rows import Row, Source
+from swift.tasks.wording import answer_figures
 
 if TYPE_CHECKING:
     from rich.progress import Progress, Task
@@ -50,6 +51,7 @@ class Batch:
     results: ResultFile
     config: RequestConfig
     block: int
+    metric: str | None = None
     tokens: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
 
@@ -58,6 +60,7 @@ class Batch:
         if self.results.todo:
             return False
         print(f"{self.results.path} holds the answers to all {len(self.questions)} rows already", file=sys.stderr)
+        self.compare()
         return True
 
     def run(self, engine: Engine) -> int:
@@ -74,7 +77,18 @@ class Batch:
                     self._answer(engine, todo[start : start + self.block], progress, task)
         finally:
             self._tell(time.monotonic() - began)
+        self.compare()
         return 0
+
+    def compare(self) -> None:
+        """Say how near all answers of the file come to those of the rows, where a metric is asked for."""
+        if self.metric is None:
+            return
+        lines = [json.loads(line) for line in self.results.path.read_text(encoding="utf-8").splitlines()]
+        answers = [(line["response"] or "", line["labels"]) for line in lines if line["labels"] is not None]
+        figures = answer_figures(self.metric, answers)
+        told = ", ".join(f"{name} {value:.4f}" for name, value in figures.items()) or "no row has an answer"
+        print(f"{told} ({len(answers)} rows with an answer)", file=sys.stderr)
 
     def _answer(self, engine: Engine, places: list[int], progress: Progress, task: Any) -> None:
         answers: dict[int, Response] = {}
@@ -150,7 +164,7 @@ def prepare(
         question.key = key
     path = Path(config.batch.result_path).expanduser() if config.batch.result_path else default_path(source)
     results = ResultFile(path, [question.key for question in questions])
-    return Batch(questions, results, request_config, config.batch.write_batch_size)
+    return Batch(questions, results, request_config, config.batch.write_batch_size, config.batch.metric)
 
 
 def question_of(row: Row, source: Source) -> Question:

@@ -18,5 +18,10 @@ PAIRS = dict.fromkeys(
     ("infonce", "cosine_similarity", "contrastive", "online_contrastive"), "swift.objectives.contrastive"
 )
 
-objectives: Registry[Objective] = Registry("loss", "loss_type", TOKENS | TEXTS | PAIRS)
+RANKS = dict.fromkeys(
+    ("pointwise_reranker", "listwise_reranker", "generative_reranker", "listwise_generative_reranker"),
+    "swift.objectives.reranking",
+)
+
+objectives: Registry[Objective] = Registry("loss", "loss_type", TOKENS | TEXTS | PAIRS | RANKS)
 objective = objectives.register

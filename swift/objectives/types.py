@@ -63,6 +63,21 @@ class Embeddings:
 
 
 @dataclass
+class Ranked:
+    """Scores of passages for the questions that they are to answer.
+
+    Attributes:
+        logits: float32[p], how well each passage answers.
+        targets: float32[p], 1 for those that do and 0 for others.
+        group: int64[p], the question of each.
+    """
+
+    logits: torch.Tensor
+    targets: torch.Tensor
+    group: torch.Tensor
+
+
+@dataclass
 class Loss:
     """A micro-batch's share of the loss.
 
@@ -76,4 +91,4 @@ class Loss:
 
 
 Objective = Callable[[Any], Loss]
-"""A pure function of `TokenLogps`, `Scores` or `Embeddings`, without a model; its docstring names its unit."""
+"""A pure function of one of the classes above, without a model; its docstring names its unit."""

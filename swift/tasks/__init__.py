@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 tasks: Registry[type[Task]] = Registry(
     "task",
     "task_type",
-    {name: f"swift.tasks.{name}" for name in ("causal_lm", "seq_cls", "embedding")},
+    {name: f"swift.tasks.{name}" for name in ("causal_lm", "seq_cls", "embedding", "reranker")}
+    | {"generative_reranker": "swift.tasks.reranker"},
 )
 task = tasks.register
 

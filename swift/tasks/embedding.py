@@ -74,8 +74,9 @@ class Embedding(TextTask):
 
     @property
     def loss_name(self) -> str:
-        """The objective's name."""
-        return self.config.train.loss_type or self.losses[0]
+        """The objective's name; commands that do not train have none of their own."""
+        train = getattr(self.config, "train", None)
+        return (train and train.loss_type) or self.losses[0]
 
     def check(self) -> None:
         """Stop at streams, and at variables and dimensions that are no numbers, too."""

@@ -73,3 +73,29 @@ def ranks(values: np.ndarray) -> np.ndarray:
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return (last - (counts + 1) / 2)[place]
+
+
+def ranking_figures(scores: np.ndarray, targets: np.ndarray, group: np.ndarray) -> dict[str, float]:
+    """How well the passages of each question are put in order; equal scores count as the worst order.
+
+    Args:
+        scores: float[p].
+        targets: float[p], how good each passage is; 0.5 and more is right.
+        group: int[p], the question of each.
+
+    Returns:
+        mrr: mean reciprocal place of the first right passage (Voorhees, 1999, TREC-8).
+        ndcg: normalised discounted cumulative gain with the targets as gains (Järvelin and Kekäläinen, 2002, section
+            2.2), over whole lists.
+    """
+    reciprocal, gains = [], []
+    for question in np.unique(group):
+        inside = group == question
+        good = targets[inside]
+        if not (good >= 0.5).any():
+            continue
+        order = np.lexsort((good, -scores[inside]))
+        discounts = 1 / np.log2(np.arange(len(good)) + 2)
+        reciprocal.append(1 / (1 + int(np.argmax(good[order] >= 0.5))))
+        gains.append(float((good[order] * discounts).sum() / (np.sort(good)[::-1] * discounts).sum()))
+    return {"mrr": float(np.mean(reciprocal)), "ndcg": float(np.mean(gains))} if gains else {}

@@ -114,7 +114,11 @@ class TextTask(Task):
         """What inference tells of a row, as JSON values, from float32[texts, n] of its texts: `response`, and more."""
 
 
-IdsOf = Callable[[Sequence[Message]], np.ndarray]
+IdsOf = Callable[..., np.ndarray]
+"""Gives the tokens of a conversation, or of a conversation with a passage behind it."""
+
+PAIR = "<Query>: {query}\n<Document>: {document}"
+"""A question and a passage as one turn of the user, as Qwen3-Reranker's model card writes them."""
 
 
 class TextEncoder:
@@ -153,12 +157,14 @@ class TextEncoder:
             SwiftError: the template refuses it, or it has not what the task trains.
         """
         try:
-            return self.make(row, lambda messages: self.ids(messages, row.get("tools")))
+            return self.make(row, lambda messages, passage=None: self.ids(messages, passage, row.get("tools")))
         except SwiftError as error:
             raise SwiftError(error.what, where=None if source is None else str(source), fix=error.fix) from error
 
-    def ids(self, messages: Sequence[Message], tools: Any = None) -> np.ndarray:
-        """int32[n], the tokens of a conversation as a whole.
+    def ids(
+        self, messages: Sequence[Message], passage: Sequence[Message] | None = None, tools: Any = None
+    ) -> np.ndarray:
+        """int32[n], the tokens of a conversation as a whole, or of one with a passage.
 
         By the chat template: as a server sends it, up to where an answer would begin, or to the end of the answer
         where there is one. Without: the contents, between what the tokenizer puts around a text, as in BERT's
@@ -166,14 +172,23 @@ class TextEncoder:
         """
         template = self.template
         if not template.use_chat_template:
-            text = "".join(text_of(message) for message in template.conversation(messages))
+            texts = [_joined(template.conversation(messages)), *([] if passage is None else [_joined(passage)])]
             as_text = template.special_tokens_in_content != "allow"
-            ids = template.tokenizer(text, split_special_tokens=as_text, **self.cut).input_ids
+            ids = template.tokenizer(*texts, split_special_tokens=as_text, **self.cut).input_ids
+        elif passage is not None:
+            system = [message for message in messages if message["role"] == "system"]
+            asked = _joined([message for message in messages if message["role"] != "system"])
+            content = PAIR.format(query=asked, document=_joined(passage))
+            ids = template.prompt([*system, {"role": "user", "content": content}])
         elif messages[-1]["role"] == "assistant":
             ids = template.encode({"messages": list(messages), "tools": tools})[-1].input_ids
         else:
             ids = template.prompt(messages, tools)
         return np.asarray(ids, dtype=np.int32)
+
+
+def _joined(messages: Sequence[Message]) -> str:
+    return "".join(text_of(message) for message in messages)
 
 
 def text_sample(ids: np.ndarray, target: Any = None) -> EncodedRow:

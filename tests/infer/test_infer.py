@@ -135,6 +135,20 @@ def test_a_result_file_of_another_run_is_not_touched(base, data, tmp_path, capsy
     assert path.read_bytes() == before
 
 
+def test_answers_are_compared_with_those_of_the_rows(base, data, tmp_path, capsys):
+    path = tmp_path / "result.jsonl"
+    words = ["--model", base, "--val_dataset", data, "--result_path", path, "--max_new_tokens", 4]
+    assert swift(*words, "--temperature", 0) == 0
+    found = [line | ({"response": " blue\n"} if line["labels"] == "blue" else {}) for line in lines(path)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in found))
+    capsys.readouterr()
+    # Also where every row was answered before.
+    assert swift(*words, "--temperature", 0, "--metric", "acc") == 0
+    assert "acc 0.5000 (2 rows with an answer)" in capsys.readouterr().err
+    assert swift(*words, "--temperature", 0, "--metric", "rouge") == 0
+    assert "rouge-1 0.5" in capsys.readouterr().err
+
+
 def test_streamed_batch(base, data, tmp_path, capsys):
     path = tmp_path / "result.jsonl"
     words = ["--model", base, "--val_dataset", data, "--result_path", path, "--max_new_tokens", 8]

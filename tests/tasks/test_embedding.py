@@ -136,6 +136,16 @@ def test_a_run_goes_on_where_it_stopped(embed: Train, lazy: bool) -> None:
     assert losses(again) == losses(whole)
 
 
+def test_prepared_rows_are_those_of_a_run(embed: Train, base: Path, tmp_path: Path) -> None:
+    direct = embed(pairs)
+    words = f"prepare --model {base} --task_type embedding --dataset {tmp_path / 'rows.jsonl'}"
+    assert main([*words.split(), "--output_dir", str(tmp_path / "prepared")]) == 0
+    again = embed(pairs, dataset=[], cached_dataset=[str(tmp_path / "prepared")])
+    assert losses(again) == losses(direct)
+    with pytest.raises(SwiftError, match="were made for --task_type embedding"):
+        embed(pairs, task_type="causal_lm", dataset=[], cached_dataset=[str(tmp_path / "prepared")])
+
+
 def test_a_text_that_is_too_long_takes_its_group_along(embed: Train, capsys: pytest.CaptureFixture[str]) -> None:
     def row(at: int) -> dict[str, Any]:
         return pairs(at) | ({"query": "long " * 40} if at == 3 else {})
