@@ -1,6 +1,7 @@
 """Each adapter on the demo model: trained values, loss, peak memory and speed, each in a process of its own.
 
-python benchmarks/tuners.py [--steps 8] [--only REGEX] prints a row for each tuner as a Markdown table.
+python benchmarks/tuners.py [--steps 8] [--only REGEX] prints a row for each tuner as a Markdown table; with
+--quantized, a row for each way to quantise the weights under LoRA.
 """
 
 from __future__ import annotations
@@ -46,6 +47,16 @@ CASES: dict[str, dict[str, Any]] = {
     "prefix": {"train_type": "prefix", "learning_rate": 0.03},
 }
 
+LORA = {"learning_rate": 1e-3}
+QUANTIZED: dict[str, dict[str, Any]] = {
+    "not quantised": LORA,
+    "bnb 4 (nf4)": {"quant_method": "bnb", **LORA},
+    "bnb 8": {"quant_method": "bnb", "quant_bits": "8", **LORA},
+    "hqq 4": {"quant_method": "hqq", **LORA},
+    **{f"quanto {bits}": {"quant_method": "quanto", "quant_bits": bits, **LORA} for bits in ("4", "8")},
+    **{f"torchao {bits}": {"quant_method": "torchao", "quant_bits": bits, **LORA} for bits in ("8", "float8")},
+}
+
 
 def run(options: dict[str, Any], steps: int) -> dict[str, Any]:
     """Plan and train in this process."""
@@ -77,14 +88,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=8, help="optimizer steps of each tuner")
     parser.add_argument("--only", default="", help="regular expression that a row's name must match")
+    parser.add_argument("--quantized", action="store_true", help="ways to quantise in place of tuners")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(run(CASES[args.one], args.steps)))
+        print(json.dumps(run((CASES | QUANTIZED)[args.one], args.steps)))
         return
-    print("| tuner | trained values | first loss | last loss | peak memory | planned | tokens/s |")
+    cases, kind = (QUANTIZED, "weights") if args.quantized else (CASES, "tuner")
+    print(f"| {kind} | trained values | first loss | last loss | peak memory | planned | tokens/s |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
-    for name in CASES:
+    for name in cases:
         if not re.search(args.only, name):
             continue
         words = [sys.executable, "-W", "ignore", __file__, "--one", name, "--steps", str(args.steps)]

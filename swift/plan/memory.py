@@ -13,6 +13,7 @@ from torch import nn
 from swift.errors import SwiftError
 from swift.models.quantization import Packed
 from swift.plan.optimizer_step import OptimizerStep
+from swift.plan.show import human_bytes
 from swift.plan.trace import HEAP_LIMIT, LossFunction, StepTrace, float32_cross_entropy, trace_step
 
 MIB = 1 << 20
@@ -202,7 +203,10 @@ def trace_batch(
             trace = formula_trace(model, chosen, micro_batch_tokens, trained_positions, gradient_checkpointing)
     if packed is not None:
         _pack(trace, packed)
-    trace.peak["weights"] += replaced
+    if replaced:
+        trace.peak["weights"] += replaced
+        said = "of the weights are pages of the model's files, which the system takes back where memory is short"
+        notes = (*notes, f"{human_bytes(replaced)} {said}")
     return TracedBatch(trace, chosen, device, notes)
 
 

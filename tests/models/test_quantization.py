@@ -25,7 +25,7 @@ ASKED = [
     Quantization("bnb", "8"),
     *(Quantization("hqq", bits) for bits in ("1", "2", "3", "4", "8")),
     *(Quantization("quanto", bits) for bits in ("2", "4", "8", "float8")),
-    *(Quantization("torchao", bits) for bits in ("8", "float8")),
+    *(pytest.param(Quantization("torchao", bits), marks=pytest.mark.newest) for bits in ("8", "float8")),
 ]
 IDS = torch.arange(3, 27).view(2, 12)
 
@@ -94,6 +94,7 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         assert said is None or said[1].startswith("pip install ")
 
 
+@pytest.mark.newest  # The oldest supported versions have no torchao beside them.
 @pytest.mark.parametrize("method", METHODS)
 def test_each_is_asked_of_transformers_by_its_own_config(method: str) -> None:
     build = METHODS[method].build
