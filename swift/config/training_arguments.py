@@ -19,17 +19,8 @@ TABLE = Path(__file__).parent / "table" / "training_arguments.json"
 REFUSED = Path(__file__).parent / "table" / "refused_arguments.json"
 """Options that a run would ignore -> what takes their place, or that it is not there yet."""
 
-OWNED = (
-    "activation_checkpointing",
-    "do_eval",
-    "do_predict",
-    "do_train",
-    "local_rank",
-    "output_dir",
-    "parallelism_config",
-    "remove_unused_columns",
-)
-"""Not options of their own: the run sets them, or one of ours has them as another name."""
+OWNED = ("activation_checkpointing", "output_dir")
+"""Not options of their own: one of ours has them, under this name or another."""
 
 
 @cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from swift.errors import SwiftError
 from swift.rows import Source
 
 SHOWN = 10
-"""Rows shown of each group, and groups shown of a report."""
+"""Rows of each group that are told in full, and groups told of a report; of further rows the lines are told."""
+RUNS = 1000
+"""Runs of lines that are told of a file."""
 
 NOWHERE = Source("", -1)
 
@@ -94,6 +96,26 @@ class _Group:
     title: str
     count: int = 0
     first: list[str] = field(default_factory=list)
+    rest: dict[str, list[int]] = field(default_factory=dict)
+
+    def further(self) -> str:
+        """Lines of the rows that are not told in full, by file: `rows.jsonl:12, 15-19`."""
+        told = []
+        for name, lines in self.rest.items():
+            runs = list(_runs(lines))
+            more = [f"and {len(runs) - RUNS:,} more"] if len(runs) > RUNS else []
+            told.append(f"{name}:{', '.join([*runs[:RUNS], *more])}")
+        return "; ".join(told)
+
+
+def _runs(lines: list[int]) -> Iterator[str]:
+    """Sorted numbers as text, neighbours put together: 3, 7-9."""
+    start = 0
+    for at in range(1, len(lines) + 1):
+        if at == len(lines) or lines[at] != lines[at - 1] + 1:
+            first, last = lines[start], lines[at - 1]
+            yield str(first) if first == last else f"{first}-{last}"
+            start = at
 
 
 def _groups(dropped: Iterable[Dropped]) -> list[_Group]:
@@ -105,6 +127,8 @@ def _groups(dropped: Iterable[Dropped]) -> list[_Group]:
             group.title = row.group
         if len(group.first) < SHOWN:
             group.first.append(str(row))
+        elif row.source is not None:
+            group.rest.setdefault(row.source.name, []).append(row.source.line)
     return list(groups.values())
 
 
@@ -126,7 +150,8 @@ def stop_at(bad: Sequence[Dropped], total: int, *, fix: str) -> None:
     for group in groups[:SHOWN]:
         lines += [f"  {row}" for row in group.first]
         if group.count > SHOWN:
-            lines.append(f"  … and {group.count - SHOWN} more like these")
+            where = f": {told}" if (told := group.further()) else ""
+            lines.append(f"  … and {group.count - SHOWN} more like these{where}")
     if rest := groups[SHOWN:]:
         lines.append(f"  … and {sum(each.count for each in rest)} rows for {len(rest)} other reasons")
     raise SwiftError("\n".join(lines), fix=fix)

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from swift.train.trainer import SwiftTrainer
 
 PREVIEWS = 3
+"""Rows that a dry run shows as tokens."""
 UNMERGED = ("prompt", "prefix", "adapter", "reft")
 """Tuners whose adapters are no change of weights."""
-"""Rows that a dry run shows as tokens."""
 
 
 def screen(plan: TrainPlan, data: Prepared, tokenizer: Any) -> RunPlan:

@@ -34,3 +34,12 @@ def test_memory_does_not_grow_with_their_text(monkeypatch: pytest.MonkeyPatch) -
         tracemalloc.stop()
     assert len(kept) == 400 and kept[399].row == "x" * 2**17
     assert peak < 8 * 2**20
+
+
+def test_the_lines_of_all_rows_are_told() -> None:
+    lines = [*range(1, 13), 15, 16, 17, 30]
+    bad = [Dropped(Source("rows.jsonl", line), f"broken at {line}") for line in lines]
+    bad += [Dropped(Source("more.jsonl", 3), "broken at 3")]
+    with pytest.raises(SwiftError) as told:
+        stop_at(bad, 40, fix="mend them")
+    assert "… and 7 more like these: rows.jsonl:11-12, 15-17, 30; more.jsonl:3" in str(told.value)
