@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from survey import byte_tokenizer, put_section
+from survey import VARIABLES, byte_tokenizer, put_section
 
 from swift.errors import SwiftError
 from swift.rows import Message
@@ -119,7 +119,8 @@ def page(folder: Path) -> str:
     lines = [f"| template | calls | {' | '.join(heads)} |", "| --- " * (len(heads) + 2) + "|"]
     for path in sorted(folder.glob("*.jinja")):
         source = path.read_text(encoding="utf-8")
-        template = Template(byte_tokenizer(source), source=path.stem)
+        variables = VARIABLES.get(path.stem, {})
+        template = Template(byte_tokenizer(source), source=path.stem, chat_template_kwargs=variables)
         cells = [
             outcome(template, case)
             for case in ("call", "two calls", "content and call", "reasoning", "reasoning and call")

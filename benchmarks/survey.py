@@ -17,6 +17,11 @@ from swift.templates.template import Template
 
 EOS = ("<|im_end|>", "<|eot_id|>", "<|END_OF_TURN_TOKEN|>", "<｜end▁of▁sentence｜>")
 
+VARIABLES: dict[str, dict[str, Any]] = {
+    "fireworks-ai-llama-3-firefunction-v2": {"functions": "[]", "datetime": "2026-01-01 12:00:00"}
+}
+"""What templates read besides messages and tools, as `--chat_template_kwargs` gives it."""
+
 
 def byte_tokenizer(source: str) -> Any:
     """A byte-level tokenizer with the control tokens that a template's source spells out."""
@@ -53,7 +58,8 @@ def survey(folder: Path) -> str:
     total: Counter[str] = Counter()
     for path in sorted(folder.glob("*.jinja")):
         source = path.read_text(encoding="utf-8")
-        template = Template(byte_tokenizer(source), source=path.stem)
+        variables = VARIABLES.get(path.stem, {})
+        template = Template(byte_tokenizer(source), source=path.stem, chat_template_kwargs=variables)
         cells = [outcome(template, name) for name in names]
         total.update("trained" if cell[0].isdigit() else cell for cell in cells)
         total["of them in more than one sample"] += sum(cell[0].isdigit() and cell[0] != "1" for cell in cells)

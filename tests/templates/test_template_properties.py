@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, seed, settings
 from hypothesis import strategies as st
+from survey import VARIABLES
 
 from swift.engines.parity import check_parity
 from swift.errors import SwiftError
@@ -30,9 +31,6 @@ PIECES = [
 ]  # fmt: skip
 LEAST = 0.25
 """Share of the conversations that a template must take, and of their turns that must be held against renders."""
-
-REFUSES_ALL = {"fireworks-ai-llama-3-firefunction-v2"}
-"""Its template reads a variable that nobody sets."""
 
 TAGS = re.compile(r"</?think>|<tool_call>")
 KNOWN = "drops the tool calls|refuses|what stops generation is uncertain|what the model has to generate is uncertain"
@@ -171,9 +169,10 @@ def takes_questions(template: Template) -> bool:
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
 def test_what_is_trained_is_what_is_served(path: Path, vocabulary: str) -> None:
-    template = Template(tokenizer_for(path, vocabulary))
+    variables, tokenizer = VARIABLES.get(path.stem, {}), tokenizer_for(path, vocabulary)
+    template = Template(tokenizer, chat_template_kwargs=variables)
     on, off = (
-        Template(template.tokenizer, chat_template_kwargs=dict.fromkeys(THINKING, value)) for value in (True, False)
+        Template(tokenizer, chat_template_kwargs=variables | dict.fromkeys(THINKING, value)) for value in (True, False)
     )
     needs_tools, seen = not takes_questions(template), Counter[str]()
     plain = say("Hello", "I am"), TOOLS if needs_tools else None
@@ -188,9 +187,6 @@ def test_what_is_trained_is_what_is_served(path: Path, vocabulary: str) -> None:
             check_row(each, *drawn, seen)
 
     holds()
-    if path.stem in REFUSES_ALL:
-        assert not seen["taken"]
-        return
     # What is refused or has nothing to be held against proves nothing: a good part must not be of that kind.
     assert seen["taken"] >= LEAST * seen["rows"], seen
     assert seen["compared"] >= LEAST * seen["turns"], seen
