@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from swift import __version__
-from swift.compat import quiet_imports
 from swift.config.commands import DoctorConfig
 
 OK, NOTE, BROKEN = "ok", "note", "broken"
@@ -89,7 +88,6 @@ class Finding:
 
 def main(config: DoctorConfig) -> int:
     """Look at everything, print it, and return 0 when the core works, else 1."""
-    quiet_imports()
     works = True
     shown = None
     for finding in findings():

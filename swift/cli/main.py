@@ -9,6 +9,7 @@ from importlib import import_module
 
 from swift import __version__
 from swift.cli.launch import launch, processes_wanted, report_error, report_pid, worker_status
+from swift.compat import quiet_imports
 from swift.config.build import known_options, read_arguments
 from swift.config.commands import COMMANDS
 from swift.errors import SwiftError
@@ -31,6 +32,7 @@ RUNS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status: 2 for a user's mistake, 130 and 143 when interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
+    quiet_imports()
     try:
         report_pid()
         return worker_status(run(words))

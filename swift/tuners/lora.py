@@ -92,7 +92,7 @@ def adapts_parameters(model: Any, config: TunerConfig) -> bool:
         )
     except ImportError:
         return False
-    adapter = lora_config(model, config)
+    adapter = peft_config(model, config)
     convert_peft_config_for_transformers(adapter, model=model, conversions=get_model_conversion_mapping(model))
     return bool(adapter.target_parameters)
 
