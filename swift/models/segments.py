@@ -80,8 +80,9 @@ def _can_attend(model: Any, config: Any) -> bool:
         return False
     kinds = set(getattr(config, "layer_types", None) or ())
     # Of windows the layers tell us; of chunks, and of images that see ahead, only a mask would.
-    plain = kinds <= {"full_attention", "sliding_attention"} and not getattr(config, "attention_chunk_size", None)
-    return plain and getattr(config, "vision_config", None) is None
+    plain = kinds <= {"full_attention", "sliding_attention"}
+    more = ("attention_chunk_size", "attn_logit_softcapping", "vision_config")
+    return plain and not any(getattr(config, name, None) for name in more)
 
 
 def pack_mask(*, attention_mask: torch.Tensor | None = None, allow_is_causal_skip: bool = True, **given: Any) -> Any:
