@@ -391,6 +391,13 @@ class SwiftTrainer(Trainer):
                 states[type(part).__name__] = part.state()
         self.state.save_to_json(str(folder / STATE))
 
+    def _determine_best_metric(self, metrics: Any, trial: Any) -> bool:
+        """Whether the newest evaluation is the best; transformers 4.57 forgets its step with `--save_strategy best`."""
+        better = bool(super()._determine_best_metric(metrics=metrics, trial=trial))
+        if better:
+            self.state.best_global_step = self.state.global_step
+        return better
+
     def _note_best(self, checkpoint: Path) -> None:
         if self.state.best_global_step and self.state.best_global_step == self.state.global_step:
             self.state.best_model_checkpoint = str(checkpoint)
