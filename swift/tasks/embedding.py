@@ -72,12 +72,6 @@ class Embedding(TextTask):
         """Likeness of positives over negatives, places of positives among all passages, correlation with scores."""
         return dict.fromkeys(("margin", "mrr", "recall_at_1", "pearson", "spearman"), True)
 
-    @property
-    def loss_name(self) -> str:
-        """The objective's name; commands that do not train have none of their own."""
-        train = getattr(self.config, "train", None)
-        return (train and train.loss_type) or self.losses[0]
-
     def check(self) -> None:
         """Stop at streams, and at variables and dimensions that are no numbers, too."""
         super().check()

@@ -41,12 +41,6 @@ class Reranker(TextTask):
         """Of the order of each question's passages."""
         return {"mrr": True, "ndcg": True}
 
-    @property
-    def loss_name(self) -> str:
-        """The objective's name; commands that do not train have none of their own."""
-        train = getattr(self.config, "train", None)
-        return (train and train.loss_type) or self.losses[0]
-
     def check(self) -> None:
         """Stop at streams, too: their units are rows."""
         super().check()

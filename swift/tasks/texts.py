@@ -32,6 +32,12 @@ class TextTask(Task):
 
     chat: ClassVar[Chat] = "used"
 
+    @property
+    def loss_name(self) -> str:
+        """The objective's name; commands that do not train have none of their own."""
+        train = getattr(self.config, "train", None)
+        return (train and train.loss_type) or self.losses[0]
+
     def check(self) -> None:
         """Stop at what goes with tokens only."""
         from swift.tuners.starts import reads_data

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate, takewhile
+from itertools import accumulate
 
 import numpy as np
 
@@ -44,7 +44,8 @@ class Stretch:
     @property
     def lead(self) -> str:
         """What the template writes before the first field."""
-        return "".join(takewhile(lambda piece: isinstance(piece, str), self.pieces))  # type: ignore[arg-type]
+        field = next((at for at, piece in enumerate(self.pieces) if not isinstance(piece, str)), None)
+        return "".join(map(str, self.pieces[:field]))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,10 @@ from swift.tuners.layers import layers_of
 from swift.tuners.targets import ALL_LINEAR, is_linear, size_of
 
 SUBLAYERS = frozenset(
-    "self_attn self_attention attn attention linear_attn mamba mixer mlp feed_forward ffn moe block_sparse_moe".split()  # noqa: SIM905
+    (
+        *("self_attn", "self_attention", "attn", "attention", "linear_attn", "mamba", "mixer"),
+        *("mlp", "feed_forward", "ffn", "moe", "block_sparse_moe"),
+    )
 )
 """Names of the modules in a layer whose output goes into the residual stream."""
 START = 1e-2
