@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import asyncio
+import queue
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, Protocol, TypeVar
 
 from swift.errors import SwiftError
@@ -17,19 +22,49 @@ E = TypeVar("E", bound=type)
 FinishReason = Literal["stop", "length"]
 
 
+INFINITE = float("inf")
+RANGES: dict[str, tuple[float, float]] = {
+    "max_tokens": (1, INFINITE),
+    "temperature": (0, INFINITE),
+    "top_k": (0, INFINITE),
+    "top_p": (0, 1),
+    "min_p": (0, 1),
+    "presence_penalty": (-2, 2),
+    "frequency_penalty": (-2, 2),
+    "num_beams": (1, INFINITE),
+    "min_tokens": (0, INFINITE),
+    "top_logprobs": (0, 20),
+    "n": (1, INFINITE),
+}
+"""The least and the greatest value of a parameter."""
+ALONE = (
+    "temperature", "n", "presence_penalty", "frequency_penalty", "logit_bias", "min_tokens", "logprobs",
+    "structured_outputs",
+)  # fmt: skip
+"""Parameters that beam search does not take."""
+STRUCTURES = ("json", "json_object", "regex", "choice", "grammar")
+"""What an answer can be made to be."""
+
+
 @dataclass
 class InferRequest:
-    """One conversation to answer; its last turn is the user's or a tool's.
+    """One conversation to answer, or a text to go on with.
 
-    `chat_template_kwargs` are variables for the template in this request alone, such as its thinking switch.
+    Attributes:
+        messages: the conversation; its last turn is the user's or a tool's.
+        chat_template_kwargs: variables for the template in this request alone, such as its thinking switch.
+        adapter: the name of the adapter that answers; None means what the engine was loaded with.
+        prompt: instead of messages: a text, or token ids, that the model goes on with as it is.
     """
 
-    messages: list[Message]
+    messages: list[Message] = field(default_factory=list)
     tools: list[dict[str, Any]] | None = None
     images: list[Any] = field(default_factory=list)
     videos: list[Any] = field(default_factory=list)
     audios: list[Any] = field(default_factory=list)
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    adapter: str | None = None
+    prompt: str | list[int] | None = None
 
 
 @dataclass
@@ -41,9 +76,20 @@ class RequestConfig:
         temperature: 0 is greedy. None follows the model, which samples too when top_k or top_p is given.
         top_k: 0 switches it off.
         top_p: 1 switches it off.
-        repetition_penalty: above 1 makes repeated tokens less likely.
+        min_p: leaves out tokens less likely than this share of the likeliest one; 0 switches it off.
+        repetition_penalty: above 1 makes tokens of prompt and answer less likely.
+        presence_penalty: taken off the logits of tokens that the answer holds.
+        frequency_penalty: the same, times how often it holds them.
+        logit_bias: what is added to the logits of these token ids.
         num_beams: above 1 is beam search, without sampling.
         stop: texts that end an answer; they are not part of it.
+        stop_token_ids: tokens that end an answer, besides the model's own.
+        min_tokens: no token ends an answer before it has as many.
+        ignore_eos: only the limit, `stop` and `stop_token_ids` end an answer.
+        logprobs: give each token's log-probability, by the model alone.
+        top_logprobs: the same of as many of the likeliest tokens at each place, 20 at most.
+        structured_outputs: what the answer must be: `{"json": SCHEMA}`, `{"json_object": True}`, `{"regex": TEXT}`,
+            `{"choice": [TEXT, ...]}` or `{"grammar": LARK}`.
         seed: the same seed gives the same answer to the same prompt, alone or in a batch; None draws one.
         stream: what the caller wants; `Engine.stream` streams, `Engine.infer` does not.
         n: answers to each request.
@@ -53,9 +99,19 @@ class RequestConfig:
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
+    min_p: float | None = None
     repetition_penalty: float | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = field(default_factory=dict)
     num_beams: int = 1
     stop: list[str] = field(default_factory=list)
+    stop_token_ids: list[int] = field(default_factory=list)
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    logprobs: bool = False
+    top_logprobs: int = 0
+    structured_outputs: dict[str, Any] | None = None
     seed: int | None = None
     stream: bool = False
     n: int = 1
@@ -64,22 +120,33 @@ class RequestConfig:
         if isinstance(self.stop, str):
             self.stop = [self.stop]
         self.stop = [text for text in self.stop if text]
-        for name, low in (("max_tokens", 1), ("temperature", 0), ("top_k", 0), ("num_beams", 1), ("n", 1)):
+        self.top_logprobs = self.top_logprobs or 0
+        for name, (low, high) in RANGES.items():
             value = getattr(self, name)
-            if value is not None and value < low:
-                raise SwiftError(f"{name} is {value}; it must be at least {low}", fix=OTHER)
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise SwiftError(f"top_p is {self.top_p}; it must lie above 0 and be 1 at most", fix=OTHER)
-        if self.repetition_penalty is not None and self.repetition_penalty <= 0:
-            raise SwiftError(f"repetition_penalty is {self.repetition_penalty}; it must be above 0", fix=OTHER)
-        if self.num_beams > 1 and self.temperature:
+            if value is not None and not low <= value <= high:
+                told = f"at least {low}" if high == INFINITE else f"between {low} and {high}"
+                raise SwiftError(f"{name} is {value}; it must be {told}", fix=OTHER)
+        for name in ("top_p", "repetition_penalty"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise SwiftError(f"{name} is {value}; it must be above 0", fix=OTHER)
+        if self.num_beams > 1:
+            self._check_beams()
+        if self.structured_outputs is not None and len(self.structured_outputs.keys() & STRUCTURES) != 1:
             raise SwiftError(
-                f"temperature {self.temperature} does not go with num_beams {self.num_beams}: beam search does not "
-                "sample",
-                fix="leave one of them out",
+                f"structured_outputs has {', '.join(self.structured_outputs) or 'nothing'}; it takes one kind",
+                fix=f"give one of {', '.join(STRUCTURES)}",
             )
-        if self.num_beams > 1 and self.n > 1:
-            raise SwiftError(f"n {self.n} does not go with num_beams {self.num_beams}", fix="leave one of them out")
+
+    def _check_beams(self) -> None:
+        """Beam search chooses whole answers: what acts on single tokens does not go with it."""
+        plain = RequestConfig(num_beams=1)
+        for name in ALONE:
+            value = getattr(self, name)
+            if value and value != getattr(plain, name):
+                raise SwiftError(
+                    f"{name} {value} does not go with num_beams {self.num_beams}", fix="leave one of them out"
+                )
 
     def with_values(self, **values: Any) -> RequestConfig:
         """A copy with other values, checked again."""
@@ -106,12 +173,26 @@ class ChatMessage:
 
 
 @dataclass
+class Logprob:
+    """The log-probability of one generated token, by the model's own logits.
+
+    Attributes:
+        top: the likeliest tokens at this place with theirs, the likeliest first.
+    """
+
+    token: int
+    logprob: float
+    top: list[tuple[int, float]] = field(default_factory=list)
+
+
+@dataclass
 class Choice:
     """One answer.
 
     Attributes:
         token_ids: every token that was generated, the stop token included.
         text: the answer as it was generated, before reasoning and tool calls were parsed out of it.
+        logprobs: of each of the tokens, where they were asked for.
     """
 
     index: int
@@ -119,6 +200,7 @@ class Choice:
     finish_reason: FinishReason
     token_ids: list[int]
     text: str = ""
+    logprobs: list[Logprob] | None = None
 
 
 @dataclass
@@ -144,25 +226,70 @@ class Response:
 
 @dataclass
 class Delta:
-    """A piece of a streamed answer; the last one carries the finish reason and the whole response.
+    """A piece of a streamed answer; the last one of each answer carries its finish reason.
 
     Attributes:
         text: what was generated, as it is.
+        response: all answers, with the last piece of the last of them.
         pieces: what of reasoning, content and tool calls is certain now.
+        index: which of the answers.
+        token_ids: the tokens that are in no earlier piece; their text may come with a later one.
+        logprobs: of these tokens, where they were asked for.
+        error: why there is no answer; nothing follows.
     """
 
     text: str
     finish_reason: FinishReason | None = None
     response: Response | None = None
     pieces: list[Piece] = field(default_factory=list)
+    index: int = 0
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[Logprob] = field(default_factory=list)
+    error: BaseException | None = None
 
 
 OnResponse = Callable[[int, Response], None]
 """Called with a request's place in the list and its response, as soon as that is there."""
+Listener = Callable[[Delta], None]
+"""Called with each piece, in a thread of the engine; it must not wait."""
 
 
-class Engine(Protocol):
-    """What answers requests: a local model, a server, or a user's own part."""
+class Ticket(Protocol):
+    """A request that an engine has taken."""
+
+    def cancel(self) -> None:
+        """Stop answering; nothing more is told once the engine has seen it."""
+        ...
+
+
+class Engine(ABC):
+    """What answers requests: a local model, another process, or a server."""
+
+    @abstractmethod
+    def submit(
+        self, request: InferRequest, config: RequestConfig, listener: Listener, *, whole: bool = False
+    ) -> Ticket:
+        """Take a request and go on; the listener is told the answer.
+
+        Args:
+            whole: tell nothing but the response.
+
+        Raises:
+            SwiftError: the request cannot be answered.
+        """
+
+    def submit_all(
+        self, requests: Sequence[InferRequest], config: RequestConfig, listener: Callable[[int, Delta], None]
+    ) -> Sequence[Ticket]:
+        """Take several requests, of which nothing but the response is told, with its place in the list."""
+        tickets: list[Ticket] = []
+        try:
+            for number, request in enumerate(requests):
+                tickets.append(self.submit(request, config, partial(listener, number), whole=True))
+        except BaseException:
+            _cancel(tickets)
+            raise
+        return tickets
 
     def infer(
         self,
@@ -171,12 +298,99 @@ class Engine(Protocol):
         *,
         on_response: OnResponse | None = None,
     ) -> list[Response]:
-        """Answer all requests; the responses come in the order of the requests."""
-        ...
+        """Answer all requests; the responses come in the order of the requests.
+
+        Raises:
+            SwiftError: a request cannot be answered.
+        """
+        told: queue.SimpleQueue[tuple[int, Delta]] = queue.SimpleQueue()
+        tickets = self.submit_all(requests, config or RequestConfig(), lambda number, delta: told.put((number, delta)))
+        responses: dict[int, Response] = {}
+        try:
+            while len(responses) < len(requests):
+                number, delta = told.get()
+                if delta.error is not None:
+                    raise delta.error
+                if delta.response is not None:
+                    responses[number] = delta.response
+                    if on_response is not None:
+                        on_response(number, delta.response)
+        finally:
+            _cancel(tickets)
+        return [responses[number] for number in range(len(requests))]
 
     def stream(self, request: InferRequest, config: RequestConfig | None = None) -> Iterator[Delta]:
-        """Answer one request piece by piece; closing the iterator stops the generation."""
-        ...
+        """Answer one request piece by piece; closing the iterator stops the generation.
+
+        The request is checked here, not at the first piece. The pieces of a choice together are its text.
+
+        Raises:
+            SwiftError: the request cannot be answered.
+        """
+        told: queue.SimpleQueue[Delta] = queue.SimpleQueue()
+        ticket = self.submit(request, config or RequestConfig(), told.put)
+        return _told(told, ticket)
+
+    async def stream_async(self, request: InferRequest, config: RequestConfig | None = None) -> AsyncIterator[Delta]:
+        """`stream` for an event loop; leaving the iteration stops the generation.
+
+        Raises:
+            SwiftError: the request cannot be answered.
+        """
+        loop = asyncio.get_running_loop()
+        told: asyncio.Queue[Delta] = asyncio.Queue()
+        ticket = self.submit(request, config or RequestConfig(), partial(_hand_over, loop, told))
+        try:
+            while True:
+                delta = await told.get()
+                if delta.error is not None:
+                    raise delta.error
+                yield delta
+                if delta.response is not None:
+                    return
+        finally:
+            ticket.cancel()
+
+    async def infer_async(self, request: InferRequest, config: RequestConfig | None = None) -> Response:
+        """Answer one request; a cancelled task stops the generation.
+
+        Raises:
+            SwiftError: the request cannot be answered.
+        """
+        loop = asyncio.get_running_loop()
+        told: asyncio.Queue[Delta] = asyncio.Queue()
+        ticket = self.submit(request, config or RequestConfig(), partial(_hand_over, loop, told), whole=True)
+        try:
+            delta = await told.get()
+        finally:
+            ticket.cancel()
+        if delta.response is None:
+            raise delta.error or SwiftError("the engine stopped without an answer", fix="ask again")
+        return delta.response
+
+
+def _cancel(tickets: Sequence[Ticket]) -> None:
+    for ticket in tickets:
+        ticket.cancel()
+
+
+def _told(told: queue.SimpleQueue[Delta], ticket: Ticket) -> Iterator[Delta]:
+    try:
+        while True:
+            delta = told.get()
+            if delta.error is not None:
+                raise delta.error
+            yield delta
+            if delta.response is not None:
+                return
+    finally:
+        ticket.cancel()
+
+
+def _hand_over(loop: asyncio.AbstractEventLoop, told: asyncio.Queue[Delta], delta: Delta) -> None:
+    # A loop that has ended has nobody left to tell.
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(told.put_nowait, delta)
 
 
 NOT_BUILT = ("vllm", "sglang", "lmdeploy")

@@ -1,11 +1,9 @@
-"""From token ids to text: piece by piece, and cut where an answer ends."""
+"""From token ids to text: piece by piece."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
-
-from swift.engines.base import FinishReason
 
 REPLACEMENT = "\ufffd"
 
@@ -63,31 +61,3 @@ class TextStream:
 def _overlap(text: str, stop: str) -> int:
     """Length of the longest end of `text` that `stop` begins with."""
     return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
-
-
-def cut(
-    tokenizer: Any, ids: Sequence[int], *, limit: int, stop_ids: set[int], stop: Sequence[str]
-) -> tuple[list[int], str, FinishReason]:
-    """The tokens, the text and the finish reason of one row of `generate`'s output, which is padded at its end.
-
-    The tokens include the stop token, or those in which a stop text ends; the text includes neither.
-    """
-    ended = next((place for place, token in enumerate(ids[:limit]) if token in stop_ids), None)
-    kept = list(ids[:limit] if ended is None else ids[: ended + 1])
-    text = decode(tokenizer, kept if ended is None else kept[:-1])
-    found = [at for at in (text.find(word) for word in stop) if at >= 0]
-    if not found:
-        return kept, text, "length" if ended is None else "stop"
-    return kept[: _tokens_until(tokenizer, kept, stop)], text[: min(found)], "stop"
-
-
-def _tokens_until(tokenizer: Any, ids: list[int], stop: Sequence[str]) -> int:
-    """The least number of tokens whose text holds a stop text: bisection, for once it is there it stays."""
-    low, high = 1, len(ids)
-    while low < high:
-        middle = (low + high) // 2
-        if any(word in decode(tokenizer, ids[:middle]) for word in stop):
-            high = middle
-        else:
-            low = middle + 1
-    return low

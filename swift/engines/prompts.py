@@ -20,6 +20,8 @@ def encode_prompt(template: Template, request: InferRequest, context: int | None
             than the context.
     """
     check_media(vars(request), request.messages)
+    if request.prompt is not None:
+        return _fitting(raw_prompt(template, request.prompt), context)
     if not request.messages:
         raise SwiftError("the request has no messages", fix="give it a turn of the user")
     if request.messages[-1].get("role") == "assistant":
@@ -32,7 +34,24 @@ def encode_prompt(template: Template, request: InferRequest, context: int | None
             "the chat template drops the tools of the request",
             fix="give --agent_template hermes, or a template that knows tools with --chat_template FILE.jinja",
         )
-    prompt = template.prompt(request.messages, request.tools, **request.chat_template_kwargs)
+    return _fitting(template.prompt(request.messages, request.tools, **request.chat_template_kwargs), context)
+
+
+def raw_prompt(template: Template, prompt: str | list[int]) -> list[int]:
+    """The token ids of a text as it is, with what the tokenizer puts before each; ids are themselves.
+
+    Raises:
+        SwiftError: an id is none of the tokenizer's.
+    """
+    if isinstance(prompt, str):
+        return template.tokenizer.encode(prompt)
+    most = len(template.tokenizer)
+    if wrong := [token for token in prompt if not 0 <= token < most]:
+        raise SwiftError(f"{wrong[0]} is no token id: there are {most}", fix="give ids of this model's tokenizer")
+    return list(prompt)
+
+
+def _fitting(prompt: list[int], context: int | None) -> list[int]:
     if not prompt:
         raise SwiftError("the prompt has no tokens", fix="give it some text")
     if context is not None and len(prompt) >= context:

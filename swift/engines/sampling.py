@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Protocol
 
 import torch
 from transformers import LogitsProcessor
 from transformers.generation import logits_process as warpers
 
-from swift.engines.base import RequestConfig
+from swift.engines.base import Logprob, RequestConfig
 
 NEUTRAL: dict[str, float] = {
     "temperature": 1.0,
@@ -32,7 +33,7 @@ def sampling_of(defaults: dict[str, Any], config: RequestConfig) -> dict[str, fl
         defaults: what the model's generation config sets.
         config: the request's parameters, which go over it.
     """
-    given = {"temperature": config.temperature, "top_k": config.top_k, "top_p": config.top_p}
+    given = {name: getattr(config, name) for name in ("temperature", "top_k", "top_p", "min_p")}
     given = {name: value for name, value in given.items() if value is not None}
     if config.num_beams > 1 or config.temperature == 0:
         return None
@@ -64,28 +65,164 @@ def row_seed(seed: int | None, prompt: Sequence[int], choice: int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-class SeededSampler(LogitsProcessor):
-    """Samples each row with a generator of its own and leaves only the sampled token possible.
+class Guide(Protocol):
+    """What an answer must be."""
 
-    `generate` draws the whole batch from one generator, so that an answer would depend on its neighbours. Here
-    `generate` runs greedily and takes what this last processor leaves it.
+    def allowed(self) -> torch.Tensor:
+        """bool[vocabulary]: the tokens that may come next."""
+        ...
+
+    def take(self, token: int) -> None:
+        """The token that came."""
+        ...
+
+
+class Picker:
+    """Chooses the tokens of one answer.
+
+    Args:
+        prompt: the prompt's tokens.
+        defaults: what the model's generation config sets.
+        config: the request's parameters, which go over it.
+        seed: draws of this answer come from it alone.
+        ends: tokens that end the answer.
+        guide: what the answer must be.
     """
 
-    def __init__(self, sampling: dict[str, float], seeds: Sequence[int]) -> None:
-        self._warpers = build_warpers(sampling)
-        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        defaults: dict[str, Any],
+        config: RequestConfig,
+        seed: int,
+        ends: Collection[int] = (),
+        guide: Guide | None = None,
+    ) -> None:
+        self.sampling = sampling_of(defaults, config)
+        self.guide = guide
+        self.top = config.top_logprobs if config.logprobs or config.top_logprobs else None
+        self._generator = torch.Generator().manual_seed(seed)
+        self._config, self._ends = config, sorted(ends)
+        own = config.repetition_penalty
+        self._repetition = own if own is not None else defaults.get("repetition_penalty") or 1.0
+        self._seen = set(prompt) if self._repetition != 1 else set()
+        self._counts: Counter[int] = Counter()
+        self._taken = 0
+
+    @property
+    def plain(self) -> bool:
+        """Whether the logits are taken as they are."""
+        config = self._config
+        penalised = self._repetition != 1 or config.presence_penalty or config.frequency_penalty
+        early = self._taken < config.min_tokens
+        return not (penalised or config.logit_bias or early or self.guide is not None)
+
+    def adjust(self, scores: torch.Tensor) -> torch.Tensor:
+        """float32[vocabulary] -> the same with penalties, bias and what cannot come next."""
+        config, scores = self._config, scores.clone()
+        if self._repetition != 1 and self._seen:
+            seen = torch.tensor(sorted(self._seen), device=scores.device)
+            values = scores[seen]
+            # Keskar et al., 2019 (CTRL), section 4.1; a negative logit is multiplied, so that it falls as well.
+            scores[seen] = torch.where(values < 0, values * self._repetition, values / self._repetition)
+        if self._counts and (config.presence_penalty or config.frequency_penalty):
+            places = torch.tensor(list(self._counts), device=scores.device)
+            counts = torch.tensor(list(self._counts.values()), device=scores.device, dtype=scores.dtype)
+            scores[places] -= config.presence_penalty + config.frequency_penalty * counts
+        for token, bias in config.logit_bias.items():
+            if 0 <= token < scores.shape[-1]:
+                scores[token] += bias
+        if self._taken < config.min_tokens and self._ends:
+            scores[self._ends] = float("-inf")
+        if self.guide is not None:
+            allowed = self.guide.allowed().to(scores.device)
+            # A model's logits may be wider than its tokenizer: the rest stands for no text.
+            scores[: len(allowed)].masked_fill_(~allowed[: len(scores)], float("-inf"))
+            scores[len(allowed) :] = float("-inf")
+        return scores
+
+    def draw(self) -> torch.Tensor:
+        """float32[1] in [0, 1), the answer's next draw."""
+        return torch.rand(1, generator=self._generator)
+
+    def take(self, token: int) -> None:
+        """The token that was chosen."""
+        self._taken += 1
+        if self._repetition != 1:
+            self._seen.add(token)
+        if self._config.presence_penalty or self._config.frequency_penalty:
+            self._counts[token] += 1
+        if self.guide is not None:
+            self.guide.take(token)
+
+
+def pick(logits: torch.Tensor, pickers: Sequence[Picker]) -> tuple[list[int], list[Logprob | None]]:
+    """The next token of each answer, and its log-probability where that is asked for.
+
+    Each row is drawn with a generator of its own, so that an answer does not depend on its neighbours.
+
+    Args:
+        logits: [rows, vocabulary], a row for each picker.
+    """
+    logits = logits.float()
+    scores = logits
+    if changed := [row for row, picker in enumerate(pickers) if not picker.plain]:
+        scores = logits.clone()
+        for row in changed:
+            scores[row] = pickers[row].adjust(logits[row])
+    chosen = scores.argmax(dim=-1)
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for row, picker in enumerate(pickers):
+        if picker.sampling is not None:
+            groups.setdefault(tuple(sorted(picker.sampling.items())), []).append(row)
+    for values, rows in groups.items():
+        drawn = _draw(scores[rows], build_warpers(dict(values)), [pickers[row] for row in rows])
+        chosen[torch.tensor(rows, device=chosen.device)] = drawn
+    tokens = chosen.tolist()
+    logprobs = _logprobs(logits, tokens, pickers)
+    for picker, token in zip(pickers, tokens, strict=True):
+        picker.take(token)
+    return tokens, logprobs
+
+
+def _draw(scores: torch.Tensor, warpers_: list[LogitsProcessor], pickers: Sequence[Picker]) -> torch.Tensor:
+    """[rows, vocabulary] -> int64[rows], drawn from the warped distribution by inversion."""
+    for warper in warpers_:
+        scores = warper(None, scores)
+    cumulative = scores.softmax(dim=-1).cumsum(dim=-1)
+    draws = torch.cat([picker.draw() for picker in pickers]).to(cumulative.device)
+    # The first place whose cumulative probability exceeds the draw: a token of probability 0 is never taken.
+    points = draws[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, points, right=True).clamp_(max=scores.shape[-1] - 1)[:, 0]
+
+
+def _logprobs(logits: torch.Tensor, tokens: list[int], pickers: Sequence[Picker]) -> list[Logprob | None]:
+    found: list[Logprob | None] = [None] * len(pickers)
+    for row, picker in enumerate(pickers):
+        if picker.top is None:
+            continue
+        logps = logits[row].log_softmax(dim=-1)
+        likeliest = logps.topk(min(picker.top, len(logps)))
+        top = list(zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True))
+        found[row] = Logprob(tokens[row], float(logps[tokens[row]]), top)
+    return found
+
+
+class PickingProcessor(LogitsProcessor):
+    """Leaves each row of a `generate` that runs greedily only the token that its picker chooses.
+
+    `generate` itself would draw the whole batch from one generator.
+    """
+
+    def __init__(self, pickers: Sequence[Picker], told: Callable[[list[Logprob | None]], None]) -> None:
+        self._pickers, self._told = pickers, told
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.Tensor:
-        """Logits [rows, vocabulary] -> 0 for each row's sampled token and -inf elsewhere."""
-        warped = scores.float()
-        for warper in self._warpers:
-            warped = warper(input_ids, warped)
-        cumulative = warped.softmax(dim=-1).cumsum(dim=-1)
-        draws = torch.cat([torch.rand(1, generator=generator) for generator in self._generators])
-        # The first place whose cumulative probability exceeds the draw: a token of probability 0 is never taken.
-        points = draws.to(cumulative.device)[:, None] * cumulative[:, -1:]
-        tokens = torch.searchsorted(cumulative, points, right=True).clamp_(max=scores.shape[-1] - 1)
-        return torch.full_like(scores, float("-inf")).scatter_(1, tokens, 0.0)
+        """Logits [rows, vocabulary] -> 0 for each row's chosen token and -inf elsewhere."""
+        tokens, logprobs = pick(scores, self._pickers)
+        self._told(logprobs)
+        chosen = torch.tensor(tokens, device=scores.device)[:, None]
+        return torch.full_like(scores, float("-inf")).scatter_(1, chosen, 0.0)
 
 
 def greedy_arguments(config: RequestConfig, *, max_new_tokens: int, stop_ids: list[int], pad_id: int) -> dict[str, Any]:
@@ -108,6 +245,8 @@ def greedy_arguments(config: RequestConfig, *, max_new_tokens: int, stop_ids: li
     }
     if stop_ids:
         arguments["eos_token_id"] = stop_ids
-    if config.repetition_penalty is not None:
+    if config.num_beams == 1:
+        arguments["repetition_penalty"] = 1.0  # the picker's
+    elif config.repetition_penalty is not None:
         arguments["repetition_penalty"] = config.repetition_penalty
     return arguments

@@ -37,6 +37,19 @@ def add_adapters(model: Any, folders: Sequence[Path], *, trainable: bool = False
     return model.eval() if folders and not trainable else model
 
 
+def add_named(model: Any, folder: Path, name: str) -> Any:
+    """Load one more adapter under a name of its own; it acts once that is made active.
+
+    Raises:
+        SwiftError: it is broken, does not fit the model, or is of a kind that always acts.
+    """
+    _check_alone([folder, *([folder] if tuner_of(folder) in ATTACHED else [])])
+    if attached(model) is not None:
+        raise SwiftError("the model carries an adapter that no other goes with", where=str(folder), fix="load it alone")
+    fit_rows(model, rows_wanted(folder))
+    return _add(model, folder, name, trainable=False).eval()
+
+
 def save_adapter(model: Any, folder: Path) -> None:
     """Write the adapter on a model as PEFT keeps its own, loadable on the base model as its files hold it."""
     if attached(model) is not None:

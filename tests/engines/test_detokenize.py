@@ -6,7 +6,9 @@ import sys
 
 import pytest
 
-from swift.engines.detokenize import TextStream, cut, decode
+from swift.engines import InferRequest, RequestConfig
+from swift.engines.answers import Answer, Ticket
+from swift.engines.detokenize import TextStream, decode
 from tests.tiny import make_tokenizer
 
 TOKENIZER = make_tokenizer()
@@ -50,24 +52,34 @@ def test_a_false_beginning_is_let_go():
     assert not stream.stopped
 
 
+def answered(ids, *, limit=100, ends=(2,), stop=()):
+    """The choice and the deltas of an answer that these tokens are pushed into until it is over."""
+    deltas = []
+    ticket = Ticket(InferRequest(), RequestConfig(stop=list(stop)), [5], None, TOKENIZER, deltas.append, whole=False)
+    answer = Answer(ticket, 0, limit=limit, ends=ends, picker=None)
+    for token in ids:
+        if not answer.over:
+            answer.push(token)
+    return deltas[-1].response.choices[0], deltas
+
+
 @pytest.mark.parametrize("stop", [["sky"], ["of the", "sky"], ["🎉"], [" t"]])
-def test_stream_and_cut_agree(stop):
-    ids = TOKENIZER.encode("what is the colour of the sky 🎉 today")
-    kept, text, reason = cut(TOKENIZER, ids, limit=100, stop_ids={2}, stop=stop)
-    parts, stream = pieces(ids, stop)
-    assert "".join(parts) == text
-    assert reason == "stop" and stream.stopped
-    assert any(word in decode(TOKENIZER, kept) for word in stop)
-    assert not any(word in decode(TOKENIZER, kept[:-1]) for word in stop)
+def test_an_answer_ends_before_a_stop_text(stop):
+    text = "what is the colour of the sky 🎉 today"
+    choice, deltas = answered(TOKENIZER.encode(text), stop=stop)
+    assert choice.text == text[: min(at for at in map(text.find, stop) if at >= 0)]
+    assert (choice.finish_reason, deltas[-1].finish_reason) == ("stop", "stop")
+    assert "".join(delta.text for delta in deltas) == choice.text
+    assert [token for delta in deltas for token in delta.token_ids] == choice.token_ids
+    assert any(word in decode(TOKENIZER, choice.token_ids) for word in stop)
+    assert not any(word in decode(TOKENIZER, choice.token_ids[:-1]) for word in stop)
 
 
-def test_cut_at_stop_token_and_limit():
-    assert cut(TOKENIZER, [70, 71, 2, 0, 0], limit=5, stop_ids={2}, stop=[]) == (
-        [70, 71, 2],
-        TOKENIZER.decode([70, 71]),
-        "stop",
-    )
-    assert cut(TOKENIZER, [70, 71, 72, 2], limit=3, stop_ids={2}, stop=[])[2] == "length"
+def test_an_answer_ends_at_a_stop_token_or_its_limit():
+    choice, _ = answered([70, 71, 2, 0, 0], limit=5)
+    assert (choice.token_ids, choice.text, choice.finish_reason) == ([70, 71, 2], TOKENIZER.decode([70, 71]), "stop")
+    choice, _ = answered([70, 71, 72, 2], limit=3)
+    assert (choice.token_ids, choice.finish_reason) == ([70, 71, 72], "length")
 
 
 def test_naming_engines_brings_no_torch():

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from swift.engines import InferRequest, PtEngine, RequestConfig, engines
+from swift.engines.sampling import Picker, pick
 from swift.errors import SwiftError
 from swift.templates import load_template
 from swift.templates.parsing import collect
@@ -60,20 +61,22 @@ def test_beams_equal_generate(engine):
     )[0, prompt.shape[1] :]
     config = RequestConfig(12, num_beams=3)
     assert engine.infer([request], config)[0].choices[0].token_ids == wanted.tolist()
-    assert [delta.text for delta in engine.stream(request, config)] == [
-        engine.infer([request], config)[0].choices[0].text
-    ]
+    told = "".join(delta.text for delta in engine.stream(request, config))
+    assert told == engine.infer([request], config)[0].choices[0].text
 
 
 def test_sampling_follows_the_probabilities():
-    from swift.engines.sampling import SeededSampler
-
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().repeat(4000, 1)
-    sampler = SeededSampler({}, range(4000))
-    shares = sampler(None, logits).argmax(-1).bincount(minlength=4) / 4000
-    assert torch.allclose(shares, torch.tensor([0.5, 0.3, 0.15, 0.05]), atol=0.03)
-    top = SeededSampler({"top_k": 2}, range(4000))(None, logits).argmax(-1).bincount(minlength=4) / 4000
-    assert torch.allclose(top, torch.tensor([0.625, 0.375, 0.0, 0.0]), atol=0.03)
+
+    def shares(**values):
+        pickers = [Picker([], {}, RequestConfig(**values), seed) for seed in range(4000)]
+        return torch.tensor(pick(logits, pickers)[0]).bincount(minlength=4) / 4000
+
+    assert torch.allclose(shares(temperature=1.0), torch.tensor([0.5, 0.3, 0.15, 0.05]), atol=0.03)
+    assert torch.allclose(shares(top_k=2), torch.tensor([0.625, 0.375, 0.0, 0.0]), atol=0.03)
+    assert torch.allclose(shares(temperature=1.0, min_p=0.2), torch.tensor([0.526, 0.316, 0.158, 0]), atol=0.03)
+    pushed = shares(temperature=1.0, logit_bias={3: 10.0})
+    assert pushed[3] > 0.99
 
 
 def test_seeds(engine):
@@ -136,10 +139,10 @@ def test_the_default_limit_is_what_the_context_leaves(engine):
     prompt = free.encode(requests()[0])
     choice = free.infer([requests()[0]], RequestConfig(temperature=0))[0].choices[0]
     assert len(choice.token_ids) == 256 - len(prompt) or choice.finish_reason == "stop"
-    assert free._jobs([requests()[0]], RequestConfig(5000))[0].limit == 256 - len(prompt)
+    assert free._limit(RequestConfig(5000), prompt) == 256 - len(prompt)
     wide = make_engine(max_position_embeddings=9000)
-    assert wide._jobs([requests()[0]], RequestConfig())[0].limit == 2048
-    assert wide._jobs([requests()[0]], RequestConfig(5000))[0].limit == 5000
+    assert wide._limit(RequestConfig(), prompt) == 2048
+    assert wide._limit(RequestConfig(5000), prompt) == 5000
 
 
 def test_a_prompt_longer_than_the_context_is_refused_with_both_lengths(engine):
@@ -169,7 +172,10 @@ def test_closing_the_stream_stops_the_generation():
     stream = engine.stream(requests()[0], RequestConfig(2000, temperature=1.0, seed=1))
     next(stream)
     stream.close()
-    assert not any(thread.name == "swift-generate" for thread in threading.enumerate())
+    deadline = time.monotonic() + 10
+    while any(thread.name == "swift-generate" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     assert len(steps) < 1000
 
 

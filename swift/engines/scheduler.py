@@ -1,0 +1,308 @@
+"""Continuous batching: one thread runs the model, and answers join and leave its batch at any token.
+
+The batch is one padded cache of keys and values in which all rows end together, so that a step is one call of the
+model with a token of each row, on any device and for any architecture whose memory are keys and values. Prompts are
+read in portions between the steps, so that a long one holds up nobody. What cannot be batched so, a beam search or a
+model with another kind of memory, runs through `generate` in batches that begin and end together.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from transformers import Cache
+
+from swift.engines.answers import Answer, fail
+from swift.engines.cache import join, length_of, new_cache, select
+from swift.engines.sampling import pick
+from swift.errors import SwiftError
+
+PORTION = {"cpu": 512}
+"""Tokens of prompts that are read between two steps, by device."""
+PORTION_ELSEWHERE = 8192
+
+
+class Adapters(Protocol):
+    """The adapters on a model, of which each answer may name one."""
+
+    def together(self, one: str | None, other: str | None) -> bool:
+        """Whether answers of these two can be in one batch."""
+        ...
+
+    def forward(self, names: Sequence[str | None], **inputs: Any) -> Any:
+        """Call the model with each row's adapter."""
+        ...
+
+    def only(self, name: str | None) -> Any:
+        """A context in which this one acts alone."""
+        ...
+
+
+@dataclass
+class Batch:
+    """Rows under way.
+
+    Attributes:
+        mask: int64[rows, width], 0 where a row is padded.
+    """
+
+    answers: list[Answer]
+    cache: Cache
+    mask: torch.Tensor
+
+
+@dataclass
+class Reading:
+    """Prompts whose tokens are being read.
+
+    Attributes:
+        rows: the place of each answer's prompt among the different prompts.
+    """
+
+    answers: list[Answer]
+    rows: list[int]
+    ids: torch.Tensor
+    mask: torch.Tensor
+    done: int = 0
+    cache: Cache = field(default_factory=new_cache)
+
+
+class Scheduler:
+    """Gives each answer its tokens, in a thread of its own that ends when there is nothing to do.
+
+    Args:
+        model: whose `forward` and `config` these are.
+        adapters: call it.
+        max_batch_size: rows of the batch.
+        pad_id: a token for places that nobody looks at.
+        generate: answers a batch that begins and ends together.
+        batches: whether the model's memory are keys and values alone.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        adapters: Adapters,
+        *,
+        max_batch_size: int,
+        pad_id: int,
+        generate: Callable[[list[Answer]], None],
+        batches: bool,
+    ) -> None:
+        self.model, self.adapters, self.max_batch_size = model, adapters, max_batch_size
+        self._pad_id, self._generate, self._batches = pad_id, generate, batches
+        parameters = inspect.signature(model.forward).parameters
+        self._takes = {name for name in ("position_ids", "logits_to_keep") if name in parameters}
+        # Transformers 5 renames it.
+        self._cache_name = "cache" if "cache" in parameters else "past_key_values"
+        self._portion = PORTION.get(model.device.type, PORTION_ELSEWHERE)
+        self._waiting: deque[Answer] = deque()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._batch: Batch | None = None
+        self._reading: Reading | None = None
+
+    def submit(self, answers: Sequence[Answer]) -> None:
+        """Queue answers; those before them come first."""
+        with self._lock:
+            self._waiting.extend(answers)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="swift-generate", daemon=True)
+                self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Answers that have not begun."""
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """Answers under way."""
+        return sum(len(group.answers) for group in (self._batch, self._reading) if group is not None)
+
+    def _work(self) -> None:
+        with torch.inference_mode():
+            while self._turn():
+                pass
+
+    def _turn(self) -> bool:
+        """One portion of prompts and one token of each row; False where nothing is left."""
+        with self._lock:
+            self._waiting = deque(answer for answer in self._waiting if not answer.over)
+            if not (self._waiting or self._batch or self._reading):
+                self._thread = None
+                return False
+        try:
+            self._leave()
+            if self._reading is None:
+                self._admit()
+            if self._reading is not None:
+                self._read()
+            if self._batch is not None:
+                self._step(self._batch)
+        except Exception as error:
+            self._drop(error)
+        return True
+
+    def _drop(self, error: Exception) -> None:
+        """Tell everybody under way; who waits gets a turn."""
+        groups = [group for group in (self._batch, self._reading) if group is not None]
+        self._batch = self._reading = None
+        answers = [answer for group in groups for answer in group.answers]
+        if isinstance(error, torch.OutOfMemoryError):
+            error = SwiftError(
+                f"{len(answers)} answers at once do not fit into the device's memory",
+                fix="lower --max_batch_size or --max_new_tokens",
+            )
+        fail(answers, error)
+
+    def _leave(self) -> None:
+        batch = self._batch
+        if batch is None or not any(answer.over for answer in batch.answers):
+            return
+        rows = [row for row, answer in enumerate(batch.answers) if not answer.over]
+        if not rows:
+            self._batch = None
+            return
+        mask = batch.mask[rows]
+        start = int(mask.argmax(dim=1).min())
+        self._batch = Batch([batch.answers[row] for row in rows], select(batch.cache, rows, start), mask[:, start:])
+
+    def _admit(self) -> None:
+        """Begin to read the next prompts: as many as the batch has room for and a portion holds, or one long one."""
+        running = self._batch.answers if self._batch is not None else []
+        chosen: list[Answer] = []
+        with self._lock:
+            while self._waiting and len(running) + len(chosen) < self.max_batch_size:
+                if not self._fits(self._waiting[0], running, chosen):
+                    break
+                chosen.append(self._waiting.popleft())
+                if self._alone(chosen[0]):
+                    break
+        if not chosen:
+            return
+        if self._alone(chosen[0]):
+            self._run_alone(chosen)
+        else:
+            self._reading = self._reading_of(chosen)
+
+    def _alone(self, answer: Answer) -> bool:
+        """Whether an answer goes through `generate`."""
+        return not self._batches or answer.picker is None
+
+    def _fits(self, answer: Answer, running: list[Answer], chosen: list[Answer]) -> bool:
+        others = [*running, *chosen]
+        if self._alone(answer):
+            return not others
+        if not all(self.adapters.together(other.adapter, answer.adapter) for other in others):
+            return False
+        different = {tuple(other.prompt) for other in (*chosen, answer)}
+        return len(different) == 1 or len(different) * max(map(len, different)) <= self._portion
+
+    def _run_alone(self, chosen: list[Answer]) -> None:
+        """Answer the first and those that wait behind it and can be batched with it."""
+        first = chosen[0]
+        with self._lock:
+            later: deque[Answer] = deque()
+            for answer in self._waiting:
+                alike = self._alone(answer) and _key(answer) == _key(first)
+                # Memory of another kind has no mask for padding.
+                same = self._batches or len(answer.prompt) == len(first.prompt)
+                room = len(chosen) < self.max_batch_size
+                (chosen if alike and same and room else later).append(answer)
+            self._waiting = later
+        self._batch = None
+        try:
+            with self.adapters.only(first.adapter):
+                self._generate(chosen)
+        except Exception as error:
+            fail(chosen, error)
+
+    def _reading_of(self, answers: list[Answer]) -> Reading:
+        """Equal prompts are read once."""
+        places: dict[tuple[Any, ...], int] = {}
+        rows = [places.setdefault((answer.adapter, *answer.prompt), len(places)) for answer in answers]
+        firsts = [answers[rows.index(place)] for place in range(len(places))]
+        width = max(len(answer.prompt) for answer in firsts)
+        ids = torch.full((len(firsts), width), self._pad_id)
+        mask = torch.zeros_like(ids)
+        for row, answer in enumerate(firsts):
+            ids[row, width - len(answer.prompt) :] = torch.tensor(answer.prompt)
+            mask[row, width - len(answer.prompt) :] = 1
+        return Reading(answers, rows, ids, mask)
+
+    def _read(self) -> None:
+        """Read a portion; with the last one each answer gets its first token and joins the batch."""
+        reading = self._reading
+        assert reading is not None
+        if all(answer.over for answer in reading.answers):
+            self._reading = None
+            return
+        end = min(reading.ids.shape[1], reading.done + self._portion)
+        positions = (reading.mask.cumsum(dim=1) - 1).clamp(min=0)[:, reading.done : end]
+        names = [reading.answers[reading.rows.index(row)].adapter for row in range(len(reading.ids))]
+        ids, mask = reading.ids[:, reading.done : end], reading.mask[:, :end]
+        logits = self._forward(names, ids, mask, positions, reading.cache)
+        reading.done = end
+        if end < reading.ids.shape[1]:
+            return
+        self._reading = None
+        cache, logits, mask = reading.cache, logits[reading.rows], reading.mask[reading.rows]
+        if reading.rows != list(range(len(reading.ids))):
+            cache = select(cache, reading.rows)
+        new = Batch(reading.answers, cache, mask)
+        self._push(new, logits)
+        self._batch = new if self._batch is None else _joined(self._batch, new)
+        self._leave()
+
+    def _step(self, batch: Batch) -> None:
+        """The next token of each row."""
+        rows = len(batch.answers)
+        ids = torch.tensor([[answer.token_ids[-1]] for answer in batch.answers])
+        positions = torch.tensor([[len(answer.prompt) + len(answer.token_ids) - 1] for answer in batch.answers])
+        batch.mask = torch.cat([batch.mask, batch.mask.new_ones(rows, 1)], dim=1)
+        names = [answer.adapter for answer in batch.answers]
+        self._push(batch, self._forward(names, ids, batch.mask, positions, batch.cache))
+
+    def _push(self, batch: Batch, logits: torch.Tensor) -> None:
+        pickers = [answer.picker for answer in batch.answers if answer.picker is not None]
+        tokens, logprobs = pick(logits, pickers)
+        for answer, token, logprob in zip(batch.answers, tokens, logprobs, strict=True):
+            if not answer.over:
+                answer.push(token, logprob)
+
+    def _forward(
+        self, names: list[str | None], ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Cache
+    ) -> torch.Tensor:
+        """The logits [rows, vocabulary] of the last place."""
+        device = self.model.device
+        inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device), self._cache_name: cache}
+        if "position_ids" in self._takes:
+            inputs["position_ids"] = positions.to(device)
+        if "logits_to_keep" in self._takes:
+            inputs["logits_to_keep"] = 1
+        return self.adapters.forward(names, use_cache=True, return_dict=True, **inputs).logits[:, -1]
+
+
+def _joined(one: Batch, other: Batch) -> Batch:
+    cache = join([one.cache, other.cache])
+    width = length_of(cache)
+    mask = torch.zeros(len(one.answers) + len(other.answers), width, dtype=one.mask.dtype)
+    at = 0
+    for part in (one.mask, other.mask):
+        mask[at : at + len(part), width - part.shape[1] :] = part
+        at += len(part)
+    return Batch([*one.answers, *other.answers], cache, mask)
+
+
+def _key(answer: Answer) -> tuple[Any, ...]:
+    """What answers of one call of `generate` have in common; where a picker chooses, its parameters are its own."""
+    config = answer.ticket.config
+    beams = (config.num_beams, config.repetition_penalty) if answer.picker is None else ()
+    return (answer.adapter, answer.picker is None, *beams)
