@@ -93,7 +93,8 @@ class NamedAdapters:
         return not any(getattr(config, name, None) for config in self.loaded.peft_config.values() for name in plain)
 
     def forward(self, names: Sequence[str | None], **inputs: Any) -> Any:
-        """Call the model, each row with its adapter."""
+        """Call the model, each row with its adapter; one that is gone has nobody to answer."""
+        names = [name if name in self.names else None for name in names]
         if len(set(names)) == 1:
             with self.only(names[0]):
                 return self.model(**inputs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -167,6 +168,26 @@ class PtEngine(Engine):
         ordered = sorted(answers, key=lambda own: -len(own[0].prompt))
         self.scheduler.submit([answer for own in ordered for answer in own])
         return [own[0].ticket for own in answers]
+
+    def add_adapter(self, name: str, folder: Path) -> None:
+        """Load one more adapter, which requests then choose by its name.
+
+        Raises:
+            SwiftError: there is one of this name, or it does not fit the model.
+        """
+        with self.scheduler.paused():
+            self.adapters.add(name, folder)
+
+    def remove_adapter(self, name: str) -> None:
+        """Take an adapter off the model; its answers under way fail.
+
+        Raises:
+            SwiftError: there is none of this name.
+        """
+        with self.scheduler.paused():
+            self.adapters.check(name)
+            self.scheduler.end(name)
+            self.adapters.remove(name)
 
     def encode(self, request: InferRequest) -> list[int]:
         """The prompt's token ids.
