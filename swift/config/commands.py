@@ -12,6 +12,7 @@ from swift.config.model import ModelConfig, SourceConfig
 from swift.config.optimizer import OptimizerConfig
 from swift.config.output import OutputConfig, PluginConfig
 from swift.config.plan import MachineConfig
+from swift.config.predict import PredictConfig
 from swift.config.task import TaskConfig
 from swift.config.template import PtTemplateConfig, TemplateConfig, TrainTemplateConfig
 from swift.config.train import TrainConfig
@@ -91,6 +92,7 @@ class SftConfig(CommandConfig):
     data: TrainDataConfig = field(default_factory=TrainDataConfig)
     tuner: TunerConfig = field(default_factory=TunerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    predict: PredictConfig = field(default_factory=PredictConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     plugins: PluginConfig = field(default_factory=PluginConfig)
@@ -142,8 +144,8 @@ class BatchConfig:
     )
     metric: Literal["acc", "rouge"] | None = option(
         None,
-        "Compare the answers with those of the rows: the share of equal ones, or ROUGE-1, -2 and -L. Classifiers, "
-        "embedders and rerankers give their figures without it.",
+        "Compare the answers with those of the rows: the share of equal ones (0 to 1), or ROUGE-1, -2, -L and "
+        "BLEU-4 (percent). Classifiers, embedders and rerankers give their figures without it.",
         needs=("val_dataset",),
     )
     write_batch_size: int = option(

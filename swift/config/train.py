@@ -59,7 +59,9 @@ class TrainConfig:
     )
     eval_metric: str | None = option(
         None,
-        "Metric of evaluation besides the loss: acc, or one from a plugin; classifiers give theirs always.",
+        "Metric of evaluation besides the loss: acc (right tokens), nlg (that of --predict_with_generate), or one from "
+        "a plugin; classifiers give theirs always.",
+        aliases=("metric",),
     )
     callbacks: list[str] = option(help="Callbacks from --external_plugins, by name.", factory=list)
     gradient_checkpointing: bool | None = option(

@@ -12,7 +12,7 @@ import inspect
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -84,6 +84,7 @@ class Scheduler:
         pad_id: a token for places that nobody looks at.
         generate: answers a batch that begins and ends together.
         batches: whether the model's memory are keys and values alone.
+        around: makes the context in which the model is called.
     """
 
     def __init__(
@@ -95,9 +96,10 @@ class Scheduler:
         pad_id: int,
         generate: Callable[[list[Answer]], None],
         batches: bool,
+        around: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.model, self.adapters, self.max_batch_size = model, adapters, max_batch_size
-        self._pad_id, self._generate, self._batches = pad_id, generate, batches
+        self._pad_id, self._generate, self._batches, self._around = pad_id, generate, batches, around
         parameters = inspect.signature(model.forward).parameters
         self._takes = {name for name in ("position_ids", "logits_to_keep") if name in parameters}
         # Transformers 5 renames it.
@@ -143,7 +145,7 @@ class Scheduler:
 
     def _work(self) -> None:
         going = True
-        with torch.inference_mode():
+        with torch.inference_mode(), self._around():
             while going:
                 with self._turns:
                     going = self._turn()

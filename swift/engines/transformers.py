@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,6 +83,7 @@ class PtEngine(Engine):
         max_batch_size: answers generated at once.
         max_length: longest prompt with its answer, in tokens; None means the model's context.
         load_args: take template, system text and switches from the adapter or checkpoint.
+        around: makes the context in which the model is called, such as autocast.
         options: the options of the model and the template that `swift infer` takes, by their names: `adapters`,
             `torch_dtype`, `agent_template`, …
 
@@ -96,6 +98,7 @@ class PtEngine(Engine):
         max_batch_size: int = 8,
         max_length: int | None = None,
         load_args: bool = True,
+        around: Callable[[], AbstractContextManager[Any]] = nullcontext,
         **options: Any,
     ) -> None:
         if max_batch_size < 1:
@@ -126,6 +129,7 @@ class PtEngine(Engine):
             pad_id=self._pad_id,
             generate=self._generate,
             batches=batches(self.model),
+            around=around,
         )
 
     @classmethod

@@ -16,10 +16,10 @@ from swift.config.commands import InferConfig
 from swift.config.data import DataConfig
 from swift.engines import Engine, InferRequest, RequestConfig, Response
 from swift.engines.prompts import encode_prompt
+from swift.engines.questions import Question, question_of
 from swift.errors import SwiftError
 from swift.infer.results import ResultFile
 from swift.models.source import ModelSource
-from swift.rows import Row, Source
 from swift.tasks.wording import answer_figures
 
 if TYPE_CHECKING:
@@ -30,17 +30,6 @@ if TYPE_CHECKING:
 
 SAME = ("columns", "disable_auto_column_mapping", "custom_dataset_info", "strict", "model_name", "model_author")
 """Options of the data that mean here what they mean in training."""
-
-
-@dataclass
-class Question:
-    """A row without its last answer."""
-
-    request: InferRequest
-    labels: str | None
-    source: Source
-    extra: dict[str, Any]
-    key: str = ""
 
 
 @dataclass
@@ -165,19 +154,6 @@ def prepare(
     path = Path(config.batch.result_path).expanduser() if config.batch.result_path else default_path(source)
     results = ResultFile(path, [question.key for question in questions])
     return Batch(questions, results, request_config, config.batch.write_batch_size, config.batch.metric)
-
-
-def question_of(row: Row, source: Source) -> Question:
-    """Take the last answer out of a row: it is what the model's answer is compared with."""
-    messages = list(row["messages"])
-    labels = None
-    if messages and messages[-1].get("role") == "assistant":
-        content = messages.pop().get("content")
-        labels = content if isinstance(content, str) or content is None else json.dumps(content, ensure_ascii=False)
-    request = InferRequest(
-        messages, row.get("tools"), row.get("images") or [], row.get("videos") or [], row.get("audios") or []
-    )
-    return Question(request, labels, source, dict(row.get("extra") or {}))
 
 
 def encode_all(

@@ -9,6 +9,7 @@ from swift.errors import SwiftError
 from swift.objectives import objectives
 from swift.tasks import metrics, task
 from swift.tasks.base import PlannedLoss, Task
+from swift.tasks.wording import OVERLAP
 
 if TYPE_CHECKING:
     from swift.data.encoding import Encoder
@@ -27,13 +28,22 @@ class CausalLm(Task):
         """Stop at a loss or a metric that is not there."""
         self.check_loss()
         objectives.check(self.loss_name())
-        if self.config.train.eval_metric:
-            metrics.check(self.config.train.eval_metric)
+        metric, answers = self.config.train.eval_metric, self.config.predict.predict_with_generate
+        if metric == "nlg" and not answers:
+            raise SwiftError("--eval_metric nlg compares generated answers", fix="add --predict_with_generate true")
+        if metric and metric != "nlg":
+            metrics.check(metric)
+        if answers and self.config.command == "pt":
+            raise SwiftError(
+                "--predict_with_generate with swift pt: texts have no answers", fix="leave it out, or use swift sft"
+            )
 
     @property
     def figures(self) -> dict[str, bool]:
-        """The share of right tokens where it is asked for."""
-        return {"token_acc": True} if self.config.train.eval_metric == "acc" else {}
+        """The share of right tokens where it is asked for, and what is measured of answers."""
+        found = {"token_acc": True} if self.config.train.eval_metric == "acc" else {}
+        measured = (*OVERLAP, "acc") if self.config.predict.predict_with_generate else ()
+        return found | dict.fromkeys(measured, True)
 
     def loss_name(self) -> str:
         """The objective's name.
@@ -58,7 +68,7 @@ class CausalLm(Task):
         return TokenComputation(
             model,
             objectives.get(self.loss_name()),
-            metrics.get(train.eval_metric) if train.eval_metric else None,
+            metrics.get(train.eval_metric) if train.eval_metric and train.eval_metric != "nlg" else None,
             head=chosen_head(self.config, model, trained),
             smoothing=train.more.get("label_smoothing_factor") or 0.0,
             balance=train.router_aux_loss_coef,

@@ -44,6 +44,8 @@ class TextTask(Task):
 
         data, train, what = self.config.data, self.config.train, f"--task_type {self.name}"
         self.check_loss()
+        if self.config.predict.predict_with_generate:
+            raise SwiftError(f"--predict_with_generate true with {what}: it gives no text", fix="leave it out")
         for option in ("packing", "padding_free"):
             if getattr(data, option):
                 raise SwiftError(f"--{option} true with {what}: each text has a row of its own", fix="leave it out")

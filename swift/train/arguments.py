@@ -163,7 +163,8 @@ def training_arguments(
 
 def _evaluation(config: SftConfig, figures: dict[str, bool]) -> dict[str, Any]:
     train, strategy = config.train, eval_strategy(config)
-    best = train.more.get("metric_for_best_model") or ("loss" if strategy != "no" else None)
+    usual = "rouge-l" if config.predict.predict_with_generate else "loss"
+    best = train.more.get("metric_for_best_model") or (usual if strategy != "no" else None)
     better = train.more.get("greater_is_better")
     if best and better is None:
         better = figures.get(best.removeprefix("eval_"), not best.endswith("loss"))

@@ -122,6 +122,10 @@ class StreamRows:
         """The rows of an epoch; draws by weight differ from one to the next."""
         return iter_rows(self.config.data.dataset, self.config.data, seed=self.seed + epoch, **self._hub)
 
+    def held_rows(self) -> RowSet | None:
+        """The rows for evaluation."""
+        return self.found[1]
+
     def _first(self) -> RowSet:
         good: list[Placed] = []
         dropped: list[Dropped] = []

@@ -25,7 +25,8 @@ FREE = frozenset(
     logging_first_step logging_dir report_to run_name dry_run format dataset_num_proc hub_token swanlab_token
     swanlab_project swanlab_workspace swanlab_exp_name swanlab_mode push_to_hub hub_model_id ignore_args_error
     max_shard_size val_dataset val_dataset_shuffle per_device_eval_batch_size disable_tqdm use_hf dataset model
-    external_plugins enable_channel_loss
+    external_plugins enable_channel_loss predict_with_generate max_new_tokens temperature top_k top_p
+    repetition_penalty num_beams stop_words
     """.split()  # noqa: SIM905
 )
 """Options that may differ without changing a step; the data itself is compared by its tokens."""

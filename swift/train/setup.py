@@ -37,6 +37,7 @@ from swift.train.tuning import (
 if TYPE_CHECKING:
     import torch
 
+    from swift.engines.questions import Question
     from swift.models.load import LoadedModel
     from swift.models.skeleton import Skeleton
     from swift.models.source import ModelSource
@@ -340,6 +341,7 @@ def make_trainer(
     data: Prepared,
     plan: TrainPlan,
     run_folder: Path,
+    questions: list[Question],
 ) -> SwiftTrainer:
     """Put model, batches, objective and checkpoints together."""
     from transformers.trainer_callback import EarlyStoppingCallback, PrinterCallback, ProgressCallback
@@ -350,6 +352,7 @@ def make_trainer(
     from swift.train.hooks import LastStep, LogFile, Progress
     from swift.train.keep import model_keeper
     from swift.train.meter import ChannelMeter
+    from swift.train.predict import PREDICTIONS, Predictions, request_of
     from swift.train.told import Told
     from swift.train.trainer import SwiftTrainer
     from swift.tuners.adapters import carries_adapter
@@ -364,6 +367,10 @@ def make_trainer(
         extra.append(EarlyStoppingCallback(train.early_stop_interval))
     borders = takes_borders(loaded.model)
     collator = data.train_collator(template.tokenizer, multiple, borders)
+    predictions = None
+    if questions:
+        request, at_once = request_of(config.predict, train.seed), train.per_device_eval_batch_size
+        predictions = Predictions(questions, template, request, at_once, run_folder / PREDICTIONS)
     trainer = SwiftTrainer(
         loaded.model,
         args,
@@ -372,6 +379,7 @@ def make_trainer(
         eval_collator=data.collator(template.tokenizer, data.held, multiple, borders) if data.held else None,
         eval_units=data.held.count if data.held else 0,
         computation=computation,
+        predictions=predictions,
         keep_model=model_keeper(config, source, template, task, data),
         make_optimizer=optimizer_maker(config),
         symlinks=config.output.create_checkpoint_symlink,

@@ -28,7 +28,7 @@ def sft(config: SftConfig | None = None, **options: Any) -> SftResult:
     from swift.compat import quiet_libraries
     from swift.plan.measure import MemoryMeter
     from swift.tasks.choose import open_task
-    from swift.train import assemble, distributed, outcome, setup
+    from swift.train import assemble, distributed, outcome, predict, setup
     from swift.train.arguments import check_best
 
     config = config or SftConfig.of(**options)
@@ -44,6 +44,7 @@ def sft(config: SftConfig | None = None, **options: Any) -> SftResult:
     template = setup.template_of(config, source, task, decisions)
     data = assemble.prepare(config, source, template, task, rows, decisions)
     assemble.check_prompts(template, task, rows, decisions)
+    questions = predict.read_questions(config, source, template, rows, decisions)
     plan = setup.plan_run(config, source, template, task, data, decisions)
     screen = outcome.screen(plan, data, template.tokenizer)
     if config.output.dry_run:
@@ -55,7 +56,7 @@ def sft(config: SftConfig | None = None, **options: Any) -> SftResult:
     meter = MemoryMeter(plan.memory.device).start()
     loaded = setup.load_and_tune(config, source, template, task, data, resume)
     run_folder = setup.open_run_folder(config, data, resume, decisions)
-    trainer = setup.make_trainer(config, source, template, task, loaded, data, plan, run_folder)
+    trainer = setup.make_trainer(config, source, template, task, loaded, data, plan, run_folder, questions)
     outcome.show_start(screen, run_folder)
     result = outcome.run(config, trainer, plan, run_folder, resume, meter)
     outcome.report(config, result)
@@ -80,6 +81,7 @@ def check_options(config: SftConfig, decisions: Decisions) -> None:
     from swift.train.folders import check_earlier, check_writable, resume_point
     from swift.train.live import check_live
     from swift.train.optimizers import settle_optimizer
+    from swift.train.predict import check_predict
     from swift.train.setup import output_dir
     from swift.train.tuning import check_tuner
     from swift.tuners import optimizers, tuners
@@ -102,6 +104,7 @@ def check_options(config: SftConfig, decisions: Decisions) -> None:
     check_names(config)
     check_packages(config)
     eval_strategy(config)
+    check_predict(config)
     output = output_dir(config)
     resume_point(train.resume_from_checkpoint, output)
     check_earlier(config, output)

@@ -93,16 +93,23 @@ class RunRows:
             self.found = self._read()
         return self.found
 
-    def _read(self) -> tuple[RowSet, RowSet | None]:
+    def held_rows(self) -> RowSet | None:
+        """The rows for evaluation; where those for training are not read yet, they stay so if they can."""
+        if self.found is None and self.config.data.val_dataset:
+            return self._load("val_dataset")
+        return self.read()[1]
+
+    def _load(self, option: str) -> RowSet:
         data, model = self.config.data, self.config.model
+        names, shuffle = getattr(data, option), getattr(data, f"{option}_shuffle")
+        hub: dict[str, Any] = {"use_hf": model.use_hf, "hub_token": model.hub_token}
+        return load_rows(names, data, seed=self.seed, shuffle=shuffle, option=option, **hub)
 
-        def load(names: list[str], shuffle: bool, option: str) -> RowSet:
-            hub = {"use_hf": model.use_hf, "hub_token": model.hub_token}
-            return load_rows(names, data, seed=self.seed, shuffle=shuffle, option=option, **hub)
-
-        rows = load(data.dataset, data.dataset_shuffle, "dataset")
+    def _read(self) -> tuple[RowSet, RowSet | None]:
+        data = self.config.data
+        rows = self._load("dataset")
         if data.val_dataset:
-            return rows, load(data.val_dataset, data.val_dataset_shuffle, "val_dataset")
+            return rows, self._load("val_dataset")
         if data.split_dataset_ratio:
             return split_rows(rows, data.split_dataset_ratio, self.seed)
         return rows, None

@@ -30,6 +30,7 @@ from swift.train.folders import STATE, link_checkpoint, step_of
 from swift.train.hooks import AfterStep
 from swift.train.meter import ChannelMeter, Meter
 from swift.train.neftune import Neftune
+from swift.train.predict import Predictions
 from swift.train.told import Told
 from swift.tuners.adalora import RankSchedule
 
@@ -90,6 +91,7 @@ class SwiftTrainer(Trainer):
         channel_meter: ChannelMeter | None = None,
         schedule: RankSchedule | None = None,
         told: Told | None = None,
+        predictions: Predictions | None = None,
     ) -> None:
         super().__init__(
             model=model,
@@ -102,7 +104,7 @@ class SwiftTrainer(Trainer):
         first = [AfterStep(schedule.after_step)] if schedule else []
         for callback in [*first, *([told] if told else []), *callbacks]:
             self.add_callback(callback)
-        self.told = told
+        self.told, self.predictions = told, predictions
         self.schedule = schedule
         self.plan, self.collator, self.eval_collator, self.eval_units = plan, collator, eval_collator, eval_units
         self.computation, self.keep_model = computation, keep_model
@@ -322,6 +324,9 @@ class SwiftTrainer(Trainer):
                 with self.compute_loss_context_manager(), self.accelerator.autocast():
                     evaluation.add(model, batch)
         found = evaluation.result(distributed.all_gather)
+        if self.predictions is not None and collator is self.eval_collator:
+            own = self.accelerator.unwrap_model(self.model)
+            found |= self.predictions.figures(own, self.state.global_step, self.accelerator.autocast)
         result = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         result[f"{metric_key_prefix}_runtime"] = time.perf_counter() - started
         self.log(dict(result))

@@ -152,7 +152,7 @@ def test_answers_are_compared_with_those_of_the_rows(base, data, tmp_path, capsy
     assert swift(*words, "--temperature", 0, "--metric", "acc") == 0
     assert "acc 0.5000 (2 rows with an answer)" in capsys.readouterr().err
     assert swift(*words, "--temperature", 0, "--metric", "rouge") == 0
-    assert "rouge-1 0.5" in capsys.readouterr().err
+    assert "rouge-1 50.0000, rouge-2 0.0000, rouge-l 50.0000, bleu-4 17.6777" in capsys.readouterr().err
 
 
 def test_streamed_batch(base, data, tmp_path, capsys):

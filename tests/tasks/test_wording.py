@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from swift.tasks.wording import answer_figures, rouge_l, rouge_n, words
+from swift.tasks.wording import answer_figures, bleu, rouge_l, rouge_n, words
 
 
 def test_words() -> None:
@@ -21,7 +21,22 @@ def test_exact_values() -> None:
     assert rouge_l(["a", "b", "c", "d"], ["a", "x", "c", "d"]) == 0.75
     assert rouge_l([], wanted) == 0
     assert answer_figures("acc", [("yes ", "yes"), ("no", "No")]) == {"acc": 0.5}
-    assert answer_figures("rouge", []) == {}
+    assert answer_figures("rouge", []) == answer_figures("acc", [("yes", " ")]) == {}
+    assert list(answer_figures("rouge", [("A b.", "a b")]).values())[:3] == [100, 100, 100]
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted", "expected"),
+    [
+        ("the cat sat on the mat", "the cat sat on a mat", 0.537284965911771),
+        ("paris", "paris", 0.3535533905932738),
+        ("the cat", "the cat sat down here", 0.13267398701010466),
+        ("a b c d e f", "a b x d e y", 0.2295748846661433),
+        ("no match", "other words", 0),
+    ],
+)
+def test_bleu_is_that_of_nltk_with_smoothing_3(given: str, wanted: str, expected: float) -> None:
+    assert bleu(given.split(), wanted.split()) == pytest.approx(expected)
 
 
 def test_as_rouge_score_has_it() -> None:
@@ -31,4 +46,4 @@ def test_as_rouge_score_has_it() -> None:
         given, wanted = (" ".join(draw.choices("abcde", k=draw.randint(1, 12))) for _ in range(2))
         theirs = scorer.score(wanted, given)
         ours = answer_figures("rouge", [(given, wanted)])
-        assert list(ours.values()) == pytest.approx([each.fmeasure for each in theirs.values()])
+        assert list(ours.values())[:3] == pytest.approx([100 * each.fmeasure for each in theirs.values()])
