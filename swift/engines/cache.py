@@ -74,35 +74,36 @@ def join(caches: Sequence[Cache]) -> Cache:
     return _rebuilt(caches[0], lambda place, name: [getattr(cache.layers[place], name) for cache in caches], width)
 
 
-def select(cache: Cache, rows: Sequence[int], start: int = 0) -> Cache:
-    """The cache of these rows alone, in this order, without the first `start` tokens."""
+def select(cache: Cache, rows: Sequence[int], start: int = 0, *, end: int | None = None, spare: int = SPARE) -> Cache:
+    """The cache of these rows alone, in this order, of the tokens from `start` to `end`."""
+    end = length_of(cache) if end is None else end
 
     def parts(place: int, name: str) -> list[torch.Tensor]:
         whole = getattr(cache.layers[place], name)
-        return [whole[row : row + 1, :, start:] for row in rows]
+        return [whole[row : row + 1, :, start:end] for row in rows]
 
-    return _rebuilt(cache, parts, length_of(cache) - start)
+    return _rebuilt(cache, parts, end - start, spare)
 
 
-def _rebuilt(like: Cache, parts: Callable[[int, str], list[torch.Tensor]], width: int) -> Cache:
+def _rebuilt(like: Cache, parts: Callable[[int, str], list[torch.Tensor]], width: int, spare: int = SPARE) -> Cache:
     cache = new_cache()
     layers: list[Any] = like.layers
     for place, layer in enumerate(layers):
         # Layers that use another layer's keys and values have none of their own.
         own = layer.get_seq_length() > 0
         cache.layers.append(
-            GrowingLayer(width, _lay(parts(place, "keys"), width), _lay(parts(place, "values"), width))
+            GrowingLayer(width, *(_lay(parts(place, name), width, spare) for name in ("keys", "values")))
             if own
             else GrowingLayer()
         )
     return cache
 
 
-def _lay(parts: list[torch.Tensor], width: int) -> torch.Tensor:
+def _lay(parts: list[torch.Tensor], width: int, spare: int) -> torch.Tensor:
     """The parts below each other, ending together at `width`, in a buffer with room after it."""
     first = parts[0]
     rows = sum(part.shape[0] for part in parts)
-    room = first.new_empty(rows, first.shape[1], width + SPARE, first.shape[-1])
+    room = first.new_empty(rows, first.shape[1], width + spare, first.shape[-1])
     at = 0
     for part in parts:
         own = room[at : at + part.shape[0]]

@@ -21,6 +21,7 @@ from transformers import Cache
 
 from swift.engines.answers import Answer, fail
 from swift.engines.cache import join, length_of, new_cache, select
+from swift.engines.prefixes import Prefixes
 from swift.engines.sampling import pick
 from swift.errors import SwiftError
 
@@ -85,6 +86,7 @@ class Scheduler:
         generate: answers a batch that begins and ends together.
         batches: whether the model's memory are keys and values alone.
         around: makes the context in which the model is called.
+        prefix_room: bytes for the beginnings of earlier conversations; None means what suits the device.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class Scheduler:
         generate: Callable[[list[Answer]], None],
         batches: bool,
         around: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        prefix_room: int | None = None,
     ) -> None:
         self.model, self.adapters, self.max_batch_size = model, adapters, max_batch_size
         self._pad_id, self._generate, self._batches, self._around = pad_id, generate, batches, around
@@ -108,6 +111,7 @@ class Scheduler:
         self._waiting: deque[Answer] = deque()
         self._lock = threading.Lock()
         self._turns = threading.Lock()
+        self.prefixes = Prefixes(model.device, room=prefix_room)
         self._thread: threading.Thread | None = None
         self._batch: Batch | None = None
         self._reading: Reading | None = None
@@ -159,10 +163,9 @@ class Scheduler:
                 return False
         try:
             self._leave()
-            if self._reading is None:
-                self._admit()
-            if self._reading is not None:
-                self._read()
+            left = self._portion
+            while left > 0 and (self._reading is not None or self._admit()):
+                left -= self._read(left)
             if self._batch is not None:
                 self._step(self._batch)
         except Exception as error:
@@ -185,6 +188,7 @@ class Scheduler:
         batch = self._batch
         if batch is None or not any(answer.over for answer in batch.answers):
             return
+        self._remember(batch)
         rows = [row for row, answer in enumerate(batch.answers) if not answer.over]
         if not rows:
             self._batch = None
@@ -193,8 +197,18 @@ class Scheduler:
         start = int(mask.argmax(dim=1).min())
         self._batch = Batch([batch.answers[row] for row in rows], select(batch.cache, rows, start), mask[:, start:])
 
-    def _admit(self) -> None:
-        """Begin to read the next prompts: as many as the batch has room for and a portion holds, or one long one."""
+    def _remember(self, batch: Batch) -> None:
+        """Keep what is known of the conversations that end."""
+        for row, answer in enumerate(batch.answers):
+            if answer.over:
+                tokens = [*answer.prompt, *answer.token_ids[:-1]]
+                self.prefixes.keep(answer.adapter, tokens, batch.cache, row, batch.mask.shape[1] - len(tokens))
+
+    def _admit(self) -> bool:
+        """Begin to read the next prompts: as many as the batch has room for and a portion holds, or one long one.
+
+        Returns whether there is something to read now.
+        """
         running = self._batch.answers if self._batch is not None else []
         chosen: list[Answer] = []
         with self._lock:
@@ -202,14 +216,13 @@ class Scheduler:
                 if not self._fits(self._waiting[0], running, chosen):
                     break
                 chosen.append(self._waiting.popleft())
-                if self._alone(chosen[0]):
+                if self._alone(chosen[0]) or self._known(chosen[0]):
                     break
-        if not chosen:
-            return
-        if self._alone(chosen[0]):
+        if chosen and self._alone(chosen[0]):
             self._run_alone(chosen)
-        else:
+        elif chosen:
             self._reading = self._reading_of(chosen)
+        return self._reading is not None
 
     def _alone(self, answer: Answer) -> bool:
         """Whether an answer goes through `generate`."""
@@ -220,6 +233,8 @@ class Scheduler:
         if self._alone(answer):
             return not others
         if not all(self.adapters.together(other.adapter, answer.adapter) for other in others):
+            return False
+        if chosen and self._known(answer):
             return False
         different = {tuple(other.prompt) for other in (*chosen, answer)}
         return len(different) == 1 or len(different) * max(map(len, different)) <= self._portion
@@ -254,23 +269,33 @@ class Scheduler:
         for row, answer in enumerate(firsts):
             ids[row, width - len(answer.prompt) :] = torch.tensor(answer.prompt)
             mask[row, width - len(answer.prompt) :] = 1
-        return Reading(answers, rows, ids, mask)
+        if len(firsts) > 1:
+            return Reading(answers, rows, ids, mask)
+        known = self._known(answers[0])
+        return Reading(answers, rows, ids, mask, known, self.prefixes.take(answers[0].adapter, answers[0].prompt))
 
-    def _read(self) -> None:
-        """Read a portion; with the last one each answer gets its first token and joins the batch."""
+    def _known(self, answer: Answer) -> int:
+        return self.prefixes.known(answer.adapter, answer.prompt)
+
+    def _read(self, most: int) -> int:
+        """Read up to so many tokens; with the last of them each answer gets its first token and joins the batch.
+
+        Returns how many were read.
+        """
         reading = self._reading
         assert reading is not None
         if all(answer.over for answer in reading.answers):
             self._reading = None
-            return
-        end = min(reading.ids.shape[1], reading.done + self._portion)
+            return 0
+        # Several prompts fit into a portion, and a row that is all padding has nothing to attend to.
+        end = reading.ids.shape[1] if len(reading.ids) > 1 else min(reading.ids.shape[1], reading.done + most)
         positions = (reading.mask.cumsum(dim=1) - 1).clamp(min=0)[:, reading.done : end]
         names = [reading.answers[reading.rows.index(row)].adapter for row in range(len(reading.ids))]
         ids, mask = reading.ids[:, reading.done : end], reading.mask[:, :end]
         logits = self._forward(names, ids, mask, positions, reading.cache)
         reading.done = end
         if end < reading.ids.shape[1]:
-            return
+            return ids.numel()
         self._reading = None
         cache, logits, mask = reading.cache, logits[reading.rows], reading.mask[reading.rows]
         if reading.rows != list(range(len(reading.ids))):
@@ -279,6 +304,7 @@ class Scheduler:
         self._push(new, logits)
         self._batch = new if self._batch is None else _joined(self._batch, new)
         self._leave()
+        return ids.numel()
 
     def _step(self, batch: Batch) -> None:
         """The next token of each row."""

@@ -191,6 +191,7 @@ class PtEngine(Engine):
         with self.scheduler.paused():
             self.adapters.check(name)
             self.scheduler.end(name)
+            self.scheduler.prefixes.forget()
             self.adapters.remove(name)
 
     def encode(self, request: InferRequest) -> list[int]:

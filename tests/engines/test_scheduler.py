@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, GPTNeoXConfig, Mamb
 
 from swift.engines import InferRequest, PtEngine, RequestConfig
 from swift.engines.cache import grows, join, length_of, new_cache, select
+from swift.engines.prefixes import Prefixes
 from swift.errors import SwiftError
 from swift.templates import load_template
 from tests.tiny import ask, make_model, make_tokenizer, save_adapter, save_tiny
@@ -122,6 +123,43 @@ def test_equal_prompts_are_read_once() -> None:
     four = ids(engine.infer([requests()[1]], hot))
     assert rows == [1, *[4] * 7]
     assert len({tuple(answer) for answer in four}) > 1
+
+
+def test_a_known_beginning_is_not_read_again() -> None:
+    engine = make_engine(max_batch_size=4)
+    lengths: list[int] = []
+    engine.model.register_forward_pre_hook(
+        lambda _, args, kwargs: lengths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    talk = ask("what is the capital of France? " * 6)
+    first = engine.infer([InferRequest(talk)], GREEDY)[0].choices[0]
+    prompt = engine.encode(InferRequest(talk))
+    assert lengths == [len(prompt), *[1] * 19]
+    longer = [*talk, first.message.to_message(), {"role": "user", "content": "sky"}]
+    other = [*ask("what is the capital of France? " * 6 + "you")]
+    for messages in (longer, other, talk):
+        lengths.clear()
+        request = InferRequest(messages)
+        answer = ids(engine.infer([request], GREEDY))[0]
+        assert sum(lengths) - 19 < len(engine.encode(request)) - 32
+        assert answer == alone(PtEngine((make_model(), engine.template)).model, engine.encode(request))
+    lengths.clear()
+    engine.scheduler.prefixes.forget()
+    engine.infer([InferRequest(talk)], GREEDY)
+    assert lengths[0] == len(prompt)
+
+
+def test_little_room_keeps_the_latest() -> None:
+    cache = new_cache()
+    cache.update(torch.randn(1, 2, 40, 4), torch.randn(1, 2, 40, 4), 0)
+    size = 2 * cache.layers[0].keys.nbytes
+    prefixes = Prefixes(torch.device("cpu"), room=2 * size)
+    for start in (0, 100, 200):
+        prefixes.keep(None, range(start, start + 40), cache, 0, 0)
+    assert [prefixes.known(None, range(start, start + 90)) for start in (0, 100, 200)] == [0, 40, 40]
+    assert prefixes.known("other", range(100, 140)) == 0
+    assert prefixes.known(None, range(100, 131)) == 0
+    assert torch.equal(prefixes.take(None, range(200, 236)).layers[0].keys, cache.layers[0].keys[:, :, :35])
 
 
 def test_who_leaves_changes_nothing_for_the_others() -> None:
