@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from swift.config import InferConfig, MergeConfig, PtConfig, SftConfig, TunerConfig
     from swift.data import load_rows
     from swift.engines import InferRequest, PtEngine, RequestConfig
+    from swift.engines.remote import InferClient
     from swift.errors import SwiftError
     from swift.export.merge import merge_lora
     from swift.models.load import load_model
@@ -52,6 +53,7 @@ _HOMES = {
     "BOFTConfig": "peft",
     "FourierFTConfig": "peft",
     "IA3Config": "peft",
+    "InferClient": "swift.engines.remote",
     "InferConfig": "swift.config",
     "InferRequest": "swift.engines",
     "LoHaConfig": "peft",

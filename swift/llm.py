@@ -12,12 +12,14 @@ from swift.errors import SwiftError
 if TYPE_CHECKING:
     from swift.data import RowSet
     from swift.engines import InferRequest, PtEngine, RequestConfig
+    from swift.engines.remote import InferClient
     from swift.templates import Template
     from swift.train.result import SftResult
 
 __all__ = [
     "ExportArguments",
     "InferArguments",
+    "InferClient",
     "InferRequest",
     "PtEngine",
     "RequestConfig",
@@ -32,6 +34,7 @@ __all__ = [
 ]
 
 _ELSEWHERE = {
+    "InferClient": "swift.engines.remote",
     "InferRequest": "swift.engines",
     "PtEngine": "swift.engines",
     "RequestConfig": "swift.engines",

@@ -13,6 +13,7 @@ from swift.config.optimizer import OptimizerConfig
 from swift.config.output import OutputConfig, PluginConfig
 from swift.config.plan import MachineConfig
 from swift.config.predict import PredictConfig
+from swift.config.remote import RemoteConfig
 from swift.config.task import TaskConfig
 from swift.config.template import PtTemplateConfig, TemplateConfig, TrainTemplateConfig
 from swift.config.train import TrainConfig
@@ -110,7 +111,7 @@ class PtConfig(SftConfig):
 class BatchConfig:
     """Options of inference over many rows."""
 
-    infer_backend: str = option("pt", "Engine: pt (also called transformers), or one from --external_plugins.")
+    infer_backend: str = option("pt", "Engine: pt (also called transformers), remote, or one from --external_plugins.")
     load_args: bool = option(True, "Take template, system text and switches from the adapter or checkpoint.")
     val_dataset: list[str] = option(help="Rows to answer; unset means a conversation.", factory=list, check=named)
     val_dataset_shuffle: bool = option(False, "Shuffle the rows.", needs=("val_dataset",))
@@ -162,6 +163,7 @@ class InferConfig(CommandConfig):
     task: TaskConfig = field(default_factory=TaskConfig)
     template: TemplateConfig = field(default_factory=TemplateConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
+    remote: RemoteConfig = field(default_factory=RemoteConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
     plugins: PluginConfig = field(default_factory=PluginConfig)
 

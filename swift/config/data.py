@@ -90,6 +90,12 @@ class DataConfig:
 class TrainDataConfig(DataConfig):
     """Options of the data in training, where samples can be made while the run goes on."""
 
+    group_by_length: bool = option(
+        False,
+        "Put samples of like length into a step, and of these the likest into a micro-batch, so that less is padded; "
+        "steps come in random order, the one with the longest sample first.",
+        needs=("train_dataloader_shuffle",),
+    )
     streaming: bool = option(
         False,
         "Read and tokenise rows one by one while the run goes on, over and over until --max_steps.",

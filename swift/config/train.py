@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from swift.config.fields import above, at_least, between, named, option
 
@@ -62,6 +62,12 @@ class TrainConfig:
         "Metric of evaluation besides the loss: acc (right tokens), nlg (that of --predict_with_generate), or one from "
         "a plugin; classifiers give theirs always.",
         aliases=("metric",),
+    )
+    acc_strategy: Literal["token", "seq"] = option(
+        "token",
+        "What --eval_metric acc counts: right tokens (token_acc), or samples whose trained tokens are all right "
+        "(seq_acc).",
+        needs=("eval_metric", "acc"),
     )
     callbacks: list[str] = option(help="Callbacks from --external_plugins, by name.", factory=list)
     gradient_checkpointing: bool | None = option(

@@ -22,7 +22,7 @@ HASHED = 64 * 2**20
 NO_MATTER = frozenset(
     """
     train_dataloader_shuffle dataset_num_proc packing packing_length packing_strategy padding_free load_from_cache_file
-    cached_dataset cached_val_dataset lazy_tokenize streaming shuffle_buffer_size
+    cached_dataset cached_val_dataset lazy_tokenize streaming shuffle_buffer_size group_by_length
     """.split()  # noqa: SIM905
 )
 """Options of the data that change no sample."""

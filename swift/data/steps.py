@@ -10,6 +10,9 @@ import numpy as np
 
 from swift.errors import SwiftError
 
+WINDOW = 50
+"""Steps of units that are sorted together by length."""
+
 Step = list[list[list[int]]]
 """Units of one optimizer step: by micro-batch, then by rank."""
 
@@ -39,6 +42,7 @@ class StepPlan:
         seed: of the order.
         shuffle: a new order in each epoch; else the order of the data.
         drop_last: leave out the last, smaller step.
+        lengths: of each unit, where steps are made of units of like length; the last, smaller step has random ones.
 
     Raises:
         SwiftError: there is not one step in an epoch.
@@ -54,9 +58,10 @@ class StepPlan:
         seed: int,
         shuffle: bool,
         drop_last: bool = False,
+        lengths: np.ndarray | None = None,
     ) -> None:
         self.units, self.batch_size, self.accumulation, self.world_size = units, batch_size, accumulation, world_size
-        self.seed, self.shuffle, self.drop_last = seed, shuffle, drop_last
+        self.seed, self.shuffle, self.drop_last, self.lengths = seed, shuffle, drop_last, lengths
         self.units_per_step = batch_size * accumulation * world_size
         full, rest = divmod(units, self.units_per_step)
         self._last_units = 0 if drop_last else rest
@@ -78,9 +83,32 @@ class StepPlan:
         """The same, one by one; without shuffling nothing is held but the step."""
         order: Sequence[int] = range(self.units)
         if self.shuffle:
-            order = seeded(self.seed, epoch).permutation(self.units).tolist()
+            draw = seeded(self.seed, epoch)
+            shuffled = draw.permutation(self.units)
+            order = (shuffled if self.lengths is None else self._grouped(shuffled, draw)).tolist()
         for start in range(0, self.steps_per_epoch * self.units_per_step, self.units_per_step):
             yield self._step(list(order[start : start + self.units_per_step]))
+
+    def _grouped(self, order: np.ndarray, draw: np.random.RandomState) -> np.ndarray:
+        """The order in which each step has units of like length: int64[units] from a random int64[units].
+
+        Units are sorted, the longest first, within stretches of `WINDOW` steps, so that steps differ between epochs.
+        """
+        assert self.lengths is not None
+        lengths = self.lengths
+        whole = self.units // self.units_per_step * self.units_per_step
+
+        def falling(units: np.ndarray) -> np.ndarray:
+            return units[np.argsort(-lengths[units], kind="stable")]
+
+        size = self.units_per_step * WINDOW
+        windows = [falling(order[start : min(start + size, whole)]) for start in range(0, whole, size)]
+        steps = np.concatenate([*windows, order[:0]]).reshape(-1, self.units_per_step)
+        steps = steps[draw.permutation(len(steps))]
+        if len(steps):
+            first = int(lengths[steps[:, 0]].argmax())
+            steps[[0, first]] = steps[[first, 0]]
+        return np.concatenate([steps.ravel(), falling(order[whole:])])
 
     def step(self, number: int) -> Step:
         """An optimizer step of the run, counted from 1 over all epochs."""

@@ -177,12 +177,13 @@ class Logprob:
     """The log-probability of one generated token, by the model's own logits.
 
     Attributes:
+        token: its id; its text where a server tells no ids.
         top: the likeliest tokens at this place with theirs, the likeliest first.
     """
 
-    token: int
+    token: int | str
     logprob: float
-    top: list[tuple[int, float]] = field(default_factory=list)
+    top: list[tuple[int | str, float]] = field(default_factory=list)
 
 
 @dataclass
@@ -410,7 +411,11 @@ class _Engines(Registry[Any]):
 engines: Registry[Any] = _Engines(
     "engine",
     "infer_backend",
-    {"pt": "swift.engines.transformers", "transformers": "swift.engines.transformers"},
+    {
+        "pt": "swift.engines.transformers",
+        "transformers": "swift.engines.transformers",
+        "remote": "swift.engines.remote",
+    },
 )
 
 

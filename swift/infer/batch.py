@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,20 +146,49 @@ def prepare(
     Raises:
         SwiftError: rows that cannot be answered, or a result file that cannot be written or continued.
     """
-    questions = [question_of(row, place) for row, place in rows.rows]
     context = config.generate.max_length or source.limit
-    questions, prompts = encode_all(questions, template, context, rows.dropped, strict=config.batch.strict)
-    for question, key in zip(questions, keys_of(prompts, source, request_config, config), strict=True):
+    return open_batch(
+        config,
+        request_config,
+        rows,
+        lambda request: encode_prompt(template, request, context),
+        settings=settings_of(config, source),
+        path=default_path(source),
+    )
+
+
+def open_batch(
+    config: InferConfig,
+    request_config: RequestConfig,
+    rows: RowSet,
+    encode: Callable[[InferRequest], Any],
+    *,
+    settings: list[Any],
+    path: Path,
+) -> Batch:
+    """Check the rows and open the result file.
+
+    Args:
+        encode: what is asked with a request, of which its answer depends.
+        settings: what else all answers depend on, besides the request's parameters.
+        path: the result file where none is named.
+
+    Raises:
+        SwiftError: rows that cannot be answered, or a result file that cannot be written or continued.
+    """
+    questions = [question_of(row, place) for row, place in rows.rows]
+    questions, asked = encode_all(questions, encode, rows.dropped, strict=config.batch.strict)
+    for question, key in zip(questions, keys_of(asked, request_config, settings), strict=True):
         question.key = key
-    path = Path(config.batch.result_path).expanduser() if config.batch.result_path else default_path(source)
+    path = Path(config.batch.result_path).expanduser() if config.batch.result_path else path
     results = ResultFile(path, [question.key for question in questions])
     return Batch(questions, results, request_config, config.batch.write_batch_size, config.batch.metric)
 
 
 def encode_all(
-    questions: list[Question], template: Template, context: int | None, dropped: Sequence[Dropped], *, strict: bool
-) -> tuple[list[Question], list[list[int]]]:
-    """The questions that can be answered, and their prompts' token ids; says which rows are left out.
+    questions: list[Question], encode: Callable[[InferRequest], Any], dropped: Sequence[Dropped], *, strict: bool
+) -> tuple[list[Question], list[Any]]:
+    """The questions that can be answered, and what is asked with them; says which rows are left out.
 
     Raises:
         SwiftError: some rows cannot be answered (strict); it names the first of them.
@@ -167,10 +196,10 @@ def encode_all(
     from swift.data import Dropped, by_reason
     from swift.data.drops import stop_at
 
-    kept, prompts, bad = [], [], []
+    kept, asked, bad = [], [], []
     for question in questions:
         try:
-            prompts.append(encode_prompt(template, question.request, context))
+            asked.append(encode(question.request))
         except SwiftError as error:
             bad.append(Dropped(question.source, error.what))
         else:
@@ -179,22 +208,25 @@ def encode_all(
         stop_at(bad, len(questions), fix="mend these rows; --strict false leaves them out")
     for reason, count in by_reason([*dropped, *bad]):
         print(f"{count:,} left out: {reason}", file=sys.stderr)
-    return kept, prompts
+    return kept, asked
 
 
-def keys_of(
-    prompts: list[list[int]], source: ModelSource, request_config: RequestConfig, config: InferConfig
-) -> list[str]:
-    """A key for each row, of all that its answer depends on: prompt, parameters, weights."""
+def keys_of(asked: Sequence[Any], request_config: RequestConfig, settings: list[Any]) -> list[str]:
+    """A key for each row, of all that its answer depends on: what is asked, parameters, settings."""
     parameters = asdict(request_config)
     parameters.pop("stream")
+    shared = json.dumps([parameters, *settings], default=str)
+    return [hashlib.sha256(f"{shared}{each}".encode()).hexdigest()[:16] for each in asked]
+
+
+def settings_of(config: InferConfig, source: ModelSource) -> list[Any]:
+    """What all answers of a model depend on: its weights, how they are loaded, and the engine."""
     weights = []
     for folder in (source.path, *source.adapters):
         files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
         weights.append([str(folder), *((file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files)])
     loading = [config.model.torch_dtype, config.model.model_kwargs, config.generate.max_length]
-    shared = json.dumps([parameters, weights, loading, config.batch.infer_backend], default=str)
-    return [hashlib.sha256(f"{shared}{prompt}".encode()).hexdigest()[:16] for prompt in prompts]
+    return [weights, loading, config.batch.infer_backend]
 
 
 def default_path(source: ModelSource) -> Path:

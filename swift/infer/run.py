@@ -33,6 +33,10 @@ def main(config: InferConfig) -> int:
     decisions = Decisions()
     note_without_effect(config, decisions)
     request_config = request_config_of(config.generate)
+    if config.batch.infer_backend == "remote":
+        from swift.infer.remote import run as run_remote
+
+        return run_remote(config, request_config, decisions)
     if config.model.quant_method:
         check_loading(config.model)
     source = find_source(config.model, decisions)

@@ -16,7 +16,7 @@ from swift.config.commands import InferConfig
 from swift.config.decisions import Decisions
 from swift.engines import RequestConfig
 from swift.errors import SwiftError
-from swift.infer.batch import default_path, keys_of, read_rows
+from swift.infer.batch import default_path, keys_of, read_rows, settings_of
 from swift.infer.results import ResultFile
 from swift.models.source import ModelSource
 from swift.rows import EncodedRow, Row, Source
@@ -134,7 +134,7 @@ def encode(rows: RowSet, task: TextTask, ids_of: Any, longest: int | None, *, st
 def open_results(config: InferConfig, source: ModelSource, texts: Texts) -> ResultFile:
     """The file of answers, gone on with where it has some."""
     prompts = [[token for sample in samples for token in sample.input_ids.tolist()] for samples in texts.samples]
-    keys = keys_of(prompts, source, RequestConfig(), config)
+    keys = keys_of(prompts, RequestConfig(), settings_of(config, source))
     path = Path(config.batch.result_path).expanduser() if config.batch.result_path else default_path(source)
     return ResultFile(path, keys)
 

@@ -41,7 +41,8 @@ class CausalLm(Task):
     @property
     def figures(self) -> dict[str, bool]:
         """The share of right tokens where it is asked for, and what is measured of answers."""
-        found = {"token_acc": True} if self.config.train.eval_metric == "acc" else {}
+        train = self.config.train
+        found = {f"{train.acc_strategy}_acc": True} if train.eval_metric == "acc" else {}
         measured = (*OVERLAP, "acc") if self.config.predict.predict_with_generate else ()
         return found | dict.fromkeys(measured, True)
 
@@ -65,10 +66,13 @@ class CausalLm(Task):
         from swift.tasks.tokens import TokenComputation, chosen_head
 
         train = self.config.train
+        by_sample = train.eval_metric == "acc" and train.acc_strategy == "seq"
+        by_token = train.eval_metric not in (None, "nlg") and not by_sample
         return TokenComputation(
             model,
             objectives.get(self.loss_name()),
-            metrics.get(train.eval_metric) if train.eval_metric and train.eval_metric != "nlg" else None,
+            metrics.get(train.eval_metric) if by_token else None,
+            by_sample=by_sample,
             head=chosen_head(self.config, model, trained),
             smoothing=train.more.get("label_smoothing_factor") or 0.0,
             balance=train.router_aux_loss_coef,

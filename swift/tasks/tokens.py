@@ -27,6 +27,7 @@ class TokenComputation:
         model: a causal language model, tuned.
         objective: takes `TokenLogps`.
         metric: counts something of predictions in evaluation.
+        by_sample: count in evaluation the samples whose trained tokens are all right.
         head: the model's `separable_head`, where logits are to be computed some tokens at a time.
         smoothing: of labels, in training.
         balance: what the uneven use of experts weighs beside the loss of a token.
@@ -38,12 +39,13 @@ class TokenComputation:
         objective: Objective,
         metric: Metric | None = None,
         *,
+        by_sample: bool = False,
         head: Any = None,
         smoothing: float = 0.0,
         balance: float = 0.0,
     ) -> None:
         self.objective, self.metric, self.head, self.smoothing = objective, metric, head, smoothing
-        self.balance = balance
+        self.by_sample, self.balance = by_sample, balance
         self.select = takes_logits_to_keep(model)
 
     def units(self, batch: dict[str, Any]) -> torch.Tensor:
@@ -75,7 +77,7 @@ class TokenComputation:
 
 
 class TokenEvaluation:
-    """Loss per trained token, and the metric's sums divided by the same number."""
+    """Loss per trained token, the metric's sums divided by the same number, and the share of right samples."""
 
     def __init__(self, computation: TokenComputation) -> None:
         self.computation = computation
@@ -84,11 +86,16 @@ class TokenEvaluation:
     def add(self, model: Any, batch: dict[str, Any]) -> None:
         """Take in a micro-batch."""
         how = self.computation
-        head = None if how.metric else how.head
+        head = None if how.metric or how.by_sample else how.head
         outputs, logits, labels = token_logps(model, batch, select=how.select, head=head)
         found: dict[str, float] = {"loss": float(how.objective(outputs).total), "tokens": len(labels)}
         if how.metric and logits is not None:
             found |= how.metric(logits.argmax(-1), labels)
+        if how.by_sample and logits is not None:
+            samples = places_of_samples(batch)
+            wrong = samples[logits.argmax(-1) != labels].unique()
+            found["samples"] = len(samples.unique())
+            found["seq_acc"] = found["samples"] - len(wrong)
         for name, value in found.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
@@ -98,8 +105,22 @@ class TokenEvaluation:
         for sums in gather(self.sums):
             for name, value in sums.items():
                 totals[name] += value
-        tokens = max(totals.pop("tokens"), 1.0)
-        return {name: value / tokens for name, value in totals.items()}
+        tokens, samples = max(totals.pop("tokens"), 1.0), max(totals.pop("samples", 0.0), 1.0)
+        return {name: value / (samples if name == "seq_acc" else tokens) for name, value in totals.items()}
+
+
+def places_of_samples(batch: dict[str, Any]) -> torch.Tensor:
+    """int64[k], the number of the sample in its micro-batch that each trained token belongs to.
+
+    Args:
+        batch: padded rows int64[b, n], or samples end to end in one row, whose positions begin anew.
+    """
+    labels = batch["labels"]
+    if batch.get("attention_mask") is None and "position_ids" in batch:
+        samples = (batch["position_ids"] == 0).cumsum(1)
+    else:
+        samples = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)
+    return samples[:, 1:][labels[:, 1:] != IGNORE]
 
 
 def chosen_head(config: Any, model: Any, trained: int) -> Any:

@@ -139,7 +139,9 @@ def pack(config: SftConfig, dataset: EncodedDataset, longest: int | None, decisi
     return Samples(dataset, plan_packs(dataset.lengths, capacity, config.data.packing_strategy))
 
 
-def step_plan(config: SftConfig, units: int | None, world_size: int, decisions: Decisions) -> StepPlan:
+def step_plan(
+    config: SftConfig, units: int | None, world_size: int, decisions: Decisions, lengths: np.ndarray | None = None
+) -> StepPlan:
     """The order of global batches; no number of units means a stream, which has as many as the steps take."""
     train = config.train
     accumulation = train.gradient_accumulation_steps
@@ -156,6 +158,7 @@ def step_plan(config: SftConfig, units: int | None, world_size: int, decisions: 
         seed=data_seed(train),
         shuffle=config.data.train_dataloader_shuffle and units is not None,
         drop_last=bool(train.more.get("dataloader_drop_last", False)),
+        lengths=lengths if config.data.group_by_length else None,
     )
 
 
@@ -288,7 +291,7 @@ def prepare(
     train = pack(config, sets.train, longest, decisions) if config.data.packing else grouped(task, sets.train)
     evaluation = grouped(task, sets.held) if sets.held is not None else None
     _settle(task, source, train, evaluation, decisions)
-    plan = step_plan(config, train.count, distributed.world_size(), decisions)
+    plan = step_plan(config, train.count, distributed.world_size(), decisions, train.tokens())
     dropped = DroppedRows(chain(train.dataset.dropped, evaluation.dataset.dropped if evaluation else ()))
     channels = channels_of(train.dataset) if config.train.enable_channel_loss else None
     return Prepared(train, evaluation, plan, end_to_end, dict(template.notes), dropped, channels, task=task)

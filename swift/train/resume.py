@@ -52,7 +52,7 @@ def write_position(folder: Path, fingerprint: str, plan: StepPlan) -> None:
 
 def order_of(plan: StepPlan) -> list[Any]:
     """What the order of samples hangs on, besides the samples."""
-    return [plan.seed, plan.shuffle, plan.drop_last]
+    return [plan.seed, plan.shuffle, plan.drop_last, *(["by length"] if plan.lengths is not None else [])]
 
 
 def check_same_run(
@@ -85,7 +85,8 @@ def check_same_run(
         )
     if position and position["order"] != order_of(data.plan):
         raise SwiftError(
-            "the order of samples differs: --seed, --data_seed, --train_dataloader_shuffle or drop_last changed",
+            "the order of samples differs: --seed, --data_seed, --train_dataloader_shuffle, --group_by_length or "
+            "drop_last changed",
             where=str(checkpoint),
             fix=anew,
         )

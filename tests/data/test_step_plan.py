@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -58,6 +59,27 @@ def test_a_step_has_the_same_units_however_it_is_dealt_out(batch_size, accumulat
     for epoch in (0, 3):
         for step, expected in zip(plan.epoch(epoch), reference.epoch(epoch), strict=True):
             assert [u for micro in step for rank in micro for u in rank] == [u for m in expected for r in m for u in r]
+
+
+@pytest.mark.parametrize(("batch_size", "accumulation", "world_size"), [(1, 8, 1), (2, 2, 2), (4, 1, 2)])
+def test_steps_of_like_length_are_the_same_however_they_are_dealt_out(batch_size, accumulation, world_size):
+    lengths = np.random.RandomState(0).randint(1, 1000, 1003)
+    options = {"shuffle": True, "lengths": lengths}
+    reference = plan_of(1003, batch_size=8, accumulation=1, world_size=1, **options)
+    plan = plan_of(1003, batch_size=batch_size, accumulation=accumulation, world_size=world_size, **options)
+    for epoch in (0, 1):
+        units = [[u for micro in step for rank in micro for u in rank] for step in plan.epoch(epoch)]
+        assert units == [[u for m in expected for r in m for u in r] for expected in reference.epoch(epoch)]
+        assert sorted(u for step in units for u in step) == list(range(1003))
+        assert lengths[units[0]].max() == lengths[[u for step in units[:-1] for u in step]].max()
+        assert len(units[-1]) == 3
+    assert plan.epoch(0) != plan.epoch(1)
+
+    def padding(plan):
+        batches = [lengths[rank] for step in plan.epoch(0) for micro in step for rank in micro if rank]
+        return sum(len(batch) * batch.max() - batch.sum() for batch in batches)
+
+    assert padding(reference) < 0.1 * padding(plan_of(1003, batch_size=8, accumulation=1, world_size=1, shuffle=True))
 
 
 def test_epochs_differ_and_repeat():

@@ -107,6 +107,29 @@ def test_the_best_checkpoint_is_chosen_by_an_answers_figure(train: Train, held: 
     assert len(found) in (best + 3, 12)
 
 
+@pytest.mark.parametrize("options", [{}, {"padding_free": True}], ids=["padded", "end-to-end"])
+def test_right_samples_are_counted(train: Train, rows: Path, options: dict[str, Any]) -> None:
+    """The model learns some of these rows by heart."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    options |= {"train_type": "full", "learning_rate": 1e-2, "max_steps": 30, "eval_steps": 30}
+    options |= {"val_dataset": [str(rows)], "per_device_eval_batch_size": 4}
+    result = train(**options, eval_metric="acc", acc_strategy="seq", gradient_accumulation_steps=4)
+    model = AutoModelForCausalLM.from_pretrained(result.checkpoint, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(result.checkpoint)
+    right = []
+    for line in rows.read_text().splitlines():
+        messages = json.loads(line)["messages"]
+        start = len(tokenizer.apply_chat_template(messages[:1], add_generation_prompt=True, return_dict=False))
+        text = tokenizer.apply_chat_template(messages, tokenize=False).removesuffix("\n")
+        ids = torch.tensor([tokenizer.encode(text)])
+        with torch.no_grad():
+            right.append(bool((model(ids).logits[0, start - 1 : -1].argmax(-1) == ids[0, start:]).all()))
+    assert 0 < sum(right) < len(right)
+    assert evaluations(result)[-1]["seq_acc"] == pytest.approx(sum(right) / len(right))
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -41,8 +41,9 @@ def assert_same(first: SftResult, second: SftResult) -> None:
         {"train_type": "full", "learning_rate": 1e-3},
         {"train_type": "freeze", "freeze_parameters_ratio": 0.5},
         {"split_dataset_ratio": 0.2, "eval_steps": 2, "eval_strategy": "steps"},
+        {"group_by_length": True, "lora_dropout": 0.3},
     ],
-    ids=["lora", "packed", "packed-log4", "dropout-log5", "full", "freeze", "evaluated"],
+    ids=["lora", "packed", "packed-log4", "dropout-log5", "full", "freeze", "evaluated", "by-length"],
 )
 @pytest.mark.parametrize("stop", [4, 7])
 def test_resumed_equals_unbroken(train: Train, tmp_path: Path, options: dict[str, Any], stop: int) -> None:
