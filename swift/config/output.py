@@ -7,6 +7,9 @@ from typing import Literal
 
 from swift.config.fields import named, option
 
+CHATS = ("dingtalk", "lark", "wxwork", "slack", "discord")
+BY_EMAIL = ("swanlab_notification_method", "email")
+
 
 @dataclass
 class OutputConfig:
@@ -38,6 +41,25 @@ class OutputConfig:
     )
     swanlab_mode: Literal["cloud", "local"] = option(
         "cloud", "SwanLab: where it records.", needs=("report_to", "swanlab")
+    )
+    swanlab_notification_method: Literal["email", "dingtalk", "lark", "wxwork", "slack", "discord"] | None = option(
+        None, "SwanLab: who is told when the run ends or fails.", needs=("report_to", "swanlab")
+    )
+    swanlab_webhook_url: str | None = option(
+        None, "SwanLab: where a chat takes the message.", secret=True, needs=("swanlab_notification_method", *CHATS)
+    )
+    swanlab_secret: str | None = option(
+        None,
+        "SwanLab: the chat's signing secret, or the password of the sender's mailbox.",
+        secret=True,
+        needs=("swanlab_notification_method", "email", "dingtalk", "lark"),
+    )
+    swanlab_sender_email: str | None = option(None, "SwanLab: the sender's address.", needs=BY_EMAIL)
+    swanlab_receiver_email: str | None = option(None, "SwanLab: the receiver's address.", needs=BY_EMAIL)
+    swanlab_smtp_server: str | None = option(None, "SwanLab: the sender's server, smtp.HOST.", needs=BY_EMAIL)
+    swanlab_smtp_port: int | None = option(None, "SwanLab: its port; unset means 587.", needs=BY_EMAIL)
+    swanlab_email_language: Literal["zh", "en"] = option(
+        "zh", "SwanLab: language of the message.", needs=("swanlab_notification_method",)
     )
 
 

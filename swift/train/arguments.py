@@ -57,6 +57,9 @@ def check_packages(config: SftConfig) -> None:
     """
     from importlib.util import find_spec
 
+    from swift.train.swanlab import check_notification
+
+    check_notification(config.output)
     for target in config.train.report_to:
         if target in PACKAGES and find_spec(PACKAGES[target]) is None:
             raise SwiftError(
@@ -229,24 +232,3 @@ def _reports(config: SftConfig, run_folder: Path) -> dict[str, Any]:
     os.environ["TENSORBOARD_LOGGING_DIR"] = logging_dir
     name = config.train.more.get("run_name") or str(run_folder)
     return {"report_to": targets or "none", "logging_dir": logging_dir, "run_name": name}
-
-
-def start_swanlab(config: SftConfig, run_folder: Path) -> None:
-    """Open SwanLab's run, which transformers' callback then takes.
-
-    Its own opening does not work with SwanLab 0.10: it expects None where no run is active, and the variable
-    SWANLAB_PROJECT, by which it would be told the project, now holds JSON.
-    """
-    import swanlab
-
-    output = config.output
-    if output.swanlab_token:
-        swanlab.login(output.swanlab_token)
-    # What stands in the environment counts where no option says otherwise.
-    mode = output.swanlab_mode if config.given("swanlab_mode") or "SWANLAB_MODE" not in os.environ else None
-    swanlab.init(
-        project=output.swanlab_project,
-        workspace=output.swanlab_workspace,
-        experiment_name=output.swanlab_exp_name or config.train.more.get("run_name") or str(run_folder),
-        mode=mode,
-    )

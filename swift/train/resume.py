@@ -23,7 +23,9 @@ FREE = frozenset(
     output_dir add_version overwrite_output_dir create_checkpoint_symlink resume_from_checkpoint save_steps
     save_strategy save_total_limit save_only_model eval_steps eval_strategy eval_metric logging_steps
     logging_first_step logging_dir report_to run_name dry_run format dataset_num_proc hub_token swanlab_token
-    swanlab_project swanlab_workspace swanlab_exp_name swanlab_mode push_to_hub hub_model_id ignore_args_error
+    swanlab_project swanlab_workspace swanlab_exp_name swanlab_mode swanlab_notification_method swanlab_webhook_url
+    swanlab_secret swanlab_sender_email swanlab_receiver_email swanlab_smtp_server swanlab_smtp_port
+    swanlab_email_language push_to_hub hub_model_id ignore_args_error
     max_shard_size val_dataset val_dataset_shuffle per_device_eval_batch_size disable_tqdm use_hf dataset model
     external_plugins enable_channel_loss predict_with_generate max_new_tokens temperature top_k top_p
     repetition_penalty num_beams stop_words

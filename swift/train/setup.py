@@ -348,11 +348,12 @@ def make_trainer(
 
     from swift.models.segments import takes_borders
     from swift.train import callbacks
-    from swift.train.arguments import start_swanlab, training_arguments
+    from swift.train.arguments import training_arguments
     from swift.train.hooks import LastStep, LogFile, Progress
     from swift.train.keep import model_keeper
     from swift.train.meter import ChannelMeter
     from swift.train.predict import PREDICTIONS, Predictions, request_of
+    from swift.train.swanlab import start_swanlab
     from swift.train.told import Told
     from swift.train.trainer import SwiftTrainer
     from swift.tuners.adapters import carries_adapter
