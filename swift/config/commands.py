@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
 
 from swift.config.data import DataConfig, TrainDataConfig
+from swift.config.deploy import RequestDefaultsConfig, ServeConfig
 from swift.config.fields import Option, at_least, named, option, options_in, per_class
 from swift.config.generate import GenerateConfig
 from swift.config.model import ModelConfig, SourceConfig
@@ -169,6 +170,19 @@ class InferConfig(CommandConfig):
 
 
 @dataclass
+class DeployConfig(CommandConfig):
+    """A server for a model, with OpenAI's interface."""
+
+    command: ClassVar[str] = "deploy"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
+    template: TemplateConfig = field(default_factory=TemplateConfig)
+    generate: RequestDefaultsConfig = field(default_factory=RequestDefaultsConfig)
+    serve: ServeConfig = field(default_factory=ServeConfig)
+    plugins: PluginConfig = field(default_factory=PluginConfig)
+
+
+@dataclass
 class MergeOutputConfig:
     """Options of the merged model's folder."""
 
@@ -310,6 +324,7 @@ COMMANDS: dict[str, type[CommandConfig]] = {
         PtConfig,
         SftConfig,
         InferConfig,
+        DeployConfig,
         PrepareConfig,
         MergeConfig,
         ShowConfig,

@@ -8,8 +8,8 @@ from swift.config.fields import above, at_least, between, option
 
 
 @dataclass
-class GenerateConfig:
-    """Options of generation."""
+class SamplingConfig:
+    """Options of how tokens are chosen and where an answer ends."""
 
     max_length: int | None = option(
         None,
@@ -32,5 +32,11 @@ class GenerateConfig:
     repetition_penalty: float | None = option(None, "Above 1 makes repeated tokens less likely.", check=above(0))
     num_beams: int = option(1, "Beams of beam search.", check=at_least(1))
     stop_words: list[str] = option(help="Texts that end an answer; they are not part of it.", factory=list)
+
+
+@dataclass
+class GenerateConfig(SamplingConfig):
+    """Options of generation."""
+
     stream: bool | None = option(None, "Print tokens as they come; unset means: in a conversation, not in a batch.")
     seed: int = option(42, "Seed of sampling.")

@@ -279,6 +279,11 @@ class Engine(ABC):
             SwiftError: the request cannot be answered.
         """
 
+    @property
+    def load(self) -> tuple[int, int] | None:
+        """Answers under way and answers that have not begun; None where the engine does not know."""
+        return None
+
     def submit_all(
         self, requests: Sequence[InferRequest], config: RequestConfig, listener: Callable[[int, Delta], None]
     ) -> Sequence[Ticket]:

@@ -11,7 +11,7 @@ import torch
 
 from swift.errors import SwiftError
 
-COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+COMPACT: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """JSON on one line: free white space lets a small model write line breaks for ever."""
 
 

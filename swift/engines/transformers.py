@@ -160,6 +160,11 @@ class PtEngine(Engine):
         self.scheduler.submit(answers)
         return answers[0].ticket
 
+    @property
+    def load(self) -> tuple[int, int]:
+        """Answers under way and answers that have not begun."""
+        return self.scheduler.running, self.scheduler.waiting
+
     def submit_all(
         self, requests: Sequence[InferRequest], config: RequestConfig, listener: Callable[[int, Delta], None]
     ) -> list[Ticket]:

@@ -58,7 +58,7 @@ def test_help_on_a_word_shows_options_of_transformers_too(capsys: pytest.Capture
     ("words", "said"),
     [
         (["stf"], "did you mean swift sft?"),
-        (["deploy"], "does not have yet"),
+        (["rlhf"], "does not have yet"),
         (["sft", "--modle", "demo"], "did you mean --model?"),
         (["sft"], "--model is missing"),
         (["sft", "--model", "demo"], "--dataset is missing"),

@@ -1,0 +1,97 @@
+"""Errors in OpenAI's form: `{"error": {"message", "type", "param", "code"}}`, and the status that goes with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from http import HTTPStatus
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+
+from swift.engines.base import RequestConfig
+from swift.errors import SwiftError
+
+TYPES = {
+    401: "authentication_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+"""The type of an error by its status; 400 and its neighbours are invalid_request_error, 500 is server_error."""
+PARAMETERS = {field.name for field in fields(RequestConfig)}
+
+
+class ApiError(Exception):
+    """What a client is told instead of an answer.
+
+    Args:
+        status: of HTTP.
+        message: what is wrong and what to do about it.
+        param: the field of the request that is wrong.
+        code: a word that programs look at.
+    """
+
+    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        self.status, self.message, self.param, self.code = status, message, param, code
+        super().__init__(message)
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The error as OpenAI writes it."""
+        kind = TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+        code = self.code or (None if self.status == 400 else HTTPStatus(self.status).phrase.lower().replace(" ", "_"))
+        return {"error": {"message": printable(self.message), "type": kind, "param": self.param, "code": code}}
+
+    def response(self, headers: Mapping[str, str] | None = None) -> JSONResponse:
+        """The same as an answer of HTTP."""
+        return JSONResponse(self.body, self.status, headers=dict(headers or {}))
+
+
+def printable(text: str) -> str:
+    """A text without halves of characters, which no answer can carry."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def mistake(error: SwiftError, param: str | None = None) -> ApiError:
+    """What an engine refuses is the request's mistake."""
+    first = error.what.partition(" ")[0].partition(".")[0]
+    told = error.what + (f"; {error.fix}" if error.fix else "")
+    return ApiError(400, told, param=param or (first if first in PARAMETERS else None))
+
+
+def failure(error: BaseException) -> ApiError:
+    """What went wrong while an answer was generated."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, SwiftError):
+        return ApiError(503, error.what + (f"; {error.fix}" if error.fix else ""))
+    return ApiError(500, "the server failed at this request; its log says more")
+
+
+def invalid(error: RequestValidationError) -> ApiError:
+    """The first thing that is wrong with a request's body."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"] if part != "body")
+    if first["type"] == "json_invalid":
+        return ApiError(400, f"the body is no JSON: {first.get('ctx', {}).get('error', 'broken')}")
+    if first["type"] == "extra_forbidden":
+        return ApiError(400, f"{place}: this server knows no such parameter", param=place, code="unknown_parameter")
+    return ApiError(400, f"{place or 'the body'}: {_plain(first)}", param=place or None)
+
+
+def _plain(error: Mapping[str, Any]) -> str:
+    message: str = error["msg"]
+    return message.removeprefix("Value error, ")
+
+
+def media(parts: Sequence[str]) -> ApiError:
+    """Pictures, films and sounds."""
+    return ApiError(
+        400,
+        f"this server reads no pictures, films or sounds yet, and there are {', '.join(dict.fromkeys(parts))}; "
+        "send text",
+        param="messages",
+    )

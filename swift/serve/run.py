@@ -1,0 +1,188 @@
+"""`swift deploy`: a model behind OpenAI's interface."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from swift.compat import quiet_libraries
+from swift.config.commands import DeployConfig
+from swift.config.decisions import Decisions
+from swift.config.effect import note_without_effect
+from swift.config.generate import SamplingConfig
+from swift.engines.base import RequestConfig, engines
+from swift.errors import SwiftError
+from swift.models.load import check_loading
+from swift.models.quantization import settle_quantization
+from swift.models.record import check_base, read_record
+from swift.models.source import ModelSource, adapter_folder, find_source
+from swift.plugins import load_plugins
+from swift.tasks.choose import open_task
+from swift.tasks.texts import TextTask
+from swift.templates.choose import choose_template
+
+NEEDED = ("fastapi", "uvicorn", "prometheus_client")
+
+
+def main(config: DeployConfig) -> int:
+    """Run `swift deploy` and return its exit status.
+
+    Raises:
+        SwiftError: model, adapters, template or address are not as they should be; all of it is told before the
+            model's weights are read.
+    """
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        raise SwiftError(
+            f"a server needs {', '.join(missing)}, which is not installed", fix="pip install 'ms-swift[serve]'"
+        )
+    from swift.engines.parity import check_deployment
+    from swift.serve.server import Server, bind
+    from swift.serve.service import Service
+
+    load_plugins(config.plugins.external_plugins)
+    engines.check(config.serve.infer_backend)
+    decisions = Decisions()
+    note_without_effect(config, decisions)
+    defaults = defaults_of(config.generate, config.generate.seed)
+    check_loading(config.model)
+    source, named = find_model(config, decisions)
+    task = open_task(config, source, decisions)
+    if isinstance(task, TextTask):
+        raise SwiftError(f"--task_type {task.name}: such models are not served yet", fix="use swift infer")
+    bound = bind(config.serve.host, config.serve.port)
+    quiet_libraries()
+    tokenizer = source.load_tokenizer(config.model.trust_remote_code)
+    template = choose_template(
+        tokenizer, config.template, decisions, source.recorded_template if config.serve.load_args else None
+    )
+    same = "an answer's prompt and what training puts before it are the same, id for id"
+    decisions.add("parity", f"{check_deployment(template).samples} built-in samples checked", "model", same)
+    engine: Any = engines.get(config.serve.infer_backend).from_source(
+        source,
+        template,
+        config.model,
+        max_batch_size=config.serve.max_batch_size,
+        max_length=config.generate.max_length,
+        decisions=decisions,
+    )
+    for name, folder in named.items():
+        engine.adapters.add(name, folder)
+    service = Service(
+        engine,
+        config.serve.served_model_name or name_of(source),
+        list(named),
+        defaults,
+        limits_of(config),
+        owned_by=config.serve.owned_by,
+        verbose=config.serve.verbose,
+    )
+    server = Server(service, bound=bound, log_level="warning")
+    _note_serving(config, service, decisions)
+    print("\n".join(decisions.table()), file=sys.stderr)
+    start_log(config.serve.log_level)
+    print(f"{service.name} is served at {server.url}/v1; Ctrl-C or SIGTERM ends it", file=sys.stderr, flush=True)
+    server.run()
+    return 0
+
+
+def find_model(config: DeployConfig, decisions: Decisions) -> tuple[ModelSource, dict[str, Path]]:
+    """The model with the adapters that always act, and folders of those that are asked for by name.
+
+    Raises:
+        SwiftError: one of them is not what it should be, or does not fit the model.
+    """
+    named, always = split_adapters(config.model.adapters)
+    chosen = replace(config.model, adapters=always or ([] if config.model.model else list(named.values())))
+    source = find_source(chosen, decisions)
+    if not always:
+        source = replace(source, adapters=[])
+    if config.serve.load_args:
+        settle_quantization(config.model, source.record, decisions)
+    folders = {}
+    for name, folder in named.items():
+        folders[name] = adapter_folder(folder, config.model.use_hf, config.model.hub_token)
+        check_base(read_record(folders[name]), source.config, source.base)
+        decisions.add(f"model {name}", str(folders[name]), "flag", "--adapters: this one acts where a request names it")
+    return source, folders
+
+
+def split_adapters(adapters: list[str]) -> tuple[dict[str, str], list[str]]:
+    """`name=folder` by name, and those without a name.
+
+    Raises:
+        SwiftError: a name is given twice, or is empty.
+    """
+    named: dict[str, str] = {}
+    always = []
+    for given in adapters:
+        name, equals, folder = given.partition("=")
+        if not equals or Path(given).exists():
+            always.append(given)
+        elif not name or not folder or name in named:
+            what = "is given twice" if name in named else "has an empty part"
+            raise SwiftError(f"--adapters {given}: the name {what}", fix="write name=folder, each name once")
+        else:
+            named[name] = folder
+    return named, always
+
+
+def name_of(source: ModelSource) -> str:
+    """The last part of what the model is called by."""
+    return source.base.rstrip("/").rpartition("/")[2].rpartition("::")[2]
+
+
+def defaults_of(config: SamplingConfig, seed: int | None) -> RequestConfig:
+    """The parameters of requests that give none."""
+    return RequestConfig(
+        max_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=config.top_p,
+        repetition_penalty=config.repetition_penalty,
+        num_beams=config.num_beams,
+        stop=list(config.stop_words),
+        seed=seed,
+    )
+
+
+def limits_of(config: DeployConfig) -> Any:
+    """How much may be asked."""
+    from swift.serve.service import Limits
+
+    given = config.serve
+    return Limits(
+        api_key=given.api_key,
+        max_batch_size=given.max_batch_size,
+        max_queue=given.max_queue,
+        max_request_size=given.max_request_size,
+        request_timeout=given.request_timeout,
+        max_logprobs=given.max_logprobs,
+    )
+
+
+def start_log(level: str) -> None:
+    """Send the server's lines to the error output."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    for name in ("swift.serve", "uvicorn.error"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(5 if level == "trace" else level.upper())
+    logging.getLogger("uvicorn.error").setLevel("WARNING")
+
+
+def _note_serving(config: DeployConfig, service: Any, decisions: Decisions) -> None:
+    serve = config.serve
+    origin = "flag" if config.given("infer_backend") else "default"
+    decisions.add("infer_backend", serve.infer_backend, origin, f"{serve.max_batch_size} answers at once")
+    key = "requests must carry it" if serve.api_key else "none: whoever reaches the address may ask"
+    decisions.add("api_key", "set" if serve.api_key else "none", "flag" if serve.api_key else "default", key)
+    for name, theirs in (("host", "0.0.0.0"), ("max_batch_size", 1), ("verbose", True)):
+        value = getattr(serve, name)
+        if not config.given(name) and value != theirs:
+            shown = str(theirs).lower() if isinstance(theirs, bool) else theirs
+            decisions.add(name, value, "default", f"ms-swift's default is {shown}; docs/serving.md says why not here")

@@ -1,0 +1,223 @@
+"""What stands between the endpoints and the engine: names of models, limits, time, and clients that leave."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from swift.engines.base import Delta, Engine, InferRequest, RequestConfig, Response, Ticket
+from swift.errors import SwiftError
+from swift.serve.errors import ApiError, failure, mistake
+from swift.serve.metrics import Metrics
+
+MIB = 1 << 20
+Told = tuple[int, Delta]
+"""A piece, and the place of its request among those asked together."""
+
+
+@dataclass
+class Limits:
+    """How much may be asked, by whom.
+
+    Attributes:
+        api_key: the key that requests must carry; None means none.
+        max_batch_size: answers generated at once.
+        max_queue: answers that may wait behind them.
+        max_request_size: of a body, in MiB.
+        request_timeout: of an answer with its waiting, in seconds.
+        max_logprobs: alternatives at each token.
+    """
+
+    api_key: str | None = None
+    max_batch_size: int = 8
+    max_queue: int = 1024
+    max_request_size: float = 8.0
+    request_timeout: float = 600.0
+    max_logprobs: int = 20
+
+    @property
+    def most(self) -> int:
+        """Answers that can be under way or waiting."""
+        return self.max_batch_size + self.max_queue
+
+
+@dataclass
+class Service:
+    """An engine with the names it is asked by.
+
+    Attributes:
+        engine: answers.
+        name: the model's.
+        adapters: the names of others, each the model with an adapter.
+        defaults: parameters of requests that do not give them.
+        owned_by: what /v1/models says.
+        draining: nothing new is taken.
+    """
+
+    engine: Engine
+    name: str
+    adapters: list[str] = field(default_factory=list)
+    defaults: RequestConfig = field(default_factory=RequestConfig)
+    limits: Limits = field(default_factory=Limits)
+    owned_by: str = "swift"
+    verbose: bool = False
+    draining: bool = False
+
+    def __post_init__(self) -> None:
+        self.created = int(time.time())
+        self.open = 0
+        self.metrics = Metrics(self)
+        # Prompts are rendered one after the other, away from the loop that everybody else waits for.
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="swift-prompts")
+
+    def adapter_of(self, model: str | None) -> str | None:
+        """The adapter that a model's name means; None is the model itself.
+
+        Raises:
+            ApiError: there is no such model.
+        """
+        if model is None or model == self.name:
+            return None
+        if model in self.adapters:
+            return model
+        raise ApiError(
+            404,
+            f"the model {model!r} does not exist; there are {', '.join([self.name, *self.adapters])}",
+            param="model",
+            code="model_not_found",
+        )
+
+    def card(self, name: str) -> dict[str, Any]:
+        """What /v1/models says of a model."""
+        return {
+            "id": name,
+            "object": "model",
+            "created": self.created,
+            "owned_by": self.owned_by,
+            "root": self.name,
+            "parent": None if name == self.name else self.name,
+            "max_model_len": getattr(self.engine, "context", None),
+        }
+
+    async def begin(self, requests: Sequence[InferRequest], config: RequestConfig, *, whole: bool) -> Asked:
+        """Take requests of one client.
+
+        Args:
+            whole: tell nothing but the responses.
+
+        Raises:
+            ApiError: too much is asked, or what cannot be answered.
+        """
+        count = config.n * len(requests)
+        if count > self.limits.most:
+            raise ApiError(400, f"{count} answers in one request; {self.limits.most} are the most", param="n")
+        if self.draining:
+            raise ApiError(503, "the server is going down and takes no more requests; ask another, or later")
+        if self.open + count > self.limits.most:
+            raise ApiError(429, f"{self.open} answers are under way or waiting, the most there may be; ask again later")
+        asked = Asked(self, len(requests), count)
+        try:
+            await asked.submit(self._pool, requests, config, whole=whole)
+        except BaseException as error:
+            asked.close()
+            if isinstance(error, SwiftError):
+                raise mistake(error) from error
+            raise
+        return asked
+
+    async def in_turn(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call what works on prompts, where prompts are worked on.
+
+        Raises:
+            ApiError: it raised a SwiftError.
+        """
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, partial(function, *arguments))
+        except SwiftError as error:
+            raise mistake(error) from error
+
+
+class Asked:
+    """Requests of one client under way; `close` ends them, however far they are."""
+
+    def __init__(self, service: Service, requests: int, count: int) -> None:
+        self._service, self._requests, self._count = service, requests, count
+        self._told: asyncio.Queue[Told] = asyncio.Queue()
+        self._tickets: list[Ticket] = []
+        self._loop = asyncio.get_running_loop()
+        self._closed = False
+        self.began = time.perf_counter()
+        service.open += count
+        late = ApiError(504, f"there was no answer within {service.limits.request_timeout:g} seconds")
+        told = (0, Delta("", error=late))
+        self._timer = self._loop.call_later(service.limits.request_timeout, self._told.put_nowait, told)
+
+    async def submit(
+        self, pool: ThreadPoolExecutor, requests: Sequence[InferRequest], config: RequestConfig, *, whole: bool
+    ) -> None:
+        """Hand the requests to the engine."""
+
+        def submit() -> None:
+            for place, request in enumerate(requests):
+                if self._closed:
+                    return
+                listener = partial(self._hand_over, place)
+                self._tickets.append(self._service.engine.submit(request, config, listener, whole=whole))
+
+        done: Future[None] = pool.submit(submit)
+        # The client may leave meanwhile, and nobody would end what is submitted after that.
+        done.add_done_callback(lambda _: self._cancel() if self._closed else None)
+        await asyncio.wrap_future(done)
+
+    def _hand_over(self, place: int, delta: Delta) -> None:
+        # A loop that has ended has nobody left to tell.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._told.put_nowait, (place, delta))
+
+    async def pieces(self) -> AsyncIterator[Told]:
+        """The pieces of all answers as they come.
+
+        Raises:
+            ApiError: generation failed, or took too long.
+        """
+        open_requests = self._requests
+        while open_requests:
+            place, delta = await self._told.get()
+            if delta.error is not None:
+                self._service.metrics.note_failure(delta.error)
+                raise failure(delta.error) from delta.error
+            if delta.response is not None:
+                open_requests -= 1
+                self._service.metrics.note_response(delta.response, time.perf_counter() - self.began)
+            yield place, delta
+
+    async def responses(self) -> list[Response]:
+        """The responses in the order of the requests.
+
+        Raises:
+            ApiError: as `pieces`.
+        """
+        found: dict[int, Response] = {}
+        async for place, delta in self.pieces():
+            if delta.response is not None:
+                found[place] = delta.response
+        return [found[place] for place in range(self._requests)]
+
+    def close(self) -> None:
+        """End what is not ended."""
+        if self._closed:
+            return
+        self._closed = True
+        self._timer.cancel()
+        self._service.open -= self._count
+        self._cancel()
+
+    def _cancel(self) -> None:
+        for ticket in self._tickets:
+            ticket.cancel()
