@@ -93,7 +93,7 @@ class Answer:
     Args:
         limit: its longest, in tokens.
         ends: tokens that end it.
-        picker: chooses its tokens; None where a beam search does.
+        picker: chooses its tokens; None where a beam search or another program does.
     """
 
     def __init__(self, ticket: Ticket, index: int, *, limit: int, ends: Collection[int], picker: Picker | None) -> None:
@@ -143,6 +143,11 @@ class Answer:
         elif text:
             self._add(text)
 
+    def end(self, reason: FinishReason) -> None:
+        """No more tokens will come."""
+        if not self.over:
+            self._finish(reason)
+
     def _add(self, text: str) -> None:
         self._texts.append(text)
         if not self.ticket.whole:
@@ -178,7 +183,8 @@ class Answer:
                 reasoning_content=parsed.get("reasoning_content"),
                 tool_calls=parsed.get("tool_calls"),
             )
-        logprobs = self._logprobs if self.picker is not None and self.picker.top is not None else None
+        config = self.ticket.config
+        logprobs = self._logprobs if config.logprobs or config.top_logprobs else None
         return Choice(self.index, message, reason, self.token_ids, text, logprobs)
 
 

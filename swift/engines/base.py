@@ -39,7 +39,7 @@ RANGES: dict[str, tuple[float, float]] = {
 """The least and the greatest value of a parameter."""
 ALONE = (
     "temperature", "n", "presence_penalty", "frequency_penalty", "logit_bias", "min_tokens", "logprobs",
-    "structured_outputs",
+    "top_logprobs", "structured_outputs",
 )  # fmt: skip
 """Parameters that beam search does not take."""
 STRUCTURES = ("json", "json_object", "regex", "choice", "grammar")

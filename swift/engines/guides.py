@@ -39,7 +39,7 @@ class Guides:
             )
         from llguidance import LLMatcher
 
-        grammar = _grammar(wanted)
+        grammar = grammar_of(wanted)
         matcher = LLMatcher(self._tokens(), grammar)
         if matcher.is_error():
             raise SwiftError(
@@ -81,7 +81,12 @@ class GrammarGuide:
             self._matcher.consume_token(token)
 
 
-def _grammar(wanted: dict[str, Any]) -> str:
+def grammar_of(wanted: dict[str, Any]) -> str:
+    """The grammar in llguidance's form.
+
+    Raises:
+        SwiftError: it is no schema, expression or list of texts.
+    """
     from llguidance import LLMatcher
 
     if "regex" in wanted:

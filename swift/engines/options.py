@@ -45,16 +45,43 @@ def _dtype(given: dict[str, Any]) -> dict[str, str]:
     return {name: dtype_name(given[name]) for name in ("torch_dtype", "dtype") if name in given}
 
 
+def split_options(model: str | None, options: dict[str, Any], name: str) -> tuple[InferConfig, dict[str, Any]]:
+    """The options of model and template, and those of a back end by its own names.
+
+    Args:
+        options: of both kinds; a back end's own may have its name before them.
+        name: the back end's.
+
+    Raises:
+        SwiftError: a value does not fit.
+    """
+    known = options_in(ModelConfig, "model") | options_in(TemplateConfig, "template")
+    names = {*known, *(alias for spec in known.values() for alias in spec.aliases)}
+    ours = {key: value for key, value in options.items() if key in names}
+    own = {key.removeprefix(f"{name}_"): value for key, value in options.items() if key not in names}
+    return read_options(model, ours), own
+
+
 def load_parts(config: InferConfig, *, load_args: bool) -> tuple[Any, Template]:
     """Load the model that the options name, with its adapters, and its template.
 
     Raises:
         SwiftError: model, adapters or template cannot be found, read or put together.
     """
+    decisions = Decisions()
+    source, template = find_parts(config, decisions, load_args=load_args)
+    return load_source_model(source, config.model, decisions), template
+
+
+def find_parts(config: InferConfig, decisions: Decisions, *, load_args: bool) -> tuple[ModelSource, Template]:
+    """The model that the options name, not loaded yet, and its template.
+
+    Raises:
+        SwiftError: model, adapters or template cannot be found or read.
+    """
     from swift.models.load import check_loading
 
     quiet_libraries()
-    decisions = Decisions()
     check_loading(config.model)
     source = find_source(config.model, decisions)
     if load_args:
@@ -63,8 +90,7 @@ def load_parts(config: InferConfig, *, load_args: bool) -> tuple[Any, Template]:
     tokenizer = source.load_tokenizer(config.model.trust_remote_code)
     # The template first: a mistake in it shows before weights are read.
     recorded = source.recorded_template if load_args else None
-    template = choose_template(tokenizer, config.template, decisions, recorded)
-    return load_source_model(source, config.model, decisions), template
+    return source, choose_template(tokenizer, config.template, decisions, recorded)
 
 
 def load_source_model(source: ModelSource, config: ModelConfig, decisions: Decisions, head: Head | None = None) -> Any:

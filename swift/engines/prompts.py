@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from swift.engines.base import InferRequest
+from swift.engines.base import InferRequest, RequestConfig
 from swift.errors import SwiftError
 from swift.templates.messages import check_media
 
 if TYPE_CHECKING:
     from swift.templates import Template
+
+
+LONGEST_DEFAULT = 2048
+"""Tokens of an answer where nobody sets a limit and the context leaves more."""
+
+
+def end_ids(template: Template, generation_config: Any) -> set[int]:
+    """The tokens that end an answer: the template's end of turn, and what model and tokenizer call their end."""
+    ids = set(template.stop_token_ids)
+    for end in (generation_config.eos_token_id, template.tokenizer.eos_token_id):
+        ids |= set(end) if isinstance(end, (list, tuple)) else {end}
+    return {int(token) for token in ids if token is not None}
+
+
+def with_stops(config: RequestConfig, template: Template) -> RequestConfig:
+    """The parameters with the template's ends of turns that are text to this tokenizer."""
+    stops = template.stop_strings
+    return config.with_values(stop=[*config.stop, *stops]) if stops else config
+
+
+def limit_of(config: RequestConfig, prompt: list[int], context: int | None) -> int:
+    """The longest answer to a prompt, in tokens."""
+    limit = config.max_tokens or LONGEST_DEFAULT
+    return limit if context is None else min(limit, context - len(prompt))
 
 
 def encode_prompt(template: Template, request: InferRequest, context: int | None) -> list[int]:

@@ -25,6 +25,13 @@ NEUTRAL: dict[str, float] = {
 }
 """Each parameter of sampling and the value at which it does nothing, in the order in which they apply."""
 
+OF_GENERATE = (
+    "no_repeat_ngram_size", "bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id",
+    "forced_eos_token_id", "sequence_bias", "exponential_decay_length_penalty", "min_length", "min_new_tokens",
+    "encoder_repetition_penalty", "guidance_scale", "watermarking_config", "prompt_lookup_num_tokens",
+)  # fmt: skip
+"""What a generation config may ask for that `generate` alone does."""
+
 
 def sampling_of(defaults: dict[str, Any], config: RequestConfig) -> dict[str, float] | None:
     """The parameters of sampling that do something; None where the answer is greedy.

@@ -19,8 +19,8 @@ from swift.engines.base import Delta, Engine, InferRequest, Listener, Logprob, R
 from swift.engines.cache import grows
 from swift.engines.guides import Guides
 from swift.engines.options import load_parts, load_source_model, read_options
-from swift.engines.prompts import encode_prompt
-from swift.engines.sampling import Picker, PickingProcessor, greedy_arguments, row_seed
+from swift.engines.prompts import encode_prompt, end_ids, limit_of, with_stops
+from swift.engines.sampling import OF_GENERATE, Picker, PickingProcessor, greedy_arguments, row_seed
 from swift.engines.scheduler import Scheduler
 from swift.errors import SwiftError
 from swift.models.length import limit_of
@@ -28,15 +28,6 @@ from swift.models.source import ModelSource
 
 if TYPE_CHECKING:
     from swift.templates import Template
-
-LONGEST_DEFAULT = 2048
-"""Tokens of an answer where nobody sets a limit and the context leaves more."""
-OF_GENERATE = (
-    "no_repeat_ngram_size", "bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id",
-    "forced_eos_token_id", "sequence_bias", "exponential_decay_length_penalty", "min_length", "min_new_tokens",
-    "encoder_repetition_penalty", "guidance_scale", "watermarking_config", "prompt_lookup_num_tokens",
-)  # fmt: skip
-"""What a generation config may ask for that `generate` alone does."""
 
 
 class _Watch(StoppingCriteria):
@@ -118,7 +109,7 @@ class PtEngine(Engine):
         self.tokenizer = self.template.tokenizer
         self.max_batch_size = max_batch_size
         self.context = max_length or context_of(self.model.config)
-        self._stop_ids = self._find_stop_ids()
+        self._stop_ids = end_ids(self.template, self.model.generation_config)
         self._pad_id = self.tokenizer.pad_token_id
         if self._pad_id is None:
             self._pad_id = next(iter(self._stop_ids), 0)
@@ -211,13 +202,13 @@ class PtEngine(Engine):
     def _answers(
         self, request: InferRequest, config: RequestConfig, listener: Listener, *, whole: bool
     ) -> list[Answer]:
-        config = self._with_stops(config)
+        config = with_stops(config, self.template)
         self.adapters.check(request.adapter)
         prompt = self.encode(request)
         template = self.template if request.prompt is None else None
         ticket = Ticket(request, config, prompt, template, self.tokenizer, listener, whole=whole)
         ends = set(config.stop_token_ids) | (set() if config.ignore_eos else self._stop_ids)
-        limit = self._limit(config, prompt)
+        limit = limit_of(config, prompt, self.context)
         return [
             Answer(ticket, index, limit=limit, ends=ends, picker=self._picker(config, prompt, index, ends))
             for index in range(config.n)
@@ -229,10 +220,6 @@ class PtEngine(Engine):
         guide = self._guides.make(config.structured_outputs) if config.structured_outputs is not None else None
         defaults = self.model.generation_config.to_diff_dict()
         return Picker(prompt, defaults, config, row_seed(config.seed, prompt, index), ends, guide)
-
-    def _limit(self, config: RequestConfig, prompt: list[int]) -> int:
-        limit = config.max_tokens or LONGEST_DEFAULT
-        return limit if self.context is None else min(limit, self.context - len(prompt))
 
     def _generate(self, answers: list[Answer]) -> None:
         """Answer a batch that begins and ends together."""
@@ -263,18 +250,6 @@ class PtEngine(Engine):
                 for token in row:
                     if not answer.over:
                         answer.push(token)
-
-    def _with_stops(self, config: RequestConfig) -> RequestConfig:
-        """The parameters with the template's ends of turns that are text to this tokenizer."""
-        stops = self.template.stop_strings
-        return config.with_values(stop=[*config.stop, *stops]) if stops else config
-
-    def _find_stop_ids(self) -> set[int]:
-        """What ends an answer: the template's end of turn, and what model and tokenizer call their end."""
-        ids = set(self.template.stop_token_ids)
-        for end in (self.model.generation_config.eos_token_id, self.tokenizer.eos_token_id):
-            ids |= set(end) if isinstance(end, (list, tuple)) else {end}
-        return {int(token) for token in ids if token is not None}
 
 
 def context_of(config: Any) -> int | None:

@@ -325,6 +325,15 @@ def _zero3() -> bool:
     return bool(is_deepspeed_zero3_enabled())
 
 
+def dtype_of(folder: Path, asked: str | None, device: torch.device) -> DtypeChoice:
+    """The dtype in which a model generates here.
+
+    Args:
+        asked: its name; None leaves the choice to the model and the device.
+    """
+    return choose_dtype(asked, _stored_dtype(folder, read_config(folder)), device, for_training=False)
+
+
 def _stored_dtype(folder: Path, raw: dict[str, Any]) -> torch.dtype | None:
     inner = raw.get("text_config") or {}
     for source in (raw, inner):
