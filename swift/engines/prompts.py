@@ -30,7 +30,7 @@ def with_stops(config: RequestConfig, template: Template) -> RequestConfig:
     return config.with_values(stop=[*config.stop, *stops]) if stops else config
 
 
-def limit_of(config: RequestConfig, prompt: list[int], context: int | None) -> int:
+def answer_limit(config: RequestConfig, prompt: list[int], context: int | None) -> int:
     """The longest answer to a prompt, in tokens."""
     limit = config.max_tokens or LONGEST_DEFAULT
     return limit if context is None else min(limit, context - len(prompt))

@@ -19,7 +19,7 @@ from swift.engines.base import Delta, Engine, InferRequest, Listener, Logprob, R
 from swift.engines.cache import grows
 from swift.engines.guides import Guides
 from swift.engines.options import load_parts, load_source_model, read_options
-from swift.engines.prompts import encode_prompt, end_ids, limit_of, with_stops
+from swift.engines.prompts import answer_limit, encode_prompt, end_ids, with_stops
 from swift.engines.sampling import OF_GENERATE, Picker, PickingProcessor, greedy_arguments, row_seed
 from swift.engines.scheduler import Scheduler
 from swift.errors import SwiftError
@@ -208,7 +208,7 @@ class PtEngine(Engine):
         template = self.template if request.prompt is None else None
         ticket = Ticket(request, config, prompt, template, self.tokenizer, listener, whole=whole)
         ends = set(config.stop_token_ids) | (set() if config.ignore_eos else self._stop_ids)
-        limit = limit_of(config, prompt, self.context)
+        limit = answer_limit(config, prompt, self.context)
         return [
             Answer(ticket, index, limit=limit, ends=ends, picker=self._picker(config, prompt, index, ends))
             for index in range(config.n)

@@ -17,7 +17,7 @@ from swift.config.decisions import Decisions
 from swift.config.model import ModelConfig
 from swift.engines.answers import Answer, Ticket, fail
 from swift.engines.base import Engine, InferRequest, Listener, Logprob, RequestConfig, engine
-from swift.engines.prompts import encode_prompt, end_ids, limit_of, with_stops
+from swift.engines.prompts import answer_limit, encode_prompt, end_ids, with_stops
 from swift.engines.sampling import OF_GENERATE, row_seed, sampling_of
 from swift.engines.vllm_adapters import VllmAdapters, lora_arguments
 from swift.errors import SwiftError, first_line
@@ -130,7 +130,7 @@ class VllmEngine(Engine):
         template = self.template if request.prompt is None else None
         ticket = VllmTicket(request, config, prompt, template, self.tokenizer, listener, whole=whole)
         ends = set(config.stop_token_ids) | (set() if config.ignore_eos else self._stop_ids)
-        limit = limit_of(config, prompt, self.context)
+        limit = answer_limit(config, prompt, self.context)
         params = [self._params(config, prompt, index, ends, limit) for index in range(config.n)]
         ticket.loop = self._loop
         for index, each in enumerate(params):

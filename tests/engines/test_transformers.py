@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from swift.engines import InferRequest, PtEngine, RequestConfig, engines
+from swift.engines.prompts import answer_limit
 from swift.engines.sampling import Picker, pick
 from swift.errors import SwiftError
 from swift.templates import load_template
@@ -139,10 +140,10 @@ def test_the_default_limit_is_what_the_context_leaves(engine):
     prompt = free.encode(requests()[0])
     choice = free.infer([requests()[0]], RequestConfig(temperature=0))[0].choices[0]
     assert len(choice.token_ids) == 256 - len(prompt) or choice.finish_reason == "stop"
-    assert free._limit(RequestConfig(5000), prompt) == 256 - len(prompt)
+    assert answer_limit(RequestConfig(5000), prompt, free.context) == 256 - len(prompt)
     wide = make_engine(max_position_embeddings=9000)
-    assert wide._limit(RequestConfig(), prompt) == 2048
-    assert wide._limit(RequestConfig(5000), prompt) == 5000
+    assert answer_limit(RequestConfig(), prompt, wide.context) == 2048
+    assert answer_limit(RequestConfig(5000), prompt, wide.context) == 5000
 
 
 def test_a_prompt_longer_than_the_context_is_refused_with_both_lengths(engine):
