@@ -24,9 +24,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train": {"hub", "models", "templates", "data", "tuners", "objectives", "tasks", "engines", "plan"},
     "infer": {"hub", "models", "templates", "data", "tuners", "tasks", "engines"},
     "serve": {"hub", "models", "templates", "tuners", "tasks", "engines"},
+    "evaluate": {"models", "engines", "serve"},
     "export": {"hub", "models", "templates", "data", "tuners", "tasks", "engines"},
     "show": {"models", "templates", "data", "plan"},
-    "cli": {"hub", "models", "plan", "train", "infer", "serve", "export", "show"},
+    "cli": {"hub", "models", "plan", "train", "infer", "serve", "evaluate", "export", "show"},
 }
 """hub finds folders; data reads from hubs and engines resolve names, so they may use it."""
 

@@ -17,6 +17,7 @@ EXAMPLES = {
     "pt": "swift pt --model demo --dataset texts.jsonl --packing true --max_length 2048 --truncation_strategy split",
     "sft": "swift sft --model demo --dataset self-cognition --model_name Robin --model_author 'the team'",
     "infer": "swift infer --adapters output/demo/v0-.../checkpoint-20",
+    "eval": "swift eval --model demo --eval_dataset gsm8k --eval_limit 20",
     "deploy": "swift deploy --model demo --adapters robin=output/demo/v0-.../checkpoint-20",
     "prepare": "swift prepare --model demo --dataset rows.jsonl --output_dir output/prepared",
     "merge-lora": "swift merge-lora --adapters output/demo/v0-.../checkpoint-20 --output_dir merged",

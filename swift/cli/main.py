@@ -19,6 +19,7 @@ RUNS = {
     "sft": "swift.train.sft:main",
     "infer": "swift.infer.run:main",
     "deploy": "swift.serve.run:main",
+    "eval": "swift.evaluate.run:main",
     "prepare": "swift.train.prepare:main",
     "merge-lora": "swift.export.merge:main",
     "template": "swift.show.template:main",

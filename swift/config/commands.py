@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
 
 from swift.config.data import DataConfig, TrainDataConfig
 from swift.config.deploy import RequestDefaultsConfig, ServeConfig
+from swift.config.evaluate import EvalCommandConfig
 from swift.config.fields import Option, at_least, named, option, options_in, per_class
 from swift.config.generate import GenerateConfig
 from swift.config.model import ModelConfig, SourceConfig
@@ -183,6 +184,20 @@ class DeployConfig(CommandConfig):
 
 
 @dataclass
+class EvalConfig(CommandConfig):
+    """Scores on data sets, by EvalScope."""
+
+    command: ClassVar[str] = "eval"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
+    template: TemplateConfig = field(default_factory=TemplateConfig)
+    generate: RequestDefaultsConfig = field(default_factory=RequestDefaultsConfig)
+    evaluate: EvalCommandConfig = field(default_factory=EvalCommandConfig)
+    serve: ServeConfig = field(default_factory=ServeConfig)
+    plugins: PluginConfig = field(default_factory=PluginConfig)
+
+
+@dataclass
 class MergeOutputConfig:
     """Options of the merged model's folder."""
 
@@ -325,6 +340,7 @@ COMMANDS: dict[str, type[CommandConfig]] = {
         SftConfig,
         InferConfig,
         DeployConfig,
+        EvalConfig,
         PrepareConfig,
         MergeConfig,
         ShowConfig,
