@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from swift.engines.base import Choice, Delta, InferRequest, RequestConfig, Usage
 from swift.rows import Message
 from swift.serve.errors import media
-from swift.serve.logprobs import chat_logprobs
+from swift.serve.logprobs import LogprobWriter
 from swift.serve.parameters import chat_config
 from swift.serve.protocol import ChatRequest, Turn
 from swift.serve.service import Asked, Service
@@ -100,7 +100,8 @@ class ChatWriter:
 
     def __init__(self, service: Service, body: ChatRequest, use: ToolUse, config: RequestConfig) -> None:
         self._service, self._body, self._use, self._config = service, body, use, config
-        self._tokenizer = getattr(service.engine, "tokenizer", None)
+        tokenizer = getattr(service.engine, "tokenizer", None)
+        self._logprobs = LogprobWriter(tokenizer, bool(body.return_tokens_as_token_ids))
         self._head = {
             "id": new_id("chatcmpl"),
             "object": "chat.completion",
@@ -127,7 +128,7 @@ class ChatWriter:
         written = {
             "index": choice.index,
             "message": message,
-            "logprobs": chat_logprobs(self._tokenizer, choice.logprobs) if choice.logprobs is not None else None,
+            "logprobs": self._logprobs.chat(choice.logprobs) if choice.logprobs is not None else None,
             "finish_reason": "tool_calls" if calls and choice.finish_reason == "stop" else choice.finish_reason,
         }
         return written | ({"token_ids": choice.token_ids} if self._body.return_token_ids else {})
@@ -159,7 +160,7 @@ class ChatWriter:
     ) -> str:
         choice: dict[str, Any] = {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
         if source is not None and source.logprobs:
-            choice["logprobs"] = chat_logprobs(self._tokenizer, source.logprobs)
+            choice["logprobs"] = self._logprobs.chat(source.logprobs)
             source.logprobs = []
         if source is not None and self._body.return_token_ids:
             choice["token_ids"], source.token_ids = source.token_ids, []
