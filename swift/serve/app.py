@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from swift import __version__
 from swift.errors import SwiftError
+from swift.serve.adapters import add_adapters
 from swift.serve.chat import chat
 from swift.serve.completions import complete
 from swift.serve.errors import ApiError, invalid, mistake
@@ -19,7 +20,9 @@ from swift.serve.middleware import Door, Watch
 from swift.serve.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from swift.serve.service import Service
 from swift.serve.streams import ClientLeft
+from swift.serve.texts import TextModel
 from swift.serve.tokens import detokenize, tokenize
+from swift.serve.vectors import add_vectors
 
 LOG = logging.getLogger("swift.serve")
 
@@ -29,7 +32,12 @@ def make_app(service: Service) -> FastAPI:
     app = FastAPI(title="ms-swift", version=__version__, docs_url=None, redoc_url=None)
     _add_errors(app)
     _add_common(app, service)
-    _add_texts(app, service)
+    if isinstance(service.engine, TextModel):
+        add_vectors(app, service)
+    else:
+        _add_texts(app, service)
+    if service.loads_adapters:
+        add_adapters(app, service)
     paths = frozenset(getattr(route, "path", "") for route in app.routes)
     app.add_middleware(Door, service=service)
     app.add_middleware(Watch, service=service, paths=paths)
