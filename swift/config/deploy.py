@@ -54,6 +54,20 @@ class ServeConfig:
         600.0, "Longest time for an answer, its waiting included; then 504.", unit="seconds", check=above(0)
     )
     max_logprobs: int = option(20, "Most top_logprobs that a request may ask for.", check=between(0, 20))
+    ssl_keyfile: str | None = option(None, "Key of the server's TLS certificate.", check=named)
+    ssl_certfile: str | None = option(None, "The certificate; with it the server speaks https.", check=named)
+    allow_adapter_loading: bool = option(
+        False, "Let whoever may ask load and unload adapters too: /v1/load_lora_adapter, /v1/unload_lora_adapter."
+    )
+    reranker_use_activation: bool = option(
+        True,
+        "Scores of a reranker are probabilities (true) or logits.",
+        needs=("task_type", "reranker", "generative_reranker"),
+    )
+    result_path: str | None = option(None, "JSONL file that takes requests with their answers.", check=named)
+    log_interval: int = option(
+        20, "Time between lines of figures in the log; 0 means none.", unit="seconds", check=at_least(0)
+    )
     verbose: bool = option(
         False,
         "Log requests and answers with their contents.",

@@ -12,6 +12,7 @@ import inspect
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -113,6 +114,7 @@ class Scheduler:
         self._turns = threading.Lock()
         self.prefixes = Prefixes(model.device, room=prefix_room)
         self._thread: threading.Thread | None = None
+        self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._batch: Batch | None = None
         self._reading: Reading | None = None
 
@@ -120,9 +122,27 @@ class Scheduler:
         """Queue answers; those before them come first."""
         with self._lock:
             self._waiting.extend(answers)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="swift-generate", daemon=True)
-                self._thread.start()
+            self._wake()
+
+    def call(self, function: Callable[[], Any]) -> Any:
+        """What a function gives that is called between two steps, when nobody else uses the model."""
+        done: Future[Any] = Future()
+        with self._lock:
+            self._calls.append((function, done))
+            self._wake()
+        return done.result()
+
+    def uses(self, adapter: str) -> int:
+        """How many answers, under way or waiting, have this adapter; to be asked by `call`."""
+        groups = [group.answers for group in (self._batch, self._reading) if group is not None]
+        return sum(
+            answer.adapter == adapter and not answer.over for group in (*groups, self._waiting) for answer in group
+        )
+
+    def _wake(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="swift-generate", daemon=True)
+            self._thread.start()
 
     @property
     def waiting(self) -> int:
@@ -158,9 +178,12 @@ class Scheduler:
         """One portion of prompts and one token of each row; False where nothing is left."""
         with self._lock:
             self._waiting = deque(answer for answer in self._waiting if not answer.over)
-            if not (self._waiting or self._batch or self._reading):
+            calls, self._calls = self._calls, deque()
+            if not (self._waiting or self._batch or self._reading or calls):
                 self._thread = None
                 return False
+        for function, done in calls:
+            _run(function, done)
         try:
             self._leave()
             left = self._portion
@@ -333,6 +356,13 @@ class Scheduler:
         if "logits_to_keep" in self._takes:
             inputs["logits_to_keep"] = 1
         return self.adapters.forward(names, use_cache=True, return_dict=True, **inputs).logits[:, -1]
+
+
+def _run(function: Callable[[], Any], done: Future[Any]) -> None:
+    try:
+        done.set_result(function())
+    except Exception as error:
+        done.set_exception(error)
 
 
 def _joined(one: Batch, other: Batch) -> Batch:

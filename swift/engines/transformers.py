@@ -191,6 +191,27 @@ class PtEngine(Engine):
             self.scheduler.prefixes.forget()
             self.adapters.remove(name)
 
+    def load_adapter(self, name: str, folder: Path) -> None:
+        """Load an adapter that requests name, while others are answered.
+
+        Raises:
+            SwiftError: there is one of this name, or it does not fit the model.
+        """
+        self.scheduler.call(partial(self.adapters.add, name, folder))
+
+    def unload_adapter(self, name: str) -> None:
+        """Take an adapter off the model again.
+
+        Raises:
+            SwiftError: there is none of this name, or answers use it.
+        """
+        self.scheduler.call(partial(self._unload, name))
+
+    def _unload(self, name: str) -> None:
+        if users := self.scheduler.uses(name):
+            raise SwiftError(f"{users} answers use the adapter {name}", fix="wait for them")
+        self.adapters.remove(name)
+
     def encode(self, request: InferRequest) -> list[int]:
         """The prompt's token ids.
 

@@ -8,18 +8,24 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from swift import __version__
 from swift.errors import SwiftError
+from swift.serve.adapters import add_adapters
 from swift.serve.chat import chat
 from swift.serve.completions import complete
 from swift.serve.errors import ApiError, invalid, mistake
+from swift.serve.messages import CountRequest, MessagesRequest, answer_messages, count_tokens
 from swift.serve.middleware import Door, Watch
 from swift.serve.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from swift.serve.responses import ResponsesRequest, respond
 from swift.serve.service import Service
 from swift.serve.streams import ClientLeft
+from swift.serve.texts import TextModel
 from swift.serve.tokens import detokenize, tokenize
+from swift.serve.vectors import add_vectors
 
 LOG = logging.getLogger("swift.serve")
 
@@ -29,7 +35,12 @@ def make_app(service: Service) -> FastAPI:
     app = FastAPI(title="ms-swift", version=__version__, docs_url=None, redoc_url=None)
     _add_errors(app)
     _add_common(app, service)
-    _add_texts(app, service)
+    if isinstance(service.engine, TextModel):
+        add_vectors(app, service)
+    else:
+        _add_texts(app, service)
+    if service.loads_adapters:
+        add_adapters(app, service)
     paths = frozenset(getattr(route, "path", "") for route in app.routes)
     app.add_middleware(Door, service=service)
     app.add_middleware(Watch, service=service, paths=paths)
@@ -66,6 +77,18 @@ def _add_texts(app: FastAPI, service: Service) -> None:
     async def completions(body: CompletionRequest, request: Request) -> Response:
         return await complete(service, body, request)
 
+    @app.post("/v1/responses")
+    async def responses(body: ResponsesRequest, request: Request) -> Response:
+        return await respond(service, body, request)
+
+    @app.post("/v1/messages")
+    async def messages(body: MessagesRequest, request: Request) -> Response:
+        return await answer_messages(service, body, request)
+
+    @app.post("/v1/messages/count_tokens")
+    async def count(body: CountRequest) -> dict[str, int]:
+        return await count_tokens(service, body)
+
     @app.post("/tokenize")
     async def tokenise(body: TokenizeRequest) -> dict[str, Any]:
         return await tokenize(service, body)
@@ -78,20 +101,24 @@ def _add_texts(app: FastAPI, service: Service) -> None:
 def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(ApiError)
     async def told(request: Request, error: ApiError) -> Response:
-        return error.response()
+        return error.response(request.url.path)
 
     @app.exception_handler(SwiftError)
     async def refused(request: Request, error: SwiftError) -> Response:
-        return mistake(error).response()
+        return mistake(error).response(request.url.path)
 
     @app.exception_handler(RequestValidationError)
     async def wrong(request: Request, error: RequestValidationError) -> Response:
-        return invalid(error).response()
+        return invalid(error).response(request.url.path)
+
+    @app.exception_handler(ValidationError)
+    async def unlike(request: Request, error: ValidationError) -> Response:
+        return invalid(error).response(request.url.path)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
         message = f"{request.method} {request.url.path}: {error.detail}"
-        return ApiError(error.status_code, message).response(error.headers)
+        return ApiError(error.status_code, message).response(request.url.path, error.headers)
 
     @app.exception_handler(ClientLeft)
     async def left(request: Request, error: ClientLeft) -> Response:
@@ -99,9 +126,11 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(UnicodeError)
     async def text(request: Request, error: UnicodeError) -> Response:
-        return ApiError(400, "a text of the request holds half a character (a lone surrogate)").response()
+        return ApiError(400, "a text of the request holds half a character (a lone surrogate)").response(
+            request.url.path
+        )
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> Response:
         LOG.error("%s failed", request.url.path, exc_info=error)
-        return ApiError(500, "the server failed at this request; its log says more").response()
+        return ApiError(500, "the server failed at this request; its log says more").response(request.url.path)

@@ -11,9 +11,10 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
 from swift.engines.base import Choice, Delta, InferRequest, RequestConfig, Usage
+from swift.engines.base import Response as Answers
 from swift.rows import Message
 from swift.serve.errors import media
-from swift.serve.logprobs import chat_logprobs
+from swift.serve.logprobs import LogprobWriter
 from swift.serve.parameters import chat_config
 from swift.serve.protocol import ChatRequest, Turn
 from swift.serve.service import Asked, Service
@@ -29,23 +30,53 @@ async def chat(service: Service, body: ChatRequest, http: Request) -> Response:
     Raises:
         ApiError: it cannot be answered.
     """
+    opened = open_chat(service, body)
+    if not body.stream:
+        answers = await while_there(http, opened.whole())
+        return JSONResponse(opened.writer.answer(answers.choices, answers.usage))
+    asked = await opened.begin()
+    return EventStream(with_errors(opened.writer.events(asked)), asked.close)
+
+
+@dataclass(frozen=True)
+class OpenChat:
+    """A conversation that is to be answered, checked as far as it can be without the engine."""
+
+    service: Service
+    request: InferRequest
+    config: RequestConfig
+    writer: ChatWriter
+
+    async def whole(self) -> Answers:
+        """All answers.
+
+        Raises:
+            ApiError: there are none.
+        """
+        asked = await self.service.begin([self.request], self.config, whole=True)
+        try:
+            return (await asked.responses())[0]
+        finally:
+            asked.close()
+
+    async def begin(self) -> Asked:
+        """Begin to answer piece by piece.
+
+        Raises:
+            ApiError: it cannot be answered.
+        """
+        return await self.service.begin([self.request], self.config, whole=False)
+
+
+def open_chat(service: Service, body: ChatRequest) -> OpenChat:
+    """Read a request.
+
+    Raises:
+        ApiError: it asks for what cannot be.
+    """
     use = tool_use(body)
     config = chat_config(service, body, use.structure)
-    request = chat_request(service, body, use)
-    writer = ChatWriter(service, body, use, config)
-    if not body.stream:
-        return JSONResponse(await while_there(http, _whole(service, request, config, writer)))
-    asked = await service.begin([request], config, whole=False)
-    return EventStream(with_errors(writer.events(asked)), asked.close)
-
-
-async def _whole(service: Service, request: InferRequest, config: RequestConfig, writer: ChatWriter) -> dict[str, Any]:
-    asked = await service.begin([request], config, whole=True)
-    try:
-        response = (await asked.responses())[0]
-    finally:
-        asked.close()
-    return writer.answer(response.choices, response.usage)
+    return OpenChat(service, chat_request(service, body, use), config, ChatWriter(service, body, use, config))
 
 
 def chat_request(service: Service, body: ChatRequest, use: ToolUse) -> InferRequest:
@@ -100,7 +131,8 @@ class ChatWriter:
 
     def __init__(self, service: Service, body: ChatRequest, use: ToolUse, config: RequestConfig) -> None:
         self._service, self._body, self._use, self._config = service, body, use, config
-        self._tokenizer = getattr(service.engine, "tokenizer", None)
+        tokenizer = getattr(service.engine, "tokenizer", None)
+        self._logprobs = LogprobWriter(tokenizer, bool(body.return_tokens_as_token_ids))
         self._head = {
             "id": new_id("chatcmpl"),
             "object": "chat.completion",
@@ -113,6 +145,17 @@ class ChatWriter:
         return {**self._head, "choices": [self._choice(choice) for choice in choices], "usage": usage_of(usage)}
 
     def _choice(self, choice: Choice) -> dict[str, Any]:
+        message = self.message(choice)
+        written = {
+            "index": choice.index,
+            "message": message,
+            "logprobs": self._logprobs.chat(choice.logprobs) if choice.logprobs is not None else None,
+            "finish_reason": _reason(choice.finish_reason, "tool_calls" in message),
+        }
+        return written | ({"token_ids": choice.token_ids} if self._body.return_token_ids else {})
+
+    def message(self, choice: Choice) -> dict[str, Any]:
+        """An answer as a message."""
         message: dict[str, Any] = {"role": "assistant", "content": choice.message.content, "refusal": None}
         calls = [as_call(call) for call in choice.message.tool_calls or ()]
         if self._config.structured_outputs is not None:
@@ -124,13 +167,7 @@ class ChatWriter:
         if calls:
             message["tool_calls"] = calls[:1] if self._use.single else calls
             message["content"] = message["content"] or None
-        written = {
-            "index": choice.index,
-            "message": message,
-            "logprobs": chat_logprobs(self._tokenizer, choice.logprobs) if choice.logprobs is not None else None,
-            "finish_reason": "tool_calls" if calls and choice.finish_reason == "stop" else choice.finish_reason,
-        }
-        return written | ({"token_ids": choice.token_ids} if self._body.return_token_ids else {})
+        return message
 
     async def events(self, asked: Asked) -> AsyncIterator[str]:
         """The pieces as events."""
@@ -140,26 +177,29 @@ class ChatWriter:
         sent = [Sent() for _ in range(self._config.n)]
         for index in range(self._config.n):
             yield self._chunk(index, {"role": "assistant", "content": ""}, None, **more)
-        last = asked.began
-        async for _, delta in asked.pieces():
-            time_now = time.perf_counter()
-            metrics = self._service.metrics
-            (metrics.first if last == asked.began else metrics.between).observe(time_now - last)
-            last = time_now
-            for each in self._deltas(delta, sent[delta.index]):
+        async for delta, found in self.parts(asked, sent):
+            for each in found:
                 yield self._chunk(delta.index, each, delta, **more)
             if delta.finish_reason is not None:
-                called = sent[delta.index].called and delta.finish_reason == "stop"
-                yield self._chunk(delta.index, {}, None, "tool_calls" if called else delta.finish_reason, **more)
+                yield self._chunk(delta.index, {}, None, _reason(delta.finish_reason, sent[delta.index].called), **more)
             if delta.response is not None and wants_usage:
                 yield event({**self._head, "choices": [], "usage": usage_of(delta.response.usage)})
+
+    async def parts(self, asked: Asked, sent: list[Sent]) -> AsyncIterator[tuple[Delta, list[dict[str, Any]]]]:
+        """The engine's pieces, each with what it adds to the message."""
+        metrics, last = self._service.metrics, asked.began
+        async for _, delta in asked.pieces():
+            time_now = time.perf_counter()
+            (metrics.first if last == asked.began else metrics.between).observe(time_now - last)
+            last = time_now
+            yield delta, self._deltas(delta, sent[delta.index])
 
     def _chunk(
         self, index: int, delta: dict[str, Any], source: Delta | None, reason: str | None = None, **more: Any
     ) -> str:
         choice: dict[str, Any] = {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
         if source is not None and source.logprobs:
-            choice["logprobs"] = chat_logprobs(self._tokenizer, source.logprobs)
+            choice["logprobs"] = self._logprobs.chat(source.logprobs)
             source.logprobs = []
         if source is not None and self._body.return_token_ids:
             choice["token_ids"], source.token_ids = source.token_ids, []
@@ -203,6 +243,10 @@ class ChatWriter:
         call = self._use.forced_call(sent.text)
         sent.called = call is not None
         return [{"content": sent.text} if call is None else {"tool_calls": [{"index": 0, **call}]}]
+
+
+def _reason(reason: str, called: bool) -> str:
+    return "tool_calls" if called and reason == "stop" else reason
 
 
 def usage_of(usage: Usage) -> dict[str, int]:

@@ -13,7 +13,7 @@ from swift.engines.base import Response as Answers
 from swift.engines.detokenize import decode
 from swift.serve.chat import usage_of
 from swift.serve.errors import ApiError
-from swift.serve.logprobs import text_logprobs
+from swift.serve.logprobs import LogprobWriter
 from swift.serve.parameters import text_config
 from swift.serve.protocol import CompletionRequest
 from swift.serve.service import Asked, Service
@@ -54,6 +54,7 @@ class TextWriter:
     def __init__(self, service: Service, body: CompletionRequest, config: RequestConfig) -> None:
         self._service, self._body, self._config = service, body, config
         self._tokenizer = getattr(service.engine, "tokenizer", None)
+        self._logprobs = LogprobWriter(self._tokenizer, bool(body.return_tokens_as_token_ids))
         self._echo = [self._text(prompt) if body.echo else "" for prompt in body.prompts]
         self._head = {
             "id": new_id("cmpl"),
@@ -78,7 +79,7 @@ class TextWriter:
         written = {
             "index": place * self._config.n + choice.index,
             "text": before + choice.text,
-            "logprobs": text_logprobs(self._tokenizer, found, len(before)) if found is not None else None,
+            "logprobs": self._logprobs.text(found, len(before)) if found is not None else None,
             "finish_reason": choice.finish_reason,
         }
         return written | ({"token_ids": choice.token_ids} if self._body.return_token_ids else {})
@@ -101,7 +102,7 @@ class TextWriter:
             choice: dict[str, Any] = {
                 "index": index,
                 "text": text,
-                "logprobs": text_logprobs(self._tokenizer, delta.logprobs, start) if delta.logprobs else None,
+                "logprobs": self._logprobs.text(delta.logprobs, start) if delta.logprobs else None,
                 "finish_reason": delta.finish_reason,
             }
             choice |= {"token_ids": delta.token_ids} if self._body.return_token_ids else {}

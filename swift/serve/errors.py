@@ -9,6 +9,7 @@ from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import ValidationError
 
 from swift.engines.base import RequestConfig
 from swift.errors import SwiftError
@@ -45,9 +46,17 @@ class ApiError(Exception):
         code = self.code or (None if self.status == 400 else HTTPStatus(self.status).phrase.lower().replace(" ", "_"))
         return {"error": {"message": printable(self.message), "type": kind, "param": self.param, "code": code}}
 
-    def response(self, headers: Mapping[str, str] | None = None) -> JSONResponse:
-        """The same as an answer of HTTP."""
-        return JSONResponse(self.body, self.status, headers=dict(headers or {}))
+    @property
+    def anthropic(self) -> dict[str, Any]:
+        """The error as Anthropic writes it."""
+        others = {413: "request_too_large", 500: "api_error"}
+        kind = others.get(self.status, self.body["error"]["type"])
+        return {"type": "error", "error": {"type": kind, "message": printable(self.message)}}
+
+    def response(self, path: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+        """The same as an answer of HTTP, in the form that who asks at this path knows."""
+        body = self.anthropic if path.startswith("/v1/messages") else self.body
+        return JSONResponse(body, self.status, headers=dict(headers or {}))
 
 
 def printable(text: str) -> str:
@@ -71,9 +80,9 @@ def failure(error: BaseException) -> ApiError:
     return ApiError(500, "the server failed at this request; its log says more")
 
 
-def invalid(error: RequestValidationError) -> ApiError:
+def invalid(error: RequestValidationError | ValidationError) -> ApiError:
     """The first thing that is wrong with a request's body."""
-    first = error.errors()[0]
+    first: Any = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"] if part != "body")
     if first["type"] == "json_invalid":
         return ApiError(400, f"the body is no JSON: {first.get('ctx', {}).get('error', 'broken')}")

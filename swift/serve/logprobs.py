@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from swift.engines.base import Logprob
@@ -12,39 +13,51 @@ LEAST = -9999.0
 """Stands for minus infinity, which JSON does not have."""
 
 
-def chat_logprobs(tokenizer: Any, found: Sequence[Logprob]) -> dict[str, Any]:
-    """`choices[].logprobs` of a chat."""
-    content = [
-        {
-            **_entry(tokenizer, each.token, each.logprob),
-            "top_logprobs": [_entry(tokenizer, token, logprob) for token, logprob in each.top],
+@dataclass(frozen=True)
+class LogprobWriter:
+    """Writes them.
+
+    Attributes:
+        tokenizer: tells the text of a token; None where the engine tells texts itself.
+        as_ids: tokens as `token_id:ID`, which vLLM's return_tokens_as_token_ids asks for.
+    """
+
+    tokenizer: Any
+    as_ids: bool = False
+
+    def chat(self, found: Sequence[Logprob]) -> dict[str, Any]:
+        """`choices[].logprobs` of a chat."""
+        content = [
+            {
+                **self._entry(each.token, each.logprob),
+                "top_logprobs": [self._entry(token, logprob) for token, logprob in each.top],
+            }
+            for each in found
+        ]
+        return {"content": content, "refusal": None}
+
+    def text(self, found: Sequence[Logprob], start: int) -> dict[str, Any]:
+        """`choices[].logprobs` of a completion whose text begins at this place."""
+        offsets = []
+        for each in found:
+            offsets.append(start)
+            start += len(self._text(each.token))
+        return {
+            "tokens": [self._name(each.token) for each in found],
+            "token_logprobs": [max(each.logprob, LEAST) for each in found],
+            "top_logprobs": [{self._name(token): max(value, LEAST) for token, value in each.top} for each in found],
+            "text_offset": offsets,
         }
-        for each in found
-    ]
-    return {"content": content, "refusal": None}
 
+    def _entry(self, token: int | str, logprob: float) -> dict[str, Any]:
+        return {
+            "token": self._name(token),
+            "logprob": max(logprob, LEAST),
+            "bytes": list(self._text(token).encode()),
+        }
 
-def _entry(tokenizer: Any, token: int | str, logprob: float) -> dict[str, Any]:
-    text = _text(tokenizer, token)
-    return {"token": text, "logprob": max(logprob, LEAST), "bytes": list(text.encode())}
+    def _name(self, token: int | str) -> str:
+        return f"token_id:{token}" if self.as_ids and isinstance(token, int) else self._text(token)
 
-
-def _text(tokenizer: Any, token: int | str) -> str:
-    """The text of a token, which an engine may know by that alone."""
-    return token if isinstance(token, str) else decode(tokenizer, [token])
-
-
-def text_logprobs(tokenizer: Any, found: Sequence[Logprob], start: int) -> dict[str, Any]:
-    """`choices[].logprobs` of a completion whose text begins at this place."""
-    tokens = [_text(tokenizer, each.token) for each in found]
-    offsets = []
-    for token in tokens:
-        offsets.append(start)
-        start += len(token)
-    top = [{_text(tokenizer, token): max(logprob, LEAST) for token, logprob in each.top} for each in found]
-    return {
-        "tokens": tokens,
-        "token_logprobs": [max(each.logprob, LEAST) for each in found],
-        "top_logprobs": top,
-        "text_offset": offsets,
-    }
+    def _text(self, token: int | str) -> str:
+        return decode(self.tokenizer, [token]) if isinstance(token, int) else token

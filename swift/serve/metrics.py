@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -24,6 +25,8 @@ class Metrics:
     def __init__(self, service: Service) -> None:
         registry = self._registry = CollectorRegistry()
         self.requests = Counter("swift_requests", "Requests by path and status", ["path", "status"], registry=registry)
+        self._service, self._told, self._at = service, [0.0, 0.0, 0.0], time.monotonic()
+        self.answered = Counter("swift_answered_requests", "Requests that have their answers", registry=registry)
         self.prompt_tokens = Counter("swift_prompt_tokens", "Tokens of prompts answered", registry=registry)
         self.generated_tokens = Counter("swift_generated_tokens", "Tokens of whole answers", registry=registry)
         self.first = Histogram(
@@ -49,9 +52,20 @@ class Metrics:
 
     def note_response(self, response: Response, seconds: float) -> None:
         """A request has its answers."""
+        self.answered.inc()
         self.prompt_tokens.inc(response.usage.prompt_tokens)
         self.generated_tokens.inc(response.usage.completion_tokens)
         self.whole.observe(seconds)
+
+    def line(self) -> str:
+        """What came since the last line; empty where nothing did."""
+        totals = [counter._value.get() for counter in (self.answered, self.prompt_tokens, self.generated_tokens)]
+        new = [total - before for total, before in zip(totals, self._told, strict=True)]
+        seconds, self._told, self._at = time.monotonic() - self._at, totals, time.monotonic()
+        if not any(new):
+            return ""
+        rates = f"{new[1] / seconds:.1f} prompt tokens/s, {new[2] / seconds:.1f} generated tokens/s"
+        return f"{new[0]:.0f} requests answered in {seconds:.0f} s: {rates}; {self._service.open} answers open"
 
     def note_failure(self, error: BaseException) -> None:
         """Say in the log what a client is not told."""

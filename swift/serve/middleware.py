@@ -72,13 +72,13 @@ class Door:
         large = ApiError(413, f"the body is larger than {self.limits.max_request_size:g} MiB")
         if scope["path"] not in OPEN and not self._has_key(headers):
             error = ApiError(401, "the key is missing or wrong; send Authorization: Bearer KEY", code="invalid_api_key")
-            return await error.response({"www-authenticate": "Bearer"})(scope, receive, send)
+            return await error.response(scope["path"], {"www-authenticate": "Bearer"})(scope, receive, send)
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > most:
-            return await large.response({"connection": "close"})(scope, receive, send)
+            return await large.response(scope["path"], {"connection": "close"})(scope, receive, send)
         body = await _body(receive, most)
         if body is None:
-            return await large.response({"connection": "close"})(scope, receive, send)
+            return await large.response(scope["path"], {"connection": "close"})(scope, receive, send)
 
         async def receiving() -> Message:
             return body.pop() if body else await receive()

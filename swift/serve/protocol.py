@@ -182,6 +182,7 @@ class Sampling(Body):
     guided_grammar: str | None = None
     response_format: ResponseFormat | None = None
     return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
 
     @field_validator("logit_bias")
     @classmethod

@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from swift.compat import quiet_libraries
 from swift.config.commands import DeployConfig
@@ -39,7 +39,6 @@ def main(config: DeployConfig) -> int:
         raise SwiftError(
             f"a server needs {', '.join(missing)}, which is not installed", fix="pip install 'ms-swift[serve]'"
         )
-    from swift.engines.parity import check_deployment
     from swift.serve.server import Server, bind
     from swift.serve.service import Service
 
@@ -51,14 +50,47 @@ def main(config: DeployConfig) -> int:
     check_loading(config.model)
     source, named = find_model(config, decisions)
     task = open_task(config, source, decisions)
-    if isinstance(task, TextTask):
-        raise SwiftError(f"--task_type {task.name}: such models are not served yet", fix="use swift infer")
+    ssl = check_ssl(config.serve.ssl_keyfile, config.serve.ssl_certfile)
+    results = open_results(config.serve.result_path)
     bound = bind(config.serve.host, config.serve.port)
     quiet_libraries()
-    tokenizer = source.load_tokenizer(config.model.trust_remote_code)
-    template = choose_template(
-        tokenizer, config.template, decisions, source.recorded_template if config.serve.load_args else None
+    loaded = load_texts(config, source, task, decisions) if isinstance(task, TextTask) else None
+    if loaded is not None and named:
+        raise SwiftError(
+            f"--adapters by name with --task_type {task.name}", fix="give the folder alone: it acts always"
+        )
+    engine = loaded or load_engine(config, source, named, decisions)
+    service = Service(
+        engine,
+        config.serve.served_model_name or name_of(source),
+        list(named),
+        defaults,
+        limits_of(config),
+        owned_by=config.serve.owned_by,
+        verbose=config.serve.verbose,
+        results=results,
+        loads_adapters=config.serve.allow_adapter_loading and hasattr(engine, "load_adapter"),
     )
+    server = Server(service, bound=bound, ssl=ssl, log_interval=config.serve.log_interval)
+    _note_serving(config, decisions)
+    print("\n".join(decisions.table()), file=sys.stderr)
+    start_log(config.serve.log_level)
+    print(f"{service.name} is served at {server.url}/v1; Ctrl-C or SIGTERM ends it", file=sys.stderr, flush=True)
+    server.run()
+    return 0
+
+
+def load_engine(config: DeployConfig, source: ModelSource, named: dict[str, Path], decisions: Decisions) -> Any:
+    """The engine, with the adapters that are asked for by name.
+
+    Raises:
+        SwiftError: template, weights or adapters are not as they should be.
+    """
+    from swift.engines.parity import check_deployment
+
+    tokenizer = source.load_tokenizer(config.model.trust_remote_code)
+    recorded = source.recorded_template if config.serve.load_args else None
+    template = choose_template(tokenizer, config.template, decisions, recorded)
     same = "an answer's prompt and what training puts before it are the same, id for id"
     decisions.add("parity", f"{check_deployment(template).samples} built-in samples checked", "model", same)
     engine: Any = engines.get(config.serve.infer_backend).from_source(
@@ -71,22 +103,65 @@ def main(config: DeployConfig) -> int:
     )
     for name, folder in named.items():
         engine.adapters.add(name, folder)
-    service = Service(
-        engine,
-        config.serve.served_model_name or name_of(source),
-        list(named),
-        defaults,
-        limits_of(config),
-        owned_by=config.serve.owned_by,
-        verbose=config.serve.verbose,
-    )
-    server = Server(service, bound=bound, log_level="warning")
-    _note_serving(config, service, decisions)
-    print("\n".join(decisions.table()), file=sys.stderr)
-    start_log(config.serve.log_level)
-    print(f"{service.name} is served at {server.url}/v1; Ctrl-C or SIGTERM ends it", file=sys.stderr, flush=True)
-    server.run()
-    return 0
+    return engine
+
+
+def load_texts(config: DeployConfig, source: ModelSource, task: TextTask, decisions: Decisions) -> Any:
+    """A model that gives one thing for a whole text.
+
+    Raises:
+        SwiftError: template or weights are not as they should be.
+    """
+    from swift.engines.options import load_source_model
+    from swift.engines.texts import TextEngine
+    from swift.serve.texts import TextModel
+
+    task.open(source, decisions)
+    tokenizer = source.load_tokenizer(config.model.trust_remote_code)
+    recorded = source.recorded_template if config.serve.load_args else None
+    template = choose_template(tokenizer, config.template, decisions, recorded, task.chat)
+    model = load_source_model(source, config.model, decisions, task.head(tokenizer))
+    engine = TextEngine(model, task, tokenizer, config.serve.max_batch_size)
+    longest = config.generate.max_length or source.limit
+    ids_of = task.encoder(template, None).ids
+    return TextModel(engine, ids_of, tokenizer, longest, config.serve.reranker_use_activation)
+
+
+def check_ssl(key: str | None, certificate: str | None) -> dict[str, str]:
+    """The two as uvicorn takes them; empty where the server speaks plain HTTP.
+
+    Raises:
+        SwiftError: one is missing, or they do not belong together.
+    """
+    import ssl
+
+    if not (key or certificate):
+        return {}
+    if not (key and certificate):
+        given, other = ("ssl_keyfile", "ssl_certfile") if key else ("ssl_certfile", "ssl_keyfile")
+        raise SwiftError(f"--{given} without --{other}", fix="give both")
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
+    except OSError as error:
+        what = f"--ssl_keyfile {key} --ssl_certfile {certificate}: {error.strerror or error}"
+        raise SwiftError(what, fix="give a key and its certificate as PEM files") from None
+    return {"ssl_keyfile": key, "ssl_certfile": certificate}
+
+
+def open_results(path: str | None) -> TextIO | None:
+    """The file of requests and answers, opened for more.
+
+    Raises:
+        SwiftError: it cannot be written.
+    """
+    if path is None:
+        return None
+    file = Path(path).expanduser()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return file.open("a", encoding="utf-8")
+    except OSError as error:
+        raise SwiftError(f"--result_path {path}: {error.strerror}", fix="give a file that can be written") from None
 
 
 def find_model(config: DeployConfig, decisions: Decisions) -> tuple[ModelSource, dict[str, Path]]:
@@ -175,7 +250,7 @@ def start_log(level: str) -> None:
     logging.getLogger("uvicorn.error").setLevel("WARNING")
 
 
-def _note_serving(config: DeployConfig, service: Any, decisions: Decisions) -> None:
+def _note_serving(config: DeployConfig, decisions: Decisions) -> None:
     serve = config.serve
     origin = "flag" if config.given("infer_backend") else "default"
     decisions.add("infer_backend", serve.infer_backend, origin, f"{serve.max_batch_size} answers at once")

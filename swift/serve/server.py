@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -41,9 +42,9 @@ def bind(host: str, port: int) -> socket.socket:
 class _Uvicorn(uvicorn.Server):
     """Goes down in order: the first signal refuses new requests and waits for answers, the second ends at once."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, log_interval: int) -> None:
         super().__init__(config)
-        self._service = service
+        self._service, self._log_interval, self._next_line = service, log_interval, time.monotonic() + log_interval
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take a signal."""
@@ -57,6 +58,10 @@ class _Uvicorn(uvicorn.Server):
         """Whether to end now: once nothing is under way any more."""
         if self._service.draining and not self._service.open:
             self.should_exit = True
+        if self._log_interval > 0 and time.monotonic() >= self._next_line:
+            self._next_line += self._log_interval
+            if line := self._service.metrics.line():
+                LOG.info(line)
         return await super().on_tick(counter)
 
 
@@ -69,7 +74,7 @@ class Server:
         port: 0 takes a free one.
         bound: a socket from `bind`, in place of the two.
         ssl: paths of key and certificate.
-        log_level: of the server's own messages.
+        log_interval: seconds between lines of figures in the log; 0 means none.
     """
 
     def __init__(
@@ -80,13 +85,13 @@ class Server:
         *,
         bound: socket.socket | None = None,
         ssl: dict[str, str] | None = None,
-        log_level: str = "warning",
+        log_interval: int = 0,
     ) -> None:
         self.service = service
         self.socket = bound or bind(host, port)
         self.ssl = ssl or {}
-        more: dict[str, Any] = {**self.ssl, "access_log": False, "log_level": log_level, "lifespan": "off"}
-        self._uvicorn = _Uvicorn(uvicorn.Config(make_app(service), log_config=None, **more), service)
+        more: dict[str, Any] = {**self.ssl, "access_log": False, "log_config": None, "lifespan": "off"}
+        self._uvicorn = _Uvicorn(uvicorn.Config(make_app(service), **more), service, log_interval)
         self._thread: threading.Thread | None = None
 
     @property

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TextIO, TypeVar
 
-from swift.engines.base import Delta, Engine, InferRequest, RequestConfig, Response, Ticket
+from swift.engines.base import Delta, InferRequest, RequestConfig, Response, Ticket
 from swift.errors import SwiftError
 from swift.serve.errors import ApiError, failure, mistake
 from swift.serve.metrics import Metrics
 
+T = TypeVar("T")
 MIB = 1 << 20
 Told = tuple[int, Delta]
 """A piece, and the place of its request among those asked together."""
@@ -52,21 +54,26 @@ class Service:
     """An engine with the names it is asked by.
 
     Attributes:
-        engine: answers.
+        engine: answers: an `Engine`, or a `TextModel`.
         name: the model's.
         adapters: the names of others, each the model with an adapter.
         defaults: parameters of requests that do not give them.
         owned_by: what /v1/models says.
+        verbose: contents stand in the log.
+        results: takes requests with their answers, as JSON lines.
+        loads_adapters: clients may load and unload adapters.
         draining: nothing new is taken.
     """
 
-    engine: Engine
+    engine: Any
     name: str
     adapters: list[str] = field(default_factory=list)
     defaults: RequestConfig = field(default_factory=RequestConfig)
     limits: Limits = field(default_factory=Limits)
     owned_by: str = "swift"
     verbose: bool = False
+    results: TextIO | None = None
+    loads_adapters: bool = False
     draining: bool = False
 
     def __post_init__(self) -> None:
@@ -115,21 +122,54 @@ class Service:
             ApiError: too much is asked, or what cannot be answered.
         """
         count = config.n * len(requests)
-        if count > self.limits.most:
-            raise ApiError(400, f"{count} answers in one request; {self.limits.most} are the most", param="n")
-        if self.draining:
-            raise ApiError(503, "the server is going down and takes no more requests; ask another, or later")
-        if self.open + count > self.limits.most:
-            raise ApiError(429, f"{self.open} answers are under way or waiting, the most there may be; ask again later")
-        asked = Asked(self, len(requests), count)
+        self._check_room(count)
+        asked = Asked(self, requests, config)
         try:
-            await asked.submit(self._pool, requests, config, whole=whole)
+            await asked.submit(self._pool, whole=whole)
         except BaseException as error:
             asked.close()
             if isinstance(error, SwiftError):
                 raise mistake(error) from error
             raise
         return asked
+
+    def _check_room(self, count: int) -> None:
+        if count > self.limits.most:
+            raise ApiError(400, f"{count} answers in one request; {self.limits.most} are the most", param="n")
+        if self.draining:
+            raise ApiError(503, "the server is going down and takes no more requests; ask another, or later")
+        if self.open + count > self.limits.most:
+            raise ApiError(429, f"{self.open} answers are under way or waiting, the most there may be; ask again later")
+
+    @contextmanager
+    def room(self, count: int) -> Iterator[None]:
+        """Count answers as under way.
+
+        Raises:
+            ApiError: there are too many.
+        """
+        self._check_room(count)
+        self.open += count
+        try:
+            yield
+        finally:
+            self.open -= count
+
+    async def in_time(self, work: Awaitable[T]) -> T:
+        """Wait for an answer as long as is allowed.
+
+        Raises:
+            ApiError: it takes longer.
+        """
+        try:
+            return await asyncio.wait_for(work, self.limits.request_timeout)
+        except asyncio.TimeoutError:
+            raise self.late from None
+
+    @property
+    def late(self) -> ApiError:
+        """There is no answer in time."""
+        return ApiError(504, f"there was no answer within {self.limits.request_timeout:g} seconds")
 
     async def in_turn(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call what works on prompts, where prompts are worked on.
@@ -146,29 +186,27 @@ class Service:
 class Asked:
     """Requests of one client under way; `close` ends them, however far they are."""
 
-    def __init__(self, service: Service, requests: int, count: int) -> None:
-        self._service, self._requests, self._count = service, requests, count
+    def __init__(self, service: Service, requests: Sequence[InferRequest], config: RequestConfig) -> None:
+        self._service, self._requests, self._config = service, requests, config
+        self._count = config.n * len(requests)
         self._told: asyncio.Queue[Told] = asyncio.Queue()
         self._tickets: list[Ticket] = []
         self._loop = asyncio.get_running_loop()
         self._closed = False
         self.began = time.perf_counter()
-        service.open += count
-        late = ApiError(504, f"there was no answer within {service.limits.request_timeout:g} seconds")
-        told = (0, Delta("", error=late))
+        service.open += self._count
+        told = (0, Delta("", error=service.late))
         self._timer = self._loop.call_later(service.limits.request_timeout, self._told.put_nowait, told)
 
-    async def submit(
-        self, pool: ThreadPoolExecutor, requests: Sequence[InferRequest], config: RequestConfig, *, whole: bool
-    ) -> None:
+    async def submit(self, pool: ThreadPoolExecutor, *, whole: bool) -> None:
         """Hand the requests to the engine."""
 
         def submit() -> None:
-            for place, request in enumerate(requests):
+            for place, request in enumerate(self._requests):
                 if self._closed:
                     return
                 listener = partial(self._hand_over, place)
-                self._tickets.append(self._service.engine.submit(request, config, listener, whole=whole))
+                self._tickets.append(self._service.engine.submit(request, self._config, listener, whole=whole))
 
         done: Future[None] = pool.submit(submit)
         # The client may leave meanwhile, and nobody would end what is submitted after that.
@@ -186,7 +224,7 @@ class Asked:
         Raises:
             ApiError: generation failed, or took too long.
         """
-        open_requests = self._requests
+        open_requests = len(self._requests)
         while open_requests:
             place, delta = await self._told.get()
             if delta.error is not None:
@@ -195,6 +233,7 @@ class Asked:
             if delta.response is not None:
                 open_requests -= 1
                 self._service.metrics.note_response(delta.response, time.perf_counter() - self.began)
+                self._keep(self._requests[place], delta.response)
             yield place, delta
 
     async def responses(self) -> list[Response]:
@@ -207,7 +246,24 @@ class Asked:
         async for place, delta in self.pieces():
             if delta.response is not None:
                 found[place] = delta.response
-        return [found[place] for place in range(self._requests)]
+        return [found[place] for place in range(len(self._requests))]
+
+    def _keep(self, request: InferRequest, response: Response) -> None:
+        """Write a line of the result file."""
+        if self._service.results is None:
+            return
+        asked = {name: value for name, value in vars(request).items() if value not in (None, [], {})}
+        line = {
+            "time": int(time.time()),
+            "model": request.adapter or self._service.name,
+            **asked,
+            "parameters": {name: value for name, value in vars(self._config).items() if value not in (None, [], {})},
+            "choices": [
+                {**choice.message.to_message(), "finish_reason": choice.finish_reason} for choice in response.choices
+            ],
+            "usage": vars(response.usage),
+        }
+        print(json.dumps(line, ensure_ascii=False), file=self._service.results, flush=True)
 
     def close(self) -> None:
         """End what is not ended."""

@@ -70,6 +70,11 @@ def event(value: Any) -> str:
     return f"data: {json.dumps(value, ensure_ascii=False, separators=(',', ':'))}\n\n"
 
 
+def named_event(value: dict[str, Any]) -> str:
+    """One event with its type as its name."""
+    return f"event: {value['type']}\n{event(value)}"
+
+
 async def with_errors(events: AsyncIterator[str]) -> AsyncIterator[str]:
     """The events; an error among them is the last but the end."""
     try:

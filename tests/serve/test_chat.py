@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from swift.engines import InferRequest, RequestConfig
+from swift.engines.remote import RemoteEngine
 from swift.templates.messages import text_of
 from tests.serve.serving import Scripted, serve, tiny_engine
 from tests.tiny import ask
@@ -219,3 +220,19 @@ def test_models_and_tokens(client, engine):
     assert told["max_model_len"] == 2048
     back = client.post("../detokenize", body={"tokens": told["tokens"]}, cast_to=object)["prompt"]
     assert back == engine.template.prompt_text(QUESTION)
+
+
+@pytest.mark.parametrize("prompt", [None, "the sky"])
+def test_the_remote_engine_gets_what_the_engine_gives(engine, prompt):
+    request = InferRequest(prompt=prompt) if prompt else InferRequest(QUESTION)
+    config = RequestConfig(12, temperature=0.8, seed=5, n=2, logprobs=True, top_logprobs=2)
+    with serve(engine) as server:
+        remote = RemoteEngine(server.url)
+        told, wanted = remote.infer([request], config)[0], engine.infer([request], config)[0]
+        assert [choice.token_ids for choice in told.choices] == [choice.token_ids for choice in wanted.choices]
+        assert [choice.logprobs for choice in told.choices] == [choice.logprobs for choice in wanted.choices]
+        assert told.usage == wanted.usage
+        last = list(remote.stream(request, config))[-1].response
+        assert [choice.logprobs for choice in last.choices] == [choice.logprobs for choice in wanted.choices]
+        assert [choice.text for choice in last.choices] == [choice.text for choice in wanted.choices]
+        remote.close()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -15,8 +18,10 @@ import pytest
 
 from swift.cli.main import main
 from swift.engines import InferRequest, PtEngine, RequestConfig
-from swift.serve.run import split_adapters
-from swift.serve.server import bind
+from swift.serve.run import check_ssl, split_adapters
+from swift.serve.server import Server, bind
+from swift.serve.service import Service
+from tests.serve.serving import Scripted
 from tests.tiny import ask, save_adapter, save_tiny
 
 ROOT = Path(__file__).parents[2]
@@ -96,12 +101,17 @@ def test_adapters_are_chosen_by_name_and_running_answers_finish(folders):
     assert "127.0.0.1" in said and "ms-swift's default is 0.0.0.0" in said and "Traceback" not in said
 
 
-def test_an_adapter_without_a_name_always_acts(folders):
+def test_an_adapter_without_a_name_always_acts_and_answers_are_kept(folders, tmp_path):
     base, one, _ = folders
-    server = Deployed("--model", base, "--adapters", one, "--served_model_name", "robin", "--torch_dtype", "float32")
+    results = tmp_path / "new" / "results.jsonl"
+    words = ["--adapters", one, "--served_model_name", "robin", "--torch_dtype", "float32", "--result_path", results]
+    server = Deployed("--model", base, *words)
     engine = PtEngine(str(base), adapters=[str(one)], torch_dtype="float32")
     wanted = engine.infer([InferRequest(ask("hi"))], RequestConfig(12, temperature=0))[0].choices[0].token_ids
     assert answer(server.client, "robin") == answer(server.client, None) == wanted
+    lines = [json.loads(line) for line in results.read_text().splitlines()]
+    assert [line["usage"]["completion_tokens"] for line in lines] == [len(wanted)] * 2
+    assert lines[0]["messages"] == ask("hi") and lines[0]["choices"][0]["role"] == "assistant"
     status, said = server.end(signal.SIGINT)
     assert status == 0 and "SIGINT" in said and "hi" not in said.split("served at")[1].split()
 
@@ -115,6 +125,9 @@ def test_an_adapter_without_a_name_always_acts(folders):
         (["--adapters", "=x"], "empty part"),
         (["--host", "256.1.1.1"], "--host 256.1.1.1"),
         (["--api_key", ""], "must not be empty"),
+        (["--ssl_keyfile", "key.pem"], "--ssl_keyfile without --ssl_certfile"),
+        (["--ssl_keyfile", "key.pem", "--ssl_certfile", "no.pem"], "No such file"),
+        (["--result_path", "/proc/no/file"], "--result_path /proc/no/file"),
     ],
 )
 def test_mistakes_are_told_before_the_weights_are_read(folders, words, said, capsys):
@@ -150,3 +163,16 @@ def test_help_and_listing_import_no_server():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
     assert "--api_key" in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate")
+def test_tls(tmp_path):
+    key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "certificate.pem")
+    words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost"
+    more = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate]
+    subprocess.run(["openssl", *words.split(), *more], check=True, capture_output=True)
+    trusted = ssl.create_default_context(cafile=certificate)
+    with Server(Service(Scripted("yes"), "tiny"), ssl=check_ssl(key, certificate)) as server:
+        assert server.url.startswith("https://")
+        found = httpx.post(f"{server.url}/v1/chat/completions", json={"messages": ask("hi")}, verify=trusted)
+        assert found.json()["choices"][0]["message"]["content"] == "yes"

@@ -1,0 +1,55 @@
+"""`/v1/load_lora_adapter` and `/v1/unload_lora_adapter`, by the names and bodies that vLLM has for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.responses import PlainTextResponse
+from pydantic import Field
+
+from swift.serve.errors import ApiError
+from swift.serve.protocol import Body
+from swift.serve.service import Service
+
+
+class LoadRequest(Body):
+    """The body of /v1/load_lora_adapter."""
+
+    lora_name: str = Field(min_length=1)
+    lora_path: str = Field(min_length=1)
+
+
+class UnloadRequest(Body):
+    """The body of /v1/unload_lora_adapter."""
+
+    lora_name: str = Field(min_length=1)
+
+
+def add_adapters(app: FastAPI, service: Service) -> None:
+    """The two endpoints."""
+
+    @app.post("/v1/load_lora_adapter")
+    async def load(body: LoadRequest) -> PlainTextResponse:
+        name = body.lora_name
+        if name == service.name or name in service.adapters:
+            raise ApiError(400, f"there is a model {name} already", param="lora_name")
+        folder = Path(body.lora_path)
+        if not folder.is_dir():
+            raise ApiError(404, f"lora_path {body.lora_path} is no folder of the server", param="lora_path")
+        await service.in_turn(service.engine.load_adapter, name, folder)
+        service.adapters.append(name)
+        return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
+
+    @app.post("/v1/unload_lora_adapter")
+    async def unload(body: UnloadRequest) -> PlainTextResponse:
+        name = body.lora_name
+        if name not in service.adapters:
+            raise ApiError(404, f"there is no adapter {name}", param="lora_name")
+        service.adapters.remove(name)
+        try:
+            await service.in_turn(service.engine.unload_adapter, name)
+        except ApiError:
+            service.adapters.append(name)
+            raise
+        return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
