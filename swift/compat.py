@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 _PORTABLE_TOKENIZER = "PreTrainedTokenizerFast"
+_ROPE_BASE = ("rope_theta", "partial_rotary_factor")
 # Kinds of RoPE scaling that transformers 4.57 has; newer ones would be misread there.
 _ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
 _NEW_TOKENIZERS = ("TokenizersBackend",)
@@ -83,6 +84,23 @@ def _legacy_keys(raw: dict[str, Any]) -> dict[str, Any]:
     if scaling.get("rope_type", "default") != "default" or len(scaling) > 1:
         legacy["rope_scaling"] = scaling
     return legacy
+
+
+def rope_of(text: PretrainedConfig) -> dict[str, Any] | None:
+    """Parameters of a config's rotary positions; None where it has none. 5 has one dict, 4 two attributes."""
+    if hasattr(text, "rope_parameters"):
+        return text.rope_parameters or None
+    theta = getattr(text, "rope_theta", None)
+    return None if theta is None else {"rope_theta": theta, **(getattr(text, "rope_scaling", None) or {})}
+
+
+def set_rope(text: PretrainedConfig, scaling: dict[str, Any]) -> None:
+    """Scale a config's rotary positions otherwise; their base stays."""
+    if hasattr(text, "rope_parameters"):
+        base = {key: text.rope_parameters[key] for key in _ROPE_BASE if key in text.rope_parameters}
+        text.rope_parameters = base | scaling
+    else:
+        text.rope_scaling = dict(scaling)
 
 
 def portable_config(raw: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from swift.config.fields import named, option
+from swift.config.fields import at_least, named, option
 
 BNB = ("quant_method", "bnb")
 
@@ -59,7 +59,38 @@ class ModelConfig(SourceConfig):
         "fastest present.",
         aliases=("attn_implementation",),
     )
-    device_map: str | dict[str, Any] | None = option(None, "Where the weights go: a device, auto, or a JSON map.")
+    device_map: dict[str, Any] | str | None = option(None, "Where the weights go: a device, auto, or a JSON map.")
+    max_memory: dict[str, Any] | None = option(
+        None,
+        'How much of each device --device_map auto may take, as JSON: {"0": "20GB", "cpu": "60GB"}.',
+        needs=("device_map",),
+    )
+    rope_scaling: dict[str, Any] | str | None = option(
+        None,
+        "Scale rotary positions for longer sequences: linear, dynamic or yarn, by the factor that --max_model_len asks "
+        'for; or JSON: {"rope_type": "yarn", "factor": 4.0}. An adapter remembers it, a whole model has it in '
+        "config.json.",
+    )
+    max_model_len: int | None = option(
+        None, "Longest sequence, in place of config.json's.", unit="tokens", check=at_least(1)
+    )
+    init_strategy: (
+        Literal[
+            "zero",
+            "uniform",
+            "normal",
+            "xavier_uniform",
+            "xavier_normal",
+            "kaiming_uniform",
+            "kaiming_normal",
+            "orthogonal",
+        ]
+        | None
+    ) = option(
+        None,
+        "How matrices start that the files lack, such as a custom architecture's new ones (vectors: as transformers "
+        "has it); unset means that missing weights are an error.",
+    )
     model_kwargs: dict[str, Any] | None = option(None, "More arguments of from_pretrained, as JSON.")
     quant_method: Literal["bnb", "hqq", "eetq", "quanto", "fp8", "torchao"] | None = option(
         None,

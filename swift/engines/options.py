@@ -12,6 +12,7 @@ from swift.config.model import ModelConfig
 from swift.config.template import TemplateConfig
 from swift.errors import SwiftError
 from swift.models.heads import Head
+from swift.models.length import settle_length
 from swift.models.quantization import settle_quantization
 from swift.models.source import ModelSource, find_source
 from swift.templates.choose import choose_template
@@ -58,6 +59,7 @@ def load_parts(config: InferConfig, *, load_args: bool) -> tuple[Any, Template]:
     source = find_source(config.model, decisions)
     if load_args:
         settle_quantization(config.model, source.record, decisions)
+    settle_length(config.model, source, decisions, recorded=load_args)
     tokenizer = source.load_tokenizer(config.model.trust_remote_code)
     # The template first: a mistake in it shows before weights are read.
     recorded = source.recorded_template if load_args else None

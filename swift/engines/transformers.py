@@ -23,6 +23,7 @@ from swift.engines.prompts import encode_prompt
 from swift.engines.sampling import Picker, PickingProcessor, greedy_arguments, row_seed
 from swift.engines.scheduler import Scheduler
 from swift.errors import SwiftError
+from swift.models.length import limit_of
 from swift.models.source import ModelSource
 
 if TYPE_CHECKING:
@@ -278,8 +279,7 @@ class PtEngine(Engine):
 
 def context_of(config: Any) -> int | None:
     """The longest sequence that a model's config allows; None where it sets no bound, as recurrent models do."""
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    return getattr(text, "max_position_embeddings", None) or None
+    return limit_of(config.get_text_config() if hasattr(config, "get_text_config") else config)
 
 
 def batches(model: Any) -> bool:

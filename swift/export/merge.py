@@ -18,6 +18,7 @@ from swift.errors import SwiftError
 from swift.export.logits import distance, greedy_answer, logits_of
 from swift.export.quantised import compare
 from swift.models.heads import Head
+from swift.models.length import settle_length
 from swift.models.quantization import settle_quantization
 from swift.models.source import ModelSource, find_source
 from swift.plugins import load_plugins
@@ -116,6 +117,7 @@ def merge_lora(
     decisions = Decisions()
     source = find_source(config, decisions)
     settle_quantization(config, source.record, decisions)
+    settle_length(config, source, decisions)
     goal = open_task(MergeConfig(model=config, task=task or TaskConfig()), source, decisions)
     for adapter in source.adapters:
         check_merges(adapter)
@@ -302,4 +304,6 @@ def _how(config: ModelConfig) -> dict[str, Any]:
         "device_map": config.device_map or "cpu",
         "trust_remote_code": config.trust_remote_code,
         "model_kwargs": config.model_kwargs,
+        "rope_scaling": config.rope_scaling,
+        "max_model_len": config.max_model_len,
     }

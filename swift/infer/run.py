@@ -12,6 +12,7 @@ from swift.config.generate import GenerateConfig
 from swift.engines import RequestConfig, engines
 from swift.engines.parity import check_deployment
 from swift.infer.batch import prepare, read_rows
+from swift.models.length import settle_length
 from swift.models.load import check_loading
 from swift.models.quantization import settle_quantization
 from swift.models.source import find_source
@@ -37,11 +38,12 @@ def main(config: InferConfig) -> int:
         from swift.infer.remote import run as run_remote
 
         return run_remote(config, request_config, decisions)
-    if config.model.quant_method:
+    if config.model.quant_method or config.model.max_memory:
         check_loading(config.model)
     source = find_source(config.model, decisions)
     if config.batch.load_args:
         settle_quantization(config.model, source.record, decisions)
+    settle_length(config.model, source, decisions, recorded=config.batch.load_args)
     task = open_task(config, source, decisions)
     if isinstance(task, TextTask):
         from swift.infer.texts import run

@@ -16,6 +16,7 @@ from swift.models.attention import choose_attention
 from swift.models.devices import pick_device
 from swift.models.dtype import DtypeChoice, choose_dtype, parse_dtype
 from swift.models.heads import Head, is_new, of_head
+from swift.models.length import apply_length
 from swift.models.quantization import (
     Quantization,
     check_quantization,
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
     from swift.config import ModelConfig
 
 __all__ = ["LoadedModel", "load_config", "load_model", "load_tokenizer"]
+
+
+PLACES = ("cpu", "disk", "mps")
+"""What has memory besides numbered devices."""
 
 
 @dataclass
@@ -78,6 +83,8 @@ def choose_loading(
     for_training: bool,
     quantization: Quantization | None = None,
     head: Head | None = None,
+    rope_scaling: Any = None,
+    max_model_len: int | None = None,
 ) -> Loading:
     """Choose class, device, dtype and attention for the model in the folder `path`, from its config alone.
 
@@ -86,6 +93,7 @@ def choose_loading(
     """
     folder = Path(path)
     config = load_config(folder, trust_remote_code=trust_remote_code)
+    apply_length(config, rope_scaling, max_model_len)
     raw = read_config(folder)
     if head is None:
         loader, reason = find_class(config, raw, trust_remote_code=trust_remote_code)
@@ -116,6 +124,10 @@ def load_model(
     model_kwargs: dict[str, Any] | None = None,
     quantization: Quantization | None = None,
     head: Head | None = None,
+    rope_scaling: Any = None,
+    max_model_len: int | None = None,
+    max_memory: dict[Any, Any] | None = None,
+    init_strategy: str | None = None,
 ) -> LoadedModel:
     """Loads the model in the folder `path`, whatever its architecture.
 
@@ -130,6 +142,10 @@ def load_model(
         model_kwargs: further arguments of `from_pretrained`, or `config` settings.
         quantization: how the weights of linear layers are quantised while they load.
         head: another class than the one that config.json names; where the files lack its head, that starts at random.
+        rope_scaling: parameters of rotary positions in place of config.json's, whole.
+        max_model_len: longest sequence in place of config.json's.
+        max_memory: most memory of each device, for a `device_map` that transformers makes.
+        init_strategy: how matrices start that the files lack; None makes such weights an error.
 
     Raises:
         SwiftError: anything about the folder or the choices that does not work; all that can be told from the config
@@ -146,6 +162,8 @@ def load_model(
         for_training=for_training,
         quantization=quantization,
         head=head,
+        rope_scaling=rope_scaling,
+        max_model_len=max_model_len,
     )
     choice, device, attn, reasons = loading.dtype, loading.device, loading.attn, loading.reasons
     if attn is not None:
@@ -154,6 +172,8 @@ def load_model(
         device_map = {"": str(device)}
     if quantization is not None:
         extra |= quantization.arguments(choice.dtype)
+    if max_memory:
+        extra["max_memory"] = {int(key) if str(key).isdigit() else key: size for key, size in max_memory.items()}
     with _readable_errors(folder, device):
         model, info = loading.loader.from_pretrained(
             folder,
@@ -168,6 +188,8 @@ def load_model(
             quantise_by_hqq(model, quantization)
     keep_layout(model)
     fresh = of_head(model, list(info.get("missing_keys") or ())) if is_new(head, model, read_config(folder)) else []
+    if init_strategy is not None:
+        fresh += start_missing(model, list(info.get("missing_keys") or ()), init_strategy, reasons)
     _check_loading(info, folder, reasons, fresh)
     model.train(for_training)
     in_use = getattr(model.config, "_attn_implementation", None) or "eager"
@@ -182,6 +204,12 @@ def check_loading(config: ModelConfig) -> None:
     Raises:
         SwiftError: it names the option and what is missing.
     """
+    for place, size in (config.max_memory or {}).items():
+        if not (str(place).isdigit() or place in PLACES) or not isinstance(size, (str, int)):
+            raise SwiftError(
+                f"--max_memory: {place!r} with {size!r}",
+                fix='name devices by number, cpu or disk, with a size each: {"0": "20GB", "cpu": "60GB"}',
+            )
     asked = Quantization.of(config)
     if asked is not None:
         check_quantization(asked, chosen_device(config.device_map)[0])
@@ -199,7 +227,14 @@ def load_as(config: ModelConfig, folder: Path, *, for_training: bool = False, he
         model_kwargs=config.model_kwargs,
         quantization=Quantization.of(config),
         head=head,
+        **more_of(config),
     )
+
+
+def more_of(config: ModelConfig) -> dict[str, Any]:
+    """Arguments of `load_model` that are options by the same names."""
+    names = ("rope_scaling", "max_model_len", "max_memory", "init_strategy")
+    return {name: getattr(config, name) for name in names}
 
 
 def load_tokenizer(path: str | Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -229,6 +264,39 @@ def load_tokenizer(path: str | Path, trust_remote_code: bool = False) -> PreTrai
             where=str(folder),
             fix="copy the tokenizer files again from the model's page, or install a newer transformers.",
         ) from error
+
+
+def start_missing(model: Any, names: list[str], strategy: str, reasons: dict[str, str]) -> list[str]:
+    """Start the matrices that the files lack; gives the names of all that the files lack.
+
+    Args:
+        model: a loaded model, where transformers has started them already.
+        names: of the weights.
+        strategy: as `--init_strategy` has it; draws come from torch's own random state.
+        reasons: takes a note.
+    """
+    import torch
+    from torch.nn import init
+
+    starts: dict[str, Any] = {
+        "zero": init.zeros_,
+        "uniform": lambda weight: init.uniform_(weight, -0.1, 0.1),
+        "normal": lambda weight: init.normal_(weight, 0.0, 0.01),
+        "xavier_uniform": init.xavier_uniform_,
+        "xavier_normal": init.xavier_normal_,
+        "kaiming_uniform": lambda weight: init.kaiming_uniform_(weight, a=0.1, mode="fan_out"),
+        "kaiming_normal": lambda weight: init.kaiming_normal_(weight, nonlinearity="relu"),
+        "orthogonal": init.orthogonal_,
+    }
+    parameters = dict(model.named_parameters())
+    matrices = [name for name in names if name in parameters and parameters[name].dim() > 1]
+    with torch.no_grad():
+        for name in matrices:
+            weight = parameters[name]
+            weight.copy_(starts[strategy](torch.empty_like(weight, dtype=torch.float32)))
+    if names:
+        reasons["new weights"] = f"{len(names)} that the files lack start by {strategy}: {_some(sorted(names))}"
+    return names
 
 
 def chosen_device(device_map: Any) -> tuple[torch.device, str]:
@@ -274,7 +342,8 @@ def _check_loading(info: dict[str, Any], folder: Path, reasons: dict[str, str], 
         raise SwiftError(
             f"{len(missing)} weights of the architecture are not in the files: {_some(missing)}.",
             where=str(folder),
-            fix="the model would have random weights there: check config.json's `architectures`, or download it again.",
+            fix="the model would have random weights there: check config.json's `architectures`, or download it again; "
+            "--init_strategy normal starts them anew.",
         )
     unused = sorted(info.get("unexpected_keys") or ())
     if unused:

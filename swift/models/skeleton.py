@@ -60,6 +60,8 @@ def model_skeleton(path: Path, config: ModelConfig, head: Head | None = None) ->
         for_training=True,
         quantization=quantization,
         head=head,
+        rope_scaling=config.rope_scaling,
+        max_model_len=config.max_model_len,
     )
     extra = {"attn_implementation": loading.attn} if loading.attn else {}
     with torch.device("meta"):

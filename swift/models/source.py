@@ -29,6 +29,7 @@ class ModelSource:
         record: what the last adapter, or else the model's folder, says about itself.
         recorded_template: the `template.json` of the last of adapters and model that has one.
         new_tokens: ids of the tokens that a run adds to the tokenizer.
+        longest: the longest sequence in tokens, where an option sets it.
     """
 
     base: str
@@ -38,6 +39,7 @@ class ModelSource:
     record: CheckpointRecord
     recorded_template: dict[str, Any] | None = None
     new_tokens: list[int] = field(default_factory=list)
+    longest: int | None = None
 
     @property
     def tokenizer_folder(self) -> Path:
@@ -47,7 +49,9 @@ class ModelSource:
 
     @property
     def limit(self) -> int | None:
-        """The longest sequence by config.json, in tokens; None where it sets no bound."""
+        """The longest sequence by option or config.json, in tokens; None where neither sets a bound."""
+        if self.longest is not None:
+            return self.longest
         text = self.config.get("text_config") or self.config
         keys = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
         return next((text[key] for key in keys if text.get(key)), None)

@@ -85,6 +85,7 @@ class TrainPlan:
 
 def open_for_training(config: SftConfig, decisions: Decisions) -> ModelSource:
     """Find model and tokenizer; a checkpoint to start anew from takes the place of the model or adapter."""
+    from swift.models.length import settle_length
     from swift.models.load import check_loading
     from swift.models.quantization import settle_quantization, stored_method
     from swift.models.record import read_record
@@ -109,6 +110,7 @@ def open_for_training(config: SftConfig, decisions: Decisions) -> ModelSource:
     check_loading(model)
     source = find_source(model, decisions)
     settle_quantization(model, source.record, decisions)
+    settle_length(model, source, decisions)
     settle_kind(config, source, decisions)
     check_quantised(config, stored_method(source.config))
     return source

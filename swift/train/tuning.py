@@ -84,6 +84,11 @@ def check_tuner(config: SftConfig) -> None:
             f"--load_best_model_at_end true with {what}: its checkpoints have another shape than the model in training",
             fix="leave it out; --create_checkpoint_symlink true points at the best checkpoint",
         )
+    if config.model.init_strategy and kind not in WHOLE_WEIGHTS:
+        raise SwiftError(
+            f"--init_strategy with --train_type {kind}: only the adapter is saved, not what starts anew",
+            fix="start it with --train_type full, and put an adapter on its checkpoint",
+        )
     _check_loraplus(config)
     check_quantised(config)
 
