@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from swift.data import load_rows
     from swift.engines import InferRequest, PtEngine, RequestConfig
     from swift.engines.remote import InferClient
+    from swift.engines.vllm import VllmEngine
     from swift.errors import SwiftError
     from swift.export.merge import merge_lora
     from swift.models.load import load_model
@@ -79,6 +80,7 @@ _HOMES = {
     "TrainingArguments": "transformers",
     "TunerConfig": "swift.config",
     "VeraConfig": "peft",
+    "VllmEngine": "swift.engines.vllm",
     "load_model": "swift.models.load",
     "load_rows": "swift.data",
     "load_template": "swift.templates",
