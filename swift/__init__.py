@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from swift.data import load_rows
     from swift.engines import InferRequest, PtEngine, RequestConfig
     from swift.engines.remote import InferClient
+    from swift.engines.vllm import VllmEngine
     from swift.errors import SwiftError
     from swift.export.merge import merge_lora
     from swift.models.load import load_model
@@ -104,6 +105,7 @@ _HOMES = {
     "TrainingArguments": "transformers",
     "TunerConfig": "swift.config",
     "VeraConfig": "peft",
+    "VllmEngine": "swift.engines.vllm",
     "get_peft_model": "peft",
     "load_model": "swift.models.load",
     "load_rows": "swift.data",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from swift.data import RowSet
     from swift.engines import InferRequest, PtEngine, RequestConfig
     from swift.engines.remote import InferClient
+    from swift.engines.vllm import VllmEngine
     from swift.templates import Template
     from swift.train.result import SftResult
 
@@ -24,6 +25,7 @@ __all__ = [
     "PtEngine",
     "RequestConfig",
     "TrainArguments",
+    "VllmEngine",
     "get_model_tokenizer",
     "get_template",
     "infer_main",
@@ -36,6 +38,7 @@ __all__ = [
 _ELSEWHERE = {
     "InferClient": "swift.engines.remote",
     "InferRequest": "swift.engines",
+    "VllmEngine": "swift.engines.vllm",
     "PtEngine": "swift.engines",
     "RequestConfig": "swift.engines",
     "merge_lora": "swift.export.merge",

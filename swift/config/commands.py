@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
 
+from swift.config.backends import BackendConfig
 from swift.config.data import DataConfig, TrainDataConfig
 from swift.config.deploy import RequestDefaultsConfig, ServeConfig
 from swift.config.evaluate import EvalCommandConfig
@@ -113,7 +114,9 @@ class PtConfig(SftConfig):
 class BatchConfig:
     """Options of inference over many rows."""
 
-    infer_backend: str = option("pt", "Engine: pt (also called transformers), remote, or one from --external_plugins.")
+    infer_backend: str = option(
+        "pt", "Engine: pt (also called transformers), vllm, remote, or one from --external_plugins."
+    )
     load_args: bool = option(True, "Take template, system text and switches from the adapter or checkpoint.")
     val_dataset: list[str] = option(help="Rows to answer; unset means a conversation.", factory=list, check=named)
     val_dataset_shuffle: bool = option(False, "Shuffle the rows.", needs=("val_dataset",))
@@ -165,6 +168,7 @@ class InferConfig(CommandConfig):
     task: TaskConfig = field(default_factory=TaskConfig)
     template: TemplateConfig = field(default_factory=TemplateConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
+    backend: BackendConfig = field(default_factory=BackendConfig)
     remote: RemoteConfig = field(default_factory=RemoteConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
     plugins: PluginConfig = field(default_factory=PluginConfig)

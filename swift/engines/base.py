@@ -9,12 +9,15 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from swift.errors import SwiftError
 from swift.registry import Registry
 from swift.rows import Message
 from swift.templates.parsing import Piece
+
+if TYPE_CHECKING:
+    from swift.config.backends import BackendConfig
 
 OTHER = "give another value, or none for the model's own"
 
@@ -399,7 +402,7 @@ def _hand_over(loop: asyncio.AbstractEventLoop, told: asyncio.Queue[Delta], delt
         loop.call_soon_threadsafe(told.put_nowait, delta)
 
 
-NOT_BUILT = ("vllm", "sglang", "lmdeploy")
+NOT_BUILT = ("sglang", "lmdeploy")
 """Back ends of ms-swift that are planned."""
 
 
@@ -420,8 +423,17 @@ engines: Registry[Any] = _Engines(
         "pt": "swift.engines.transformers",
         "transformers": "swift.engines.transformers",
         "remote": "swift.engines.remote",
+        "vllm": "swift.engines.vllm",
     },
 )
+
+BACKENDS = ("vllm",)
+"""Engines that are packages of their own, with options of their own."""
+
+
+def engine_options(config: BackendConfig, name: str) -> dict[str, Any]:
+    """What `from_source` of an engine takes besides: nothing where it has no options of its own."""
+    return {"engine_options": config.arguments(name)} if name in BACKENDS and engines.is_builtin(name) else {}
 
 
 def engine(name: str) -> Callable[[E], E]:
@@ -429,6 +441,6 @@ def engine(name: str) -> Callable[[E], E]:
 
     The command line makes one by `from_source(source, template, config, *, max_batch_size, max_length, decisions)`:
     what `swift.models.source.find_source` found, not loaded yet, the options of the model, and the table that takes a
-    note of what was chosen.
+    note of what was chosen. Back ends with options of their own take `engine_options` besides.
     """
     return engines.register(name)

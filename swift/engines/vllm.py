@@ -6,6 +6,7 @@ Written for vLLM 0.32: `AsyncLLM`, `AsyncEngineArgs` and `SamplingParams`.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import threading
 from collections.abc import Coroutine, Mapping
 from contextlib import aclosing
@@ -34,6 +35,9 @@ ELSEWHERE = {
     "attn_impl": "--engine_kwargs '{\"attention_backend\": …}'",
     "device_map": "--vllm_tensor_parallel_size",
     "model_kwargs": "--engine_kwargs",
+    "max_memory": "--vllm_gpu_memory_utilization",
+    "rope_scaling": '--engine_kwargs \'{"hf_overrides": {"rope_parameters": …}}\'',
+    "init_strategy": "--infer_backend pt",
     "quant_method": "--vllm_quantization",
 }
 """Options of loading a model, and what stands for them here."""
@@ -110,6 +114,7 @@ class VllmEngine(Engine):
         threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True).start()
         arguments = arguments_of(source, config, options, max_length, decisions)
         self.llm = self._wait(_start_llm(arguments))
+        atexit.register(self.close)
         self.context: int = self.llm.model_config.max_model_len
         decisions.add("max_model_len", self.context, "model", "prompt and answer together, in tokens")
 
@@ -182,8 +187,10 @@ class VllmEngine(Engine):
         return encode_prompt(self.template, request, self.context)
 
     def close(self) -> None:
-        """End vLLM's processes."""
-        self.llm.shutdown()
+        """End vLLM's processes; the interpreter does it at its end."""
+        atexit.unregister(self.close)
+        self._wait(_end(self.llm))
+        del self.llm
         self._loop.call_soon_threadsafe(self._loop.stop)
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
@@ -299,7 +306,7 @@ def arguments_of(
         "tokenizer": str(source.tokenizer_folder),
         "trust_remote_code": config.trust_remote_code,
         "dtype": name,
-        "max_model_len": max_length,
+        "max_model_len": config.max_model_len or max_length,
         # Our own defaults of requests hold, and our own ends of answers.
         "generation_config": "vllm",
         "structured_outputs_config": {"backend": "guidance"},
@@ -326,6 +333,12 @@ async def _start_llm(arguments: dict[str, Any]) -> Any:
             f"vLLM does not start: {first_line(error)}",
             fix="its lines above tell more; --infer_backend pt runs any model",
         ) from error
+
+
+async def _end(llm: Any) -> None:
+    llm.shutdown()
+    if llm.output_handler is not None:
+        await asyncio.wait([llm.output_handler], timeout=5)
 
 
 def generation_config_of(folder: Path) -> Any:

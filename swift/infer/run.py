@@ -10,6 +10,7 @@ from swift.config.decisions import Decisions
 from swift.config.effect import note_without_effect
 from swift.config.generate import GenerateConfig
 from swift.engines import RequestConfig, engines
+from swift.engines.base import engine_options
 from swift.engines.parity import check_deployment
 from swift.infer.batch import prepare, read_rows
 from swift.models.length import settle_length
@@ -69,6 +70,7 @@ def main(config: InferConfig) -> int:
         max_batch_size=config.batch.max_batch_size,
         max_length=config.generate.max_length,
         decisions=decisions,
+        **engine_options(config.backend, config.batch.infer_backend),
     )
     print("\n".join(decisions.table()), file=sys.stderr)
     if rows is not None:

@@ -222,7 +222,7 @@ def test_parameters_that_do_not_fit(values):
 def test_registry():
     assert engines.get("pt") is engines.get("transformers") is PtEngine
     with pytest.raises(SwiftError, match="does not have yet"):
-        engines.get("vllm")
+        engines.get("sglang")
     with pytest.raises(SwiftError, match="there is no such engine"):
         engines.get("nothing")
 

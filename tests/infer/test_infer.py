@@ -214,7 +214,7 @@ def test_a_result_path_that_cannot_be_written(base, data, tmp_path, capsys, unlo
 def test_mistakes(base, data, capsys):
     assert swift() == 2
     assert "no model is named" in capsys.readouterr().err
-    assert swift("--model", base, "--infer_backend", "vllm") == 2
+    assert swift("--model", base, "--infer_backend", "sglang") == 2
     assert "does not have yet" in capsys.readouterr().err
     assert swift("--model", base, "--val_dataset", data, "--max_batch_size", 0) == 2
     assert swift("--model", base, "--num_beams", 2, "--temperature", 1) == 2
