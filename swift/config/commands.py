@@ -188,17 +188,11 @@ class DeployConfig(CommandConfig):
 
 
 @dataclass
-class EvalConfig(CommandConfig):
+class EvalConfig(DeployConfig):
     """Scores on data sets, by EvalScope."""
 
     command: ClassVar[str] = "eval"
-    model: ModelConfig = field(default_factory=ModelConfig)
-    task: TaskConfig = field(default_factory=TaskConfig)
-    template: TemplateConfig = field(default_factory=TemplateConfig)
-    generate: RequestDefaultsConfig = field(default_factory=RequestDefaultsConfig)
     evaluate: EvalCommandConfig = field(default_factory=EvalCommandConfig)
-    serve: ServeConfig = field(default_factory=ServeConfig)
-    plugins: PluginConfig = field(default_factory=PluginConfig)
 
 
 @dataclass

@@ -15,7 +15,7 @@ from swift.config.commands import EvalConfig
 from swift.config.decisions import Decisions
 from swift.config.effect import note_without_effect
 from swift.errors import SwiftError
-from swift.evaluate.evalscope import EvalScope, task_of
+from swift.evaluate.installed import EvalScope, task_of
 from swift.evaluate.results import Result, append, changes, plot, table
 from swift.models.load import check_loading
 from swift.plugins import load_plugins

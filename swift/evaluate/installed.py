@@ -15,7 +15,7 @@ from typing import Any
 from swift.config.evaluate import EvaluateConfig
 from swift.errors import SwiftError
 
-HARNESS = Path(__file__).with_name("harness.py")
+HARNESS = Path(__file__).with_name("harness")
 OTHER = {"OpenCompass": "opencompass", "VLMEvalKit": "vlmeval"}
 """Packages behind the other backends."""
 WHERE = "import importlib.util as u, json; s = u.find_spec({!r}); print(json.dumps(s.origin if s else None))"

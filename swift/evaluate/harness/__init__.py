@@ -1,0 +1,1 @@
+"""What runs in EvalScope's environment; a folder of its own, so that nothing beside it hides a package there."""
