@@ -19,6 +19,11 @@ class TrainConfig:
         check=lambda value: None if value == -1 or value >= 1 else "must be at least 1, or -1",
     )
     per_device_train_batch_size: int = option(1, "Samples (packs with --packing) in a micro-batch.", check=at_least(1))
+    auto_find_batch_size: bool = option(
+        False,
+        "Take --per_device_train_batch_size as the largest to try: smaller micro-batches, and as many more in a step, "
+        "where the largest of the run does not fit; a step keeps its samples and its loss.",
+    )
     per_device_eval_batch_size: int = option(1, "The same in evaluation.", check=at_least(1))
     gradient_accumulation_steps: int | None = option(
         None, "Micro-batches in a step; unset means a step of 16 samples or more.", check=at_least(1)

@@ -75,6 +75,19 @@ class StepPlan:
                 fix="use more data or a smaller batch, or keep the last step (--dataloader_drop_last false)",
             )
 
+    def split_into(self, batch_size: int) -> StepPlan:
+        """The same steps in micro-batches of another size, by which a rank's share of a step can be divided."""
+        return StepPlan(
+            self.units,
+            batch_size=batch_size,
+            accumulation=self.batch_size * self.accumulation // batch_size,
+            world_size=self.world_size,
+            seed=self.seed,
+            shuffle=self.shuffle,
+            drop_last=self.drop_last,
+            lengths=self.lengths,
+        )
+
     def epoch(self, epoch: int) -> list[Step]:
         """The steps of an epoch, the same for every call with the same number."""
         return list(self.steps(epoch))

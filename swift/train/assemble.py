@@ -228,6 +228,21 @@ class Prepared:
         left_out = [f"{count:,} dropped: {reason}" for reason, count in by_reason(self.dropped)]
         return [*left_out, *(f"{count:,} × {note}" for note, count in sorted(self.notes.items()))]
 
+    def largest_units(self, multiple: int) -> list[int]:
+        """The units of the micro-batch of the first epoch that has most tokens."""
+        return self._largest(multiple)[1]
+
+    def _largest(self, multiple: int) -> tuple[int, list[int]]:
+        """Most tokens of a micro-batch of the first epoch, with padding, and its units."""
+        tokens = -(-self.train.tokens() // multiple) * multiple
+        size, units = 0, [0]
+        padded = None if self.end_to_end else self.train.padded(multiple)
+        for step in self.plan.epoch(0):
+            for chosen in (units for micro in step for units in micro if units):
+                total = int(tokens[chosen].sum()) if padded is None else padded(chosen)
+                size, units = max((size, units), (total, chosen))
+        return size, units
+
     def largest_micro_batch(self, multiple: int) -> MicroBatch:
         """The micro-batch of the first epoch that takes most memory; the most that can come, by the first samples and
         `--max_length`, where samples are made later.
@@ -239,12 +254,7 @@ class Prepared:
             share = float((self.train.trained() / self.train.tokens()).max())
             logits = math.ceil(size * share) if self.end_to_end else size
             return MicroBatch(size, logits, 1 if self.end_to_end else self.plan.batch_size)
-        size, units = 0, [0]
-        padded = None if self.end_to_end else self.train.padded(multiple)
-        for step in self.plan.epoch(0):
-            for chosen in (units for micro in step for units in micro if units):
-                total = int(tokens[chosen].sum()) if padded is None else padded(chosen)
-                size, units = max((size, units), (total, chosen))
+        size, units = self._largest(multiple)
         if self.end_to_end:
             return MicroBatch(size, int(self.train.trained()[units].sum()), 1)
         if self.train.units is not None or self.train.dataset.targets is not None:

@@ -49,6 +49,11 @@ def check_live(config: SftConfig) -> None:
     option = "streaming" if data.streaming else "lazy_tokenize"
     if data.streaming and data.lazy_tokenize:
         raise SwiftError("--streaming and --lazy_tokenize are two ways of one thing", fix="leave out --lazy_tokenize")
+    if train.auto_find_batch_size:
+        raise SwiftError(
+            f"--{option} with --auto_find_batch_size: the largest micro-batch is known once every row is tokenised",
+            fix=f"leave out --{option}, or --auto_find_batch_size",
+        )
     if data.group_by_length:
         raise SwiftError(
             f"--{option} with --group_by_length: lengths are known once every row is tokenised",

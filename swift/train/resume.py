@@ -34,6 +34,9 @@ FREE = frozenset(
 """Options that may differ without changing a step; the data itself is compared by its tokens."""
 
 
+SPLIT = frozenset(("per_device_train_batch_size", "gradient_accumulation_steps", "auto_find_batch_size"))
+"""Options that `--auto_find_batch_size` sets itself."""
+
 STRUCTURE = (
     *(name for name in options_in(TunerConfig, "tuner") if name != "lorap_lr_ratio"),
     *("task_type", "num_labels", "problem_type", "rope_scaling"),
@@ -48,7 +51,8 @@ STRUCTURE = (
 
 def write_position(folder: Path, fingerprint: str, plan: StepPlan) -> None:
     """Note in a checkpoint which samples its run counts steps over."""
-    value = {"fingerprint": fingerprint, "units_per_step": plan.units_per_step, "order": order_of(plan)}
+    value: dict[str, Any] = {"fingerprint": fingerprint, "units_per_step": plan.units_per_step}
+    value |= {"order": order_of(plan), "batch_size": plan.batch_size}
     (folder / POSITION).write_text(json.dumps(value) + "\n", encoding="utf-8")
 
 
@@ -107,7 +111,8 @@ def check_same_run(
                 where=str(checkpoint),
                 fix=anew,
             )
-    changed = sorted(name for name, value in before.items() if name not in FREE and now.get(name) != value)
+    free = FREE | SPLIT if config.train.auto_find_batch_size else FREE
+    changed = sorted(name for name, value in before.items() if name not in free and now.get(name) != value)
     if changed:
         listed = ", ".join(f"--{name} ({before[name]} before)" for name in changed[:5])
         decisions.add("changed since", listed, "checkpoint", "the run goes on, but not as the unbroken one would")

@@ -28,7 +28,7 @@ def sft(config: SftConfig | None = None, **options: Any) -> SftResult:
     from swift.compat import quiet_libraries
     from swift.plan.measure import MemoryMeter
     from swift.tasks.choose import open_task
-    from swift.train import assemble, distributed, outcome, predict, setup
+    from swift.train import assemble, batch_size, distributed, outcome, predict, setup
     from swift.train.arguments import check_best
 
     config = config or SftConfig.of(**options)
@@ -53,8 +53,10 @@ def sft(config: SftConfig | None = None, **options: Any) -> SftResult:
 
     distributed.start(config.train.more.get("ddp_backend"))
     resume = setup.find_checkpoint(config, source, data, decisions)
+    batch_size.take_split(config, data, plan, resume)
     meter = MemoryMeter(plan.memory.device).start()
     loaded = setup.load_and_tune(config, source, template, task, data, resume)
+    batch_size.find_batch_size(config, loaded, template, task, data, plan, decisions)
     run_folder = setup.open_run_folder(config, data, resume, decisions)
     trainer = setup.make_trainer(config, source, template, task, loaded, data, plan, run_folder, questions)
     outcome.show_start(screen, run_folder)
