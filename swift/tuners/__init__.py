@@ -55,3 +55,12 @@ optimizers: Registry[Optimizer] = Registry(
     },
 )
 optimizer = optimizers.register
+
+
+def __getattr__(name: str) -> Any:
+    # Python users know this folder as the home of `Swift` and of the tuners' configurations.
+    if name == "Swift" or name.endswith("Config"):
+        import swift
+
+        return getattr(swift, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

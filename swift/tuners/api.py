@@ -13,7 +13,7 @@ class Swift:
 
     @staticmethod
     def prepare_model(model: Any, config: Any) -> Any:
-        """Attach what `config` describes: a PEFT configuration, or our own `TunerConfig`.
+        """Attach what `config` describes: a PEFT configuration, one of `swift.tuners.configs`, or a `TunerConfig`.
 
         Raises:
             SwiftError: the configuration is neither.
@@ -22,13 +22,16 @@ class Swift:
 
         from swift.config import TunerConfig
         from swift.tuners import tuners
+        from swift.tuners.configs import OwnConfig
 
+        if isinstance(config, OwnConfig):
+            config = config.to_options(model)
         if isinstance(config, TunerConfig):
             return tuners.get(config.train_type)(model, config)
         if not isinstance(config, PeftConfig):
             raise SwiftError(
-                f"prepare_model takes a PEFT configuration or a TunerConfig, not {type(config).__name__}",
-                fix="from swift import LoraConfig",
+                f"prepare_model takes a configuration of PEFT's or swift's, not {type(config).__name__}",
+                fix="from swift import LoraConfig, AdapterConfig",
             )
         if getattr(config, "target_modules", None) in (["all-linear"], {"all-linear"}):
             config.target_modules = "all-linear"  # type: ignore[attr-defined]
