@@ -82,6 +82,12 @@ class TrainConfig:
         why="ms-swift always does; unset here means: only where the planned memory would not fit, since it costs a "
         "quarter of the speed",
     )
+    activation_cpu_offload: bool = option(
+        False,
+        "Keep what the backward pass needs in the host's memory: all of it, or with --gradient_checkpointing true the "
+        "inputs of layers. Frees the device's memory and costs copies.",
+        aliases=("activation_offloading",),
+    )
     logging_steps: float = option(5, "Steps between logged losses.", check=above(0))
     logging_first_step: bool = option(True, "Log the first step as well.")
     eval_strategy: str | None = option(None, "no, steps or epoch; unset means --save_strategy where rows are kept.")

@@ -154,6 +154,7 @@ def plan_run(
     if skeleton.packed is not None:
         check_saved_modules(config, skeleton.model)
     check_device(config, skeleton.device.type, skeleton.amp is not None and str(skeleton.amp) == "torch.float16")
+    check_offload(config, skeleton.device.type)
     steps = count_steps(config, data)
     settle_schedule(config, steps, decisions)
     settle_dropout(config, skeleton.model, decisions)
@@ -234,6 +235,19 @@ def _memory_planner(
         )
 
     return planned
+
+
+def check_offload(config: SftConfig, device: str) -> None:
+    """Stop where activations are asked to go where they are.
+
+    Raises:
+        SwiftError: the model runs on a CPU.
+    """
+    if config.train.activation_cpu_offload and device == "cpu":
+        raise SwiftError(
+            "--activation_cpu_offload true: the model runs on a CPU, in whose memory activations are anyway",
+            fix="leave it out; --gradient_checkpointing true keeps fewer of them",
+        )
 
 
 def count_steps(config: SftConfig, data: Prepared) -> int:
@@ -383,6 +397,7 @@ def make_trainer(
         eval_units=data.held.count if data.held else 0,
         computation=computation,
         predictions=predictions,
+        offload=train.activation_cpu_offload,
         keep_model=model_keeper(config, source, template, task, data),
         make_optimizer=optimizer_maker(config),
         symlinks=config.output.create_checkpoint_symlink,

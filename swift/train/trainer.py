@@ -30,6 +30,7 @@ from swift.train.folders import STATE, link_checkpoint, step_of
 from swift.train.hooks import AfterStep
 from swift.train.meter import ChannelMeter, Meter
 from swift.train.neftune import Neftune
+from swift.train.offload import ActivationOffload
 from swift.train.predict import Predictions
 from swift.train.told import Told
 from swift.tuners.adalora import RankSchedule
@@ -92,6 +93,7 @@ class SwiftTrainer(Trainer):
         schedule: RankSchedule | None = None,
         told: Told | None = None,
         predictions: Predictions | None = None,
+        offload: bool = False,
     ) -> None:
         super().__init__(
             model=model,
@@ -105,6 +107,7 @@ class SwiftTrainer(Trainer):
         for callback in [*first, *([told] if told else []), *callbacks]:
             self.add_callback(callback)
         self.told, self.predictions = told, predictions
+        self.offload = ActivationOffload(model) if offload else None
         self.schedule = schedule
         self.plan, self.collator, self.eval_collator, self.eval_units = plan, collator, eval_collator, eval_units
         self.computation, self.keep_model = computation, keep_model
@@ -238,7 +241,7 @@ class SwiftTrainer(Trainer):
             self.unwrapped = True
         if self.neftune:
             self.neftune.begin(inputs)
-        with self.accelerator.autocast():
+        with self.accelerator.autocast(), self.offload or nullcontext():
             outputs = self.computation.outputs(model, inputs)
         total = self.computation.loss(outputs).total
         if self.schedule is not None:
