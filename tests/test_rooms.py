@@ -13,6 +13,7 @@ EVERYWHERE = {"swift", "config", "errors", "compat", "rows", "registry", "plugin
 MAY_IMPORT: dict[str, set[str]] = {
     "config": set(),
     "hub": set(),
+    "environments": {"hub"},
     "models": {"hub"},
     "templates": {"models"},
     "data": {"templates", "hub"},
@@ -26,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "serve": {"hub", "models", "templates", "tuners", "tasks", "engines"},
     "export": {"hub", "models", "templates", "data", "tuners", "tasks", "engines"},
     "show": {"models", "templates", "data", "plan"},
-    "cli": {"hub", "models", "plan", "train", "infer", "serve", "export", "show"},
+    "cli": {"environments", "hub", "models", "plan", "train", "infer", "serve", "export", "show"},
 }
 """hub finds folders; data reads from hubs and engines resolve names, so they may use it."""
 
