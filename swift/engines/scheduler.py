@@ -111,7 +111,6 @@ class Scheduler:
         self._portion = PORTION.get(model.device.type, PORTION_ELSEWHERE)
         self._waiting: deque[Answer] = deque()
         self._lock = threading.Lock()
-        self._turns = threading.Lock()
         self.prefixes = Prefixes(model.device, room=prefix_room)
         self._thread: threading.Thread | None = None
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
@@ -154,25 +153,10 @@ class Scheduler:
         """Answers under way."""
         return sum(len(group.answers) for group in (self._batch, self._reading) if group is not None)
 
-    def paused(self) -> AbstractContextManager[Any]:
-        """A context in which the model does not run."""
-        return self._turns
-
-    def end(self, adapter: str) -> None:
-        """Fail the answers that want this adapter."""
-        with self._lock:
-            groups = [group.answers for group in (self._batch, self._reading) if group is not None]
-            wanted = [answer for group in (*groups, self._waiting) for answer in group if answer.adapter == adapter]
-        for answer in wanted:
-            answer.ticket.cancel()
-        fail(wanted, SwiftError(f"the adapter {adapter} was unloaded", fix="load it again"))
-
     def _work(self) -> None:
-        going = True
         with torch.inference_mode(), self._around():
-            while going:
-                with self._turns:
-                    going = self._turn()
+            while self._turn():
+                pass
 
     def _turn(self) -> bool:
         """One portion of prompts and one token of each row; False where nothing is left."""

@@ -171,46 +171,26 @@ class PtEngine(Engine):
         return [own[0].ticket for own in answers]
 
     def add_adapter(self, name: str, folder: Path) -> None:
-        """Load one more adapter, which requests then choose by its name.
-
-        Raises:
-            SwiftError: there is one of this name, or it does not fit the model.
-        """
-        with self.scheduler.paused():
-            self.adapters.add(name, folder)
-
-    def remove_adapter(self, name: str) -> None:
-        """Take an adapter off the model; its answers under way fail.
-
-        Raises:
-            SwiftError: there is none of this name.
-        """
-        with self.scheduler.paused():
-            self.adapters.check(name)
-            self.scheduler.end(name)
-            self.scheduler.prefixes.forget()
-            self.adapters.remove(name)
-
-    def load_adapter(self, name: str, folder: Path) -> None:
-        """Load an adapter that requests name, while others are answered.
+        """Load one more adapter, which requests then choose by its name; others are answered meanwhile.
 
         Raises:
             SwiftError: there is one of this name, or it does not fit the model.
         """
         self.scheduler.call(partial(self.adapters.add, name, folder))
 
-    def unload_adapter(self, name: str) -> None:
+    def remove_adapter(self, name: str) -> None:
         """Take an adapter off the model again.
 
         Raises:
             SwiftError: there is none of this name, or answers use it.
         """
-        self.scheduler.call(partial(self._unload, name))
+        self.scheduler.call(partial(self._remove, name))
 
-    def _unload(self, name: str) -> None:
+    def _remove(self, name: str) -> None:
         if users := self.scheduler.uses(name):
             raise SwiftError(f"{users} answers use the adapter {name}", fix="wait for them")
         self.adapters.remove(name)
+        self.scheduler.prefixes.forget()
 
     def encode(self, request: InferRequest) -> list[int]:
         """The prompt's token ids.

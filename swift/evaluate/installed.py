@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from swift.config.evaluate import EvaluateConfig
+from swift.environments.place import BROKEN, WHOLE, look
 from swift.errors import SwiftError
 
 HARNESS = Path(__file__).with_name("harness")
@@ -155,7 +156,11 @@ def _found() -> str:
     """
     if find_spec("evalscope") is not None:
         return sys.executable
+    made = look("evalscope")
+    if made.state == WHOLE:
+        return str(made.python)
     raise SwiftError(
-        "swift eval needs EvalScope, whose pins exclude others of ours: it lives in an environment of its own",
+        "swift eval needs EvalScope, whose pins exclude others of ours: it lives in an environment of its own"
+        + (f", and the one at {made.path} is broken: {made.wrong}" if made.state == BROKEN else ""),
         fix="swift env install evalscope makes one; --evalscope_python PATH names another",
     )

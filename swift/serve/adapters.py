@@ -37,7 +37,7 @@ def add_adapters(app: FastAPI, service: Service) -> None:
         folder = Path(body.lora_path)
         if not folder.is_dir():
             raise ApiError(404, f"lora_path {body.lora_path} is no folder of the server", param="lora_path")
-        await service.in_turn(service.engine.load_adapter, name, folder)
+        await service.in_turn(service.engine.add_adapter, name, folder)
         service.adapters.append(name)
         return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
 
@@ -48,7 +48,7 @@ def add_adapters(app: FastAPI, service: Service) -> None:
             raise ApiError(404, f"there is no adapter {name}", param="lora_name")
         service.adapters.remove(name)
         try:
-            await service.in_turn(service.engine.unload_adapter, name)
+            await service.in_turn(service.engine.remove_adapter, name)
         except ApiError:
             service.adapters.append(name)
             raise

@@ -69,7 +69,7 @@ def main(config: DeployConfig) -> int:
         owned_by=config.serve.owned_by,
         verbose=config.serve.verbose,
         results=results,
-        loads_adapters=config.serve.allow_adapter_loading and hasattr(engine, "load_adapter"),
+        loads_adapters=config.serve.allow_adapter_loading and hasattr(engine, "add_adapter"),
     )
     server = Server(service, bound=bound, ssl=ssl, log_interval=config.serve.log_interval)
     _note_serving(config, decisions)
@@ -102,7 +102,7 @@ def load_engine(config: DeployConfig, source: ModelSource, named: dict[str, Path
         decisions=decisions,
     )
     for name, folder in named.items():
-        engine.adapters.add(name, folder)
+        engine.add_adapter(name, folder)
     return engine
 
 
