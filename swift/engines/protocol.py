@@ -28,7 +28,7 @@ PLAIN = ("max_tokens", "temperature", "top_p", "presence_penalty", "frequency_pe
 EXTENDED = ("top_k", "min_p", "repetition_penalty", "stop_token_ids", "min_tokens", "ignore_eos")
 """Parameters that the engines' servers take besides."""
 WITH_IDS: dict[str, dict[str, Any]] = {
-    "swift": {"return_token_ids": True},
+    "swift": {"return_token_ids": True, "return_tokens_as_token_ids": True},
     "vllm": {"return_token_ids": True, "return_tokens_as_token_ids": True},
 }
 """What asks for token ids, by the owner that a server's models name; other servers tell none."""
