@@ -13,6 +13,7 @@ EVERYWHERE = {"swift", "config", "errors", "compat", "rows", "registry", "plugin
 MAY_IMPORT: dict[str, set[str]] = {
     "config": set(),
     "hub": set(),
+    "environments": {"hub"},
     "models": {"hub"},
     "templates": {"models"},
     "data": {"templates", "hub"},
@@ -27,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluate": {"models", "engines", "serve"},
     "export": {"hub", "models", "templates", "data", "tuners", "tasks", "engines"},
     "show": {"models", "templates", "data", "plan"},
-    "cli": {"hub", "models", "plan", "train", "infer", "serve", "evaluate", "export", "show"},
+    "cli": {"environments", "hub", "models", "plan", "train", "infer", "serve", "evaluate", "export", "show"},
 }
 """hub finds folders; data reads from hubs and engines resolve names, so they may use it."""
 

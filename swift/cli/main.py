@@ -27,6 +27,7 @@ RUNS = {
     "models": "swift.models.listing:main",
     "datasets": "swift.data.listing:main",
     "doctor": "swift.cli.doctor:main",
+    "env": "swift.environments.run:main",
 }
 """Sub-command -> the function that takes its configuration and returns an exit status."""
 
@@ -76,7 +77,11 @@ def run(words: list[str]) -> int:
 
 
 def _by_other_name(words: list[str]) -> list[str]:
-    """`swift export --to_cached_dataset true` is ms-swift's name of `swift prepare`."""
+    """`swift export --to_cached_dataset true` is ms-swift's name of `swift prepare`; `swift env` takes plain words."""
+    if words[:2] == ["env", "install"]:
+        return ["env", "--install", *words[2:]]
+    if words[:2] == ["env", "list"]:
+        return ["env", *words[2:]]
     flag = "--to_cached_dataset"
     if words[0] != "export" or flag not in words:
         return words

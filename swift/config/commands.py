@@ -9,6 +9,7 @@ from swift.config.backends import BackendConfig
 from swift.config.data import DataConfig, TrainDataConfig
 from swift.config.deploy import RequestDefaultsConfig, ServeConfig
 from swift.config.evaluate import EvalCommandConfig
+from swift.config.environments import EnvironmentConfig
 from swift.config.fields import Option, at_least, named, option, options_in, per_class
 from swift.config.generate import GenerateConfig
 from swift.config.model import ModelConfig, SourceConfig
@@ -299,6 +300,15 @@ class DoctorConfig(CommandConfig):
 
 
 @dataclass
+class EnvConfig(CommandConfig):
+    """Environments of back ends whose pins exclude ours: make one, or list them with what is wrong."""
+
+    command: ClassVar[str] = "env"
+    env: EnvironmentConfig = field(default_factory=EnvironmentConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+
+
+@dataclass
 class SearchConfig:
     """Options of what is looked for."""
 
@@ -346,5 +356,6 @@ COMMANDS: dict[str, type[CommandConfig]] = {
         ModelsConfig,
         DatasetsConfig,
         DoctorConfig,
+        EnvConfig,
     )
 }

@@ -1,0 +1,1 @@
+"""Environments of packages whose pins exclude ours: made, listed, and run in."""
