@@ -27,8 +27,11 @@ PLAIN = ("max_tokens", "temperature", "top_p", "presence_penalty", "frequency_pe
 """Parameters of OpenAI's own."""
 EXTENDED = ("top_k", "min_p", "repetition_penalty", "stop_token_ids", "min_tokens", "ignore_eos")
 """Parameters that the engines' servers take besides."""
-WITH_IDS = {"return_token_ids": True, "return_tokens_as_token_ids": True}
-"""Asks for token ids, which not every server tells."""
+WITH_IDS: dict[str, dict[str, Any]] = {
+    "swift": {"return_token_ids": True},
+    "vllm": {"return_token_ids": True, "return_tokens_as_token_ids": True},
+}
+"""What asks for token ids, by the owner that a server's models name; other servers tell none."""
 AS_ID = "token_id:"
 """What stands before a token that is told by its id."""
 

@@ -24,8 +24,6 @@ T = TypeVar("T")
 
 CONNECT_SECONDS = 10.0
 """How long a connection may take to be made."""
-TELL_IDS = ("swift", "vllm")
-"""Owners of models whose servers tell token ids when asked."""
 
 
 @dataclass
@@ -122,7 +120,7 @@ class RemoteEngine(Engine):
         Raises:
             SwiftError: the server does not answer, or has no model.
         """
-        return _start(self._name_and_ids()).result()[0]
+        return _start(self._name_and_owner()).result()[0]
 
     def close(self) -> None:
         """Close the connections."""
@@ -132,8 +130,8 @@ class RemoteEngine(Engine):
         self, path: str, body: dict[str, Any], model: str | None, reading: Reading, listener: Listener
     ) -> None:
         try:
-            usual, ids = await self._name_and_ids()
-            body |= {"model": model or usual, **(WITH_IDS if ids else {})}
+            usual, owner = await self._name_and_owner()
+            body |= {"model": model or usual, **WITH_IDS.get(owner, {})}
             async for told in self._told("POST", path, body):
                 reading.take(told)
             reading.finish()
@@ -167,8 +165,8 @@ class RemoteEngine(Engine):
             return [entry for entry in told.get("data") or () if isinstance(entry, dict) and "id" in entry]
         return []
 
-    async def _name_and_ids(self) -> tuple[str, bool]:
-        """The model's name, and whether the server tells token ids; asked once."""
+    async def _name_and_owner(self) -> tuple[str, str]:
+        """The model's name and owner; asked once."""
         async with self._asking:
             if self._listed is None:
                 try:
@@ -182,7 +180,7 @@ class RemoteEngine(Engine):
             raise SwiftError(f"{self.base_url} names no model", fix="name one: --served_model NAME")
         entry = next((entry for entry in self._listed if entry["id"] == self._model), None)
         entry = entry or (self._listed[0] if self._listed else {})
-        return self._model or entry["id"], entry.get("owned_by") in TELL_IDS
+        return self._model or entry["id"], str(entry.get("owned_by"))
 
     def _unreachable(self, error: httpx.HTTPError) -> SwiftError:
         told = str(error) or type(error).__name__

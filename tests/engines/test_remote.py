@@ -166,7 +166,7 @@ def test_several_answers_to_one_request(server, engine):
 
 
 def test_log_probabilities_and_ids(server, engine):
-    server.answers["/v1/models"] = models("own", owner="swift")
+    server.answers["/v1/models"] = models("own", owner="vllm")
     content = [{"token": "token_id:7", "logprob": -0.5, "top_logprobs": [{"token": "token_id:7", "logprob": -0.5}]}]
     told = {"token_ids": [7], "logprobs": {"content": content}}
     server.answers[CHAT] = [chunk({"content": "b"}, **told), chunk(reason="stop"), DONE]
