@@ -116,7 +116,9 @@ class BatchConfig:
     """Options of inference over many rows."""
 
     infer_backend: str = option(
-        "pt", "Engine: pt (also called transformers), vllm, remote, or one from --external_plugins."
+        "pt",
+        "Engine: pt (also called transformers), vllm, remote, auto (vllm where it is there and runs the model), or one "
+        "from --external_plugins.",
     )
     load_args: bool = option(True, "Take template, system text and switches from the adapter or checkpoint.")
     val_dataset: list[str] = option(help="Rows to answer; unset means a conversation.", factory=list, check=named)
@@ -184,6 +186,7 @@ class DeployConfig(CommandConfig):
     task: TaskConfig = field(default_factory=TaskConfig)
     template: TemplateConfig = field(default_factory=TemplateConfig)
     generate: RequestDefaultsConfig = field(default_factory=RequestDefaultsConfig)
+    backend: BackendConfig = field(default_factory=BackendConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
     plugins: PluginConfig = field(default_factory=PluginConfig)
 
