@@ -20,7 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tuners": {"models"},
     "objectives": set(),
     "tasks": {"models", "templates", "data", "tuners", "objectives"},
-    "engines": {"templates", "models", "tuners", "hub", "data", "tasks"},
+    "engines": {"environments", "templates", "models", "tuners", "hub", "data", "tasks"},
     "plan": {"models", "tuners", "data", "templates"},
     "train": {"hub", "models", "templates", "data", "tuners", "objectives", "tasks", "engines", "plan"},
     "infer": {"hub", "models", "templates", "data", "tuners", "tasks", "engines"},

@@ -10,6 +10,7 @@ from swift.config.data import DataConfig, TrainDataConfig
 from swift.config.deploy import RequestDefaultsConfig, ServeConfig
 from swift.config.environments import EnvironmentConfig
 from swift.config.evaluate import EvalCommandConfig
+from swift.config.environments import EnvironmentConfig
 from swift.config.fields import Option, at_least, named, option, options_in, per_class
 from swift.config.generate import GenerateConfig
 from swift.config.model import ModelConfig, SourceConfig
@@ -116,7 +117,9 @@ class BatchConfig:
     """Options of inference over many rows."""
 
     infer_backend: str = option(
-        "pt", "Engine: pt (also called transformers), vllm, remote, or one from --external_plugins."
+        "pt",
+        "Engine: pt (also called transformers), vllm, remote, auto (vllm where it is there and runs the model), or one "
+        "from --external_plugins.",
     )
     load_args: bool = option(True, "Take template, system text and switches from the adapter or checkpoint.")
     val_dataset: list[str] = option(help="Rows to answer; unset means a conversation.", factory=list, check=named)
@@ -184,6 +187,7 @@ class DeployConfig(CommandConfig):
     task: TaskConfig = field(default_factory=TaskConfig)
     template: TemplateConfig = field(default_factory=TemplateConfig)
     generate: RequestDefaultsConfig = field(default_factory=RequestDefaultsConfig)
+    backend: BackendConfig = field(default_factory=BackendConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
     plugins: PluginConfig = field(default_factory=PluginConfig)
 

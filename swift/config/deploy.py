@@ -22,7 +22,11 @@ class RequestDefaultsConfig(SamplingConfig):
 class ServeConfig:
     """Options of the server."""
 
-    infer_backend: str = option("pt", "Engine: pt (also called transformers), or one from --external_plugins.")
+    infer_backend: str = option(
+        "pt",
+        "Engine: pt (also called transformers), vllm, auto (vllm where it is there and runs the model), or one from "
+        "--external_plugins.",
+    )
     load_args: bool = option(True, "Take template, system text and switches from the adapter or checkpoint.")
     max_batch_size: int = option(
         8,

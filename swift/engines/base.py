@@ -9,15 +9,12 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from swift.errors import SwiftError
 from swift.registry import Registry
 from swift.rows import Message
 from swift.templates.parsing import Piece
-
-if TYPE_CHECKING:
-    from swift.config.backends import BackendConfig
 
 OTHER = "give another value, or none for the model's own"
 
@@ -429,11 +426,6 @@ engines: Registry[Any] = _Engines(
 
 BACKENDS = ("vllm",)
 """Engines that are packages of their own, with options of their own."""
-
-
-def engine_options(config: BackendConfig, name: str) -> dict[str, Any]:
-    """What `from_source` of an engine takes besides: nothing where it has no options of its own."""
-    return {"engine_options": config.arguments(name)} if name in BACKENDS and engines.is_builtin(name) else {}
 
 
 def engine(name: str) -> Callable[[E], E]:

@@ -26,12 +26,7 @@ class VllmAdapters:
     """
 
     def __init__(self, always: list[Path]) -> None:
-        if len(always) > 1:
-            raise SwiftError(
-                f"{len(always)} adapters that act together: vLLM applies one to a request",
-                where="--adapters",
-                fix="merge them first: swift merge-lora --adapters A B",
-            )
+        check_alone(always)
         self.names: dict[str, Path] = {}
         self._ids: dict[str, int] = {}
         self._numbers = count(1)
@@ -76,6 +71,16 @@ class VllmAdapters:
         from vllm.lora.request import LoRARequest
 
         return LoRARequest(name, number or next(self._numbers), str(folder))
+
+
+def check_alone(always: list[Path]) -> None:
+    """Raise SwiftError where several adapters are to act together."""
+    if len(always) > 1:
+        raise SwiftError(
+            f"{len(always)} adapters that act together: vLLM applies one to a request",
+            where="--adapters",
+            fix="merge them first: swift merge-lora --adapters A B",
+        )
 
 
 def mixes_wrongly() -> bool:

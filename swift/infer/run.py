@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 from swift.compat import quiet_libraries
 from swift.config.commands import InferConfig
 from swift.config.decisions import Decisions
 from swift.config.effect import note_without_effect
 from swift.config.generate import GenerateConfig
-from swift.engines import RequestConfig, engines
-from swift.engines.base import engine_options
+from swift.engines import Engine, RequestConfig, engines
+from swift.engines.backends import Backend, check_backend, choose_backend, engine_options, start_outside
 from swift.engines.parity import check_deployment
 from swift.infer.batch import prepare, read_rows
 from swift.models.length import settle_length
 from swift.models.load import check_loading
 from swift.models.quantization import settle_quantization
-from swift.models.source import find_source
+from swift.models.source import ModelSource, find_source
 from swift.plugins import load_plugins
 from swift.tasks.choose import open_task
 from swift.tasks.texts import TextTask
 from swift.templates.choose import choose_template
+
+if TYPE_CHECKING:
+    from swift.templates import Template
 
 
 def main(config: InferConfig) -> int:
@@ -31,7 +35,7 @@ def main(config: InferConfig) -> int:
             told without the model's weights is told before they are read, and most of it before torch is imported.
     """
     load_plugins(config.plugins.external_plugins)
-    engines.check(config.batch.infer_backend)
+    check_backend(config.batch.infer_backend)
     decisions = Decisions()
     note_without_effect(config, decisions)
     request_config = request_config_of(config.generate)
@@ -53,7 +57,8 @@ def main(config: InferConfig) -> int:
     rows = read_rows(config)
 
     quiet_libraries()
-    engine_class = engines.get(config.batch.infer_backend)
+    backend = choose_backend(config.batch.infer_backend, source, config.model, decisions)
+    config.batch.infer_backend = backend.name
     tokenizer = source.load_tokenizer(config.model.trust_remote_code)
     recorded = source.recorded_template if config.batch.load_args else None
     template = choose_template(tokenizer, config.template, decisions, recorded)
@@ -63,21 +68,34 @@ def main(config: InferConfig) -> int:
         batch = prepare(config, source, template, request_config, rows)
         if batch.nothing_left():
             return 0
-    engine = engine_class.from_source(
-        source,
-        template,
-        config.model,
-        max_batch_size=config.batch.max_batch_size,
-        max_length=config.generate.max_length,
-        decisions=decisions,
-        **engine_options(config.backend, config.batch.infer_backend),
-    )
+    engine = open_engine(config, backend, source, template, decisions)
     print("\n".join(decisions.table()), file=sys.stderr)
     if rows is not None:
         return batch.run(engine)
     from swift.infer.chat import Chat
 
     return Chat(engine, request_config.with_values(stream=config.generate.stream is not False)).run()
+
+
+def open_engine(
+    config: InferConfig, backend: Backend, source: ModelSource, template: Template, decisions: Decisions
+) -> Engine:
+    """The engine with its model, here or in its environment.
+
+    Raises:
+        SwiftError: it does not start.
+    """
+    if backend.environment is not None:
+        return start_outside(backend.environment, config, source)
+    return engines.get(backend.name).from_source(
+        source,
+        template,
+        config.model,
+        max_batch_size=config.batch.max_batch_size,
+        max_length=config.generate.max_length,
+        decisions=decisions,
+        **engine_options(config.backend, backend.name),
+    )
 
 
 def request_config_of(config: GenerateConfig) -> RequestConfig:

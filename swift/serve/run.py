@@ -14,7 +14,9 @@ from swift.config.commands import DeployConfig
 from swift.config.decisions import Decisions
 from swift.config.effect import note_without_effect
 from swift.config.generate import SamplingConfig
+from swift.engines.backends import check_backend, choose_backend, engine_options, options_for
 from swift.engines.base import RequestConfig, engines
+from swift.environments.child import enter
 from swift.errors import SwiftError
 from swift.models.load import check_loading
 from swift.models.quantization import settle_quantization
@@ -35,6 +37,16 @@ def main(config: DeployConfig) -> int:
         SwiftError: model, adapters, template or address are not as they should be; all of it is told before the
             model's weights are read.
     """
+    load_plugins(config.plugins.external_plugins)
+    check_backend(config.serve.infer_backend)
+    decisions = Decisions()
+    note_without_effect(config, decisions)
+    defaults = defaults_of(config.generate, config.generate.seed)
+    check_loading(config.model)
+    source, named = find_model(config, decisions)
+    task = open_task(config, source, decisions)
+    if not isinstance(task, TextTask):
+        settle_backend(config, source, named, decisions)
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise SwiftError(
             f"a server needs {', '.join(missing)}, which is not installed", fix="pip install 'ms-swift[serve]'"
@@ -42,14 +54,6 @@ def main(config: DeployConfig) -> int:
     from swift.serve.server import Server, bind
     from swift.serve.service import Service
 
-    load_plugins(config.plugins.external_plugins)
-    engines.check(config.serve.infer_backend)
-    decisions = Decisions()
-    note_without_effect(config, decisions)
-    defaults = defaults_of(config.generate, config.generate.seed)
-    check_loading(config.model)
-    source, named = find_model(config, decisions)
-    task = open_task(config, source, decisions)
     ssl = check_ssl(config.serve.ssl_keyfile, config.serve.ssl_certfile)
     results = open_results(config.serve.result_path)
     bound = bind(config.serve.host, config.serve.port)
@@ -80,6 +84,20 @@ def main(config: DeployConfig) -> int:
     return 0
 
 
+def settle_backend(config: DeployConfig, source: ModelSource, named: dict[str, Path], decisions: Decisions) -> None:
+    """Choose the engine; where it has an environment of its own, this process goes on there and does not come back.
+
+    Raises:
+        SwiftError: the engine is not there.
+    """
+    backend = choose_backend(config.serve.infer_backend, source, config.model, decisions)
+    if backend.environment is not None:
+        options = {"served_model_name": name_of(source), **options_for(config, source), "infer_backend": backend.name}
+        options["adapters"] += [f"{name}={folder}" for name, folder in named.items()]
+        enter(backend.environment, "deploy", options)
+    config.serve.infer_backend = backend.name
+
+
 def load_engine(config: DeployConfig, source: ModelSource, named: dict[str, Path], decisions: Decisions) -> Any:
     """The engine, with the adapters that are asked for by name.
 
@@ -100,6 +118,7 @@ def load_engine(config: DeployConfig, source: ModelSource, named: dict[str, Path
         max_batch_size=config.serve.max_batch_size,
         max_length=config.generate.max_length,
         decisions=decisions,
+        **engine_options(config.backend, config.serve.infer_backend, list(named.values())),
     )
     for name, folder in named.items():
         engine.add_adapter(name, folder)

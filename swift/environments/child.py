@@ -1,0 +1,128 @@
+"""`swift deploy` in another environment, on a loopback port, as a child of this process."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from typing import Any
+
+from swift.environments.place import Environment
+from swift.errors import SwiftError
+
+SERVED = re.compile(r"is served at (http://\S+/v1)")
+END_SECONDS = 15.0
+"""How long the child may take to end when it is asked to."""
+
+
+class Child:
+    """A server for one engine.
+
+    Its lines go to this process's error output. It ends with `close`, with this process, or when this process is
+    killed.
+
+    Args:
+        environment: whose Python runs it.
+        options: of `swift deploy`, by name.
+
+    Raises:
+        SwiftError: it ends before it serves; with its own words.
+    """
+
+    def __init__(self, environment: Environment, options: dict[str, Any]) -> None:
+        self.name, self.api_key = environment.name, secrets.token_hex(16)
+        self._lines: deque[str] = deque(maxlen=30)
+        self._served = threading.Event()
+        self.base_url = ""
+        own = {"host": "127.0.0.1", "port": 0, "api_key": self.api_key, "log_level": "warning", "max_queue": 1_000_000}
+        life, self._leash = os.pipe()
+        config = pipe_with(options | own)
+        self._process = subprocess.Popen(
+            [str(environment.python), "-m", "swift.cli.leashed", str(life), "deploy", "--config", f"/dev/fd/{config}"],
+            pass_fds=(life, config),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            text=True,
+            errors="replace",
+        )
+        os.close(life)
+        os.close(config)
+        atexit.register(self.close)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self._served.wait()
+        if not self.base_url:
+            raise self.ended()
+
+    def _read(self) -> None:
+        """Hand the child's lines on, and learn from them where it serves."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.append(line.rstrip())
+            print(f"{self.name} | {line}", end="", file=sys.stderr, flush=True)
+            if not self.base_url and (found := SERVED.search(line)):
+                self.base_url = found[1]
+                self._served.set()
+        self._served.set()
+
+    def is_over(self, seconds: float = 1.0) -> bool:
+        """Whether it ends within this time; a connection breaks a little before."""
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def ended(self) -> SwiftError:
+        """Why it ended, in its own words."""
+        self._process.wait()
+        self._reader.join(1)
+        lines = list(self._lines)
+        at = next((at for at in reversed(range(len(lines))) if lines[at].startswith("error: ")), None)
+        said = " ".join(line.strip() for line in lines[at:])[7:] if at is not None else " | ".join(lines[-3:])
+        return SwiftError(
+            f"{self.name} in its environment ended with {self._process.returncode}: {said}",
+            fix=f"its lines above tell more; swift env list tells whether the environment of {self.name} is whole",
+        )
+
+    def close(self) -> None:
+        """End it with all its processes."""
+        atexit.unregister(self.close)
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:
+                os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait()
+        if self._leash >= 0:
+            os.close(self._leash)
+            self._leash = -1
+
+
+def pipe_with(options: dict[str, Any]) -> int:
+    """The reading end of a pipe that holds options as YAML, so that keys are on no disk and in no list of processes."""
+    import json
+
+    read, write = os.pipe()
+    with os.fdopen(write, "w", encoding="utf-8") as file:
+        json.dump(options, file)
+    return read
+
+
+def enter(environment: Environment, command: str, options: dict[str, Any]) -> None:
+    """Go on as a command in another environment: this process becomes it, and this call does not come back."""
+    config = pipe_with(options)
+    os.set_inheritable(config, True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    words = [str(environment.python), "-m", "swift.cli.main", command, "--config", f"/dev/fd/{config}"]
+    os.execv(words[0], words)
