@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plan": {"models", "tuners", "data", "templates"},
     "train": {"hub", "models", "templates", "data", "tuners", "objectives", "tasks", "engines", "plan"},
     "infer": {"hub", "models", "templates", "data", "tuners", "tasks", "engines"},
-    "serve": {"hub", "models", "templates", "tuners", "tasks", "engines"},
+    "serve": {"environments", "hub", "models", "templates", "tuners", "tasks", "engines"},
     "evaluate": {"environments", "models", "engines", "serve"},
     "export": {"hub", "models", "templates", "data", "tuners", "tasks", "engines"},
     "show": {"models", "templates", "data", "plan"},

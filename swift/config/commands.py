@@ -10,7 +10,6 @@ from swift.config.data import DataConfig, TrainDataConfig
 from swift.config.deploy import RequestDefaultsConfig, ServeConfig
 from swift.config.environments import EnvironmentConfig
 from swift.config.evaluate import EvalCommandConfig
-from swift.config.environments import EnvironmentConfig
 from swift.config.fields import Option, at_least, named, option, options_in, per_class
 from swift.config.generate import GenerateConfig
 from swift.config.model import ModelConfig, SourceConfig
