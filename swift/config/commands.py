@@ -9,7 +9,7 @@ from swift.config.backends import BackendConfig
 from swift.config.data import DataConfig, TrainDataConfig
 from swift.config.deploy import RequestDefaultsConfig, ServeConfig
 from swift.config.environments import EnvironmentConfig
-from swift.config.evaluate import EvalCommandConfig
+from swift.config.evaluate import EvalCommandConfig, TrainEvaluateConfig
 from swift.config.fields import Option, at_least, named, option, options_in, per_class
 from swift.config.generate import GenerateConfig
 from swift.config.model import ModelConfig, SourceConfig
@@ -98,6 +98,7 @@ class SftConfig(CommandConfig):
     tuner: TunerConfig = field(default_factory=TunerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     predict: PredictConfig = field(default_factory=PredictConfig)
+    evaluate: TrainEvaluateConfig = field(default_factory=TrainEvaluateConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     plugins: PluginConfig = field(default_factory=PluginConfig)

@@ -65,19 +65,22 @@ class EvalScope:
         told = json.loads(file.read_text(encoding="utf-8"))["meta"] if file.is_file() else {}
         return {key: told.get(key) for key in ("pretty_name", "dataset_id", "tags", "subset_list")}
 
-    def check(self, config: EvaluateConfig) -> None:
+    def check(self, config: EvaluateConfig, backend: str = "Native") -> None:
         """Stop at what cannot be evaluated, before a model is loaded for it.
+
+        Args:
+            backend: who knows the data sets.
 
         Raises:
             SwiftError: no data set is named, one is unknown, a local folder is not there, or a backend is missing.
         """
         if not config.eval_dataset:
             raise SwiftError("--eval_dataset is missing", fix="name one; swift eval --list true shows them")
-        if config.eval_backend != "Native":
-            if self._origin(OTHER[config.eval_backend]) is None:
+        if backend != "Native":
+            if self._origin(OTHER[backend]) is None:
                 raise SwiftError(
-                    f"--eval_backend {config.eval_backend} is not in EvalScope's environment",
-                    fix=f"{self.python} -m pip install 'evalscope[{OTHER[config.eval_backend]}]'",
+                    f"--eval_backend {backend} is not in EvalScope's environment",
+                    fix=f"{self.python} -m pip install 'evalscope[{OTHER[backend]}]'",
                 )
             return
         known = self.datasets()
@@ -95,8 +98,8 @@ class EvalScope:
                 fix="name the same data sets in both",
             )
         for name, options in given.items():
-            path = options.get("local_path") or options.get("dataset_id") if isinstance(options, dict) else None
-            if isinstance(options, dict) and options.get("local_path") and not Path(str(path)).expanduser().exists():
+            path = options.get("local_path") if isinstance(options, dict) else None
+            if path and not Path(str(path)).expanduser().exists():
                 raise SwiftError(
                     f"--eval_dataset_args {name}: there is no {path}", fix="correct local_path; it names a folder"
                 )
@@ -128,19 +131,35 @@ class EvalScope:
             return found
 
 
-def task_of(config: EvaluateConfig, url: str, model: str, api_key: str | None, folder: Path) -> dict[str, Any]:
-    """The arguments of EvalScope's TaskConfig."""
+def task_of(
+    config: EvaluateConfig,
+    url: str,
+    model: str,
+    folder: Path,
+    *,
+    api_key: str | None = None,
+    at_once: int = 16,
+    backend: str = "Native",
+) -> dict[str, Any]:
+    """The arguments of EvalScope's TaskConfig.
+
+    Args:
+        url: the server's.
+        model: its name there.
+        folder: of EvalScope's files.
+        at_once: questions.
+    """
     return {
         "model": model,
         "model_id": model,
         "api_url": url,
         "api_key": api_key or "EMPTY",
         "eval_type": "openai_api",
-        "eval_backend": config.eval_backend,
+        "eval_backend": backend,
         "datasets": config.eval_dataset,
         "dataset_args": config.eval_dataset_args or {},
         "limit": config.eval_limit,
-        "eval_batch_size": config.eval_num_proc,
+        "eval_batch_size": at_once,
         "generation_config": {"temperature": 0} | (config.eval_generation_config or {}),
         "work_dir": str(folder),
         "no_timestamp": True,

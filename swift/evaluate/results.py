@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,6 +49,15 @@ class Result:
         return cls(
             model, told["dataset"], told["metric"], score, told["num"], figures, interval, samples, told["errors"]
         )
+
+    def warn(self) -> None:
+        """Say what was not measured: EvalScope counts it as 0."""
+        for metric, why in self.errors.items():
+            told = " ".join(why.split())[:200]
+            print(
+                f"warning: {self.dataset}: EvalScope could not measure {metric} and counts it as 0: {told}",
+                file=sys.stderr,
+            )
 
     def line(self) -> dict[str, Any]:
         """As a line of the file of results."""

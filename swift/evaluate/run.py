@@ -33,7 +33,7 @@ def main(config: EvalConfig) -> int:
     harness = EvalScope(evaluate.evalscope_python)
     if evaluate.list:
         return show_datasets(harness, evaluate.format)
-    harness.check(evaluate)
+    harness.check(evaluate, evaluate.eval_backend)
     if evaluate.compare and len(config.model.adapters) != 1:
         raise SwiftError("--compare needs one adapter", fix="name it with --adapters")
     decisions = Decisions()
@@ -47,7 +47,16 @@ def main(config: EvalConfig) -> int:
         for name in models:
             own = folder / (name.replace("/", "_") if len(models) > 1 else "")
             own.mkdir(exist_ok=True)
-            found = harness.run(task_of(evaluate, url, name, config.serve.api_key, own), own / "evalscope.log")
+            task = task_of(
+                evaluate,
+                url,
+                name,
+                own,
+                api_key=config.serve.api_key,
+                at_once=evaluate.eval_num_proc,
+                backend=evaluate.eval_backend,
+            )
+            found = harness.run(task, own / "evalscope.log")
             results += [Result.of(name, each) for each in found]
     append(folder.parent / "eval_result.jsonl", results)
     tell(results, models, evaluate.format)
@@ -95,12 +104,7 @@ def answering(config: EvalConfig, decisions: Decisions) -> Iterator[tuple[str, l
 def tell(results: list[Result], models: list[str], form: str) -> None:
     """Print what was found, and what could not be measured."""
     for result in results:
-        for metric, why in result.errors.items():
-            print(
-                f"warning: {result.dataset}: EvalScope could not measure {metric} and counts it as 0: "
-                f"{' '.join(why.split())[:200]}",
-                file=sys.stderr,
-            )
+        result.warn()
     compared = changes(results, models) if len(models) == 2 else []
     if form == "json":
         for line in [*(result.line() for result in results), *compared]:

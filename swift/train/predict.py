@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from swift.config import Decisions, SftConfig
 from swift.config.predict import PredictConfig
@@ -24,6 +24,14 @@ if TYPE_CHECKING:
     from swift.train.tokenised import RunRows
 
 PREDICTIONS = "predict.jsonl"
+
+
+class Measure(Protocol):
+    """What evaluation measures besides the loss."""
+
+    def figures(self, model: Any, step: int, around: Callable[[], AbstractContextManager[Any]]) -> dict[str, float]:
+        """Figures of the unwrapped model after so many steps; `around` is the context that it computes in."""
+        ...
 
 
 def check_predict(config: SftConfig) -> None:

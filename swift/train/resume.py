@@ -28,7 +28,8 @@ FREE = frozenset(
     swanlab_email_language push_to_hub hub_model_id ignore_args_error
     max_shard_size val_dataset val_dataset_shuffle per_device_eval_batch_size disable_tqdm use_hf dataset model
     external_plugins enable_channel_loss predict_with_generate max_new_tokens temperature top_k top_p
-    repetition_penalty num_beams stop_words
+    repetition_penalty num_beams stop_words eval_use_evalscope eval_dataset eval_limit eval_dataset_args
+    eval_generation_config extra_eval_args evalscope_python
     """.split()  # noqa: SIM905
 )
 """Options that may differ without changing a step; the data itself is compared by its tokens."""

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from swift.plan.optimizer_step import OptimizerStep
     from swift.tasks.base import Task
     from swift.templates import Template
+    from swift.train.predict import Measure
     from swift.train.trainer import SwiftTrainer
 
 NOT_REPEATED = ("resume_from_checkpoint", "resume_only_model", "overwrite_output_dir")
@@ -365,6 +366,7 @@ def make_trainer(
     from swift.models.segments import takes_borders
     from swift.train import callbacks
     from swift.train.arguments import training_arguments
+    from swift.train.benchmarks import Benchmarks
     from swift.train.hooks import LastStep, LogFile, Progress
     from swift.train.keep import model_keeper
     from swift.train.meter import ChannelMeter
@@ -384,10 +386,13 @@ def make_trainer(
         extra.append(EarlyStoppingCallback(train.early_stop_interval))
     borders = takes_borders(loaded.model)
     collator = data.train_collator(template.tokenizer, multiple, borders)
-    predictions = None
+    measures: list[Measure] = []
+    at_once = train.per_device_eval_batch_size
     if questions:
-        request, at_once = request_of(config.predict, train.seed), train.per_device_eval_batch_size
-        predictions = Predictions(questions, template, request, at_once, run_folder / PREDICTIONS)
+        request = request_of(config.predict, train.seed)
+        measures.append(Predictions(questions, template, request, at_once, run_folder / PREDICTIONS))
+    if config.evaluate.eval_use_evalscope:
+        measures.append(Benchmarks(config, template, at_once, run_folder / "eval_output"))
     trainer = SwiftTrainer(
         loaded.model,
         args,
@@ -396,7 +401,7 @@ def make_trainer(
         eval_collator=data.collator(template.tokenizer, data.held, multiple, borders) if data.held else None,
         eval_units=data.held.count if data.held else 0,
         computation=computation,
-        predictions=predictions,
+        measures=measures,
         offload=train.activation_cpu_offload,
         keep_model=model_keeper(config, source, template, task, data),
         make_optimizer=optimizer_maker(config),

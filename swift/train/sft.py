@@ -80,6 +80,7 @@ def check_options(config: SftConfig, decisions: Decisions) -> None:
     from swift.templates.scales import LossScale
     from swift.train import callbacks
     from swift.train.arguments import check_missing, check_more, check_names, check_packages, eval_strategy
+    from swift.train.benchmarks import check_benchmarks
     from swift.train.folders import check_earlier, check_writable, resume_point
     from swift.train.live import check_live
     from swift.train.optimizers import settle_optimizer
@@ -107,6 +108,7 @@ def check_options(config: SftConfig, decisions: Decisions) -> None:
     check_packages(config)
     eval_strategy(config)
     check_predict(config)
+    check_benchmarks(config)
     output = output_dir(config)
     resume_point(train.resume_from_checkpoint, output)
     check_earlier(config, output)

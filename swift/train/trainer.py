@@ -7,7 +7,7 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from itertools import islice
 from pathlib import Path
@@ -31,7 +31,7 @@ from swift.train.hooks import AfterStep
 from swift.train.meter import ChannelMeter, Meter
 from swift.train.neftune import Neftune
 from swift.train.offload import ActivationOffload
-from swift.train.predict import Predictions
+from swift.train.predict import Measure
 from swift.train.told import Told
 from swift.tuners.adalora import RankSchedule
 
@@ -92,7 +92,7 @@ class SwiftTrainer(Trainer):
         channel_meter: ChannelMeter | None = None,
         schedule: RankSchedule | None = None,
         told: Told | None = None,
-        predictions: Predictions | None = None,
+        measures: Sequence[Measure] = (),
         offload: bool = False,
     ) -> None:
         super().__init__(
@@ -106,7 +106,7 @@ class SwiftTrainer(Trainer):
         first = [AfterStep(schedule.after_step)] if schedule else []
         for callback in [*first, *([told] if told else []), *callbacks]:
             self.add_callback(callback)
-        self.told, self.predictions = told, predictions
+        self.told, self.measures = told, measures
         self.offload = ActivationOffload(model) if offload else None
         self.schedule = schedule
         self.plan, self.collator, self.eval_collator, self.eval_units = plan, collator, eval_collator, eval_units
@@ -327,9 +327,9 @@ class SwiftTrainer(Trainer):
                 with self.compute_loss_context_manager(), self.accelerator.autocast():
                     evaluation.add(model, batch)
         found = evaluation.result(distributed.all_gather)
-        if self.predictions is not None and collator is self.eval_collator:
+        for measure in self.measures if collator is self.eval_collator else ():
             own = self.accelerator.unwrap_model(self.model)
-            found |= self.predictions.figures(own, self.state.global_step, self.accelerator.autocast)
+            found |= measure.figures(own, self.state.global_step, self.accelerator.autocast)
         result = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         result[f"{metric_key_prefix}_runtime"] = time.perf_counter() - started
         self.log(dict(result))
