@@ -9,10 +9,11 @@ OUTPUT ?= output/demo
 # Tests run in two processes, each with one thread of its own.
 PYTEST := -m pytest --numprocesses 2 --dist worksteal
 COMPAT ?= .venv-compat
+VLLM ?= .venv-vllm
 # A folder of chat templates, for the table of docs/templates.md.
 TEMPLATES ?= ../shared/chat_templates
 
-.PHONY: install demo test test-all test-compat lint docs bench bench-data clean
+.PHONY: install demo test test-all test-compat test-vllm lint docs bench bench-data clean
 
 install: $(STAMP)
 
@@ -47,6 +48,12 @@ test-compat: install
 	$(COMPAT)/bin/python -m pip install --quiet --no-deps --editable .
 	OTHER_PYTHON=$(abspath $(BIN)/python) $(COMPAT)/bin/python $(PYTEST) -m "not newest"
 
+# Tests of vLLM, in the environment that `swift env install vllm` makes, with what the tests need besides.
+test-vllm: install
+	$(BIN)/swift env install vllm --path $(abspath $(VLLM))
+	$(VLLM)/bin/python -m pip install --quiet pytest peft accelerate hypothesis
+	VLLM_CPU_KVCACHE_SPACE=1 $(VLLM)/bin/python -m pytest tests/engines/test_vllm.py
+
 docs: install
 	$(BIN)/python -m swift.config.reference docs/flags.md
 	@test ! -d "$(TEMPLATES)" || $(BIN)/python benchmarks/survey.py $(TEMPLATES) docs/templates.md
@@ -59,4 +66,4 @@ bench-data: install
 	@$(BIN)/python benchmarks/data.py
 
 clean:
-	rm -rf $(VENV) $(COMPAT) build *.egg-info
+	rm -rf $(VENV) $(COMPAT) $(VLLM) build *.egg-info
