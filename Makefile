@@ -10,10 +10,11 @@ OUTPUT ?= output/demo
 PYTEST := -m pytest --numprocesses 2 --dist worksteal
 COMPAT ?= .venv-compat
 VLLM ?= .venv-vllm
+FUZZ ?= .venv-fuzz
 # A folder of chat templates, for the table of docs/templates.md.
 TEMPLATES ?= ../shared/chat_templates
 
-.PHONY: install demo test test-all test-compat test-vllm lint docs bench bench-data clean
+.PHONY: install demo test test-all test-compat test-vllm lint docs bench bench-data bench-serve soak fuzz clean
 
 install: $(STAMP)
 
@@ -65,5 +66,18 @@ bench: install
 bench-data: install
 	@$(BIN)/python benchmarks/data.py
 
+bench-serve: install
+	@$(BIN)/python benchmarks/serve.py
+
+# Many clients at once for five minutes, each of which checks its answers.
+soak: install
+	@$(BIN)/python benchmarks/soak.py
+
+# Requests that nobody should send, made from /openapi.json by schemathesis in an environment of its own.
+fuzz: install
+	@test -x $(FUZZ)/bin/python || $(PYTHON) -m venv $(FUZZ)
+	@$(FUZZ)/bin/python -m pip install --quiet schemathesis==4.32.5
+	@$(BIN)/python benchmarks/fuzz.py --schemathesis $(FUZZ)/bin/schemathesis
+
 clean:
-	rm -rf $(VENV) $(COMPAT) $(VLLM) build *.egg-info
+	rm -rf $(VENV) $(COMPAT) $(VLLM) $(FUZZ) build *.egg-info

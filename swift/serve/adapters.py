@@ -29,7 +29,7 @@ class UnloadRequest(Body):
 def add_adapters(app: FastAPI, service: Service) -> None:
     """The two endpoints."""
 
-    @app.post("/v1/load_lora_adapter")
+    @app.post("/v1/load_lora_adapter", response_class=PlainTextResponse)
     async def load(body: LoadRequest) -> PlainTextResponse:
         name = body.lora_name
         if name == service.name or name in service.adapters:
@@ -41,7 +41,7 @@ def add_adapters(app: FastAPI, service: Service) -> None:
         service.adapters.append(name)
         return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
 
-    @app.post("/v1/unload_lora_adapter")
+    @app.post("/v1/unload_lora_adapter", response_class=PlainTextResponse)
     async def unload(body: UnloadRequest) -> PlainTextResponse:
         name = body.lora_name
         if name not in service.adapters:

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
@@ -26,6 +27,9 @@ from swift.serve.streams import ClientLeft
 from swift.serve.texts import TextModel
 from swift.serve.tokens import detokenize, tokenize
 from swift.serve.vectors import add_vectors
+
+STREAMS: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {}, "text/event-stream": {}}}}
+"""What endpoints answer with that stream where that is asked for."""
 
 LOG = logging.getLogger("swift.serve")
 
@@ -54,7 +58,7 @@ def _add_common(app: FastAPI, service: Service) -> None:
             raise ApiError(503, "the server is going down")
         return {"status": "ok"}
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         return Response(service.metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
@@ -69,19 +73,19 @@ def _add_common(app: FastAPI, service: Service) -> None:
 
 
 def _add_texts(app: FastAPI, service: Service) -> None:
-    @app.post("/v1/chat/completions")
+    @app.post("/v1/chat/completions", responses=STREAMS)
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         return await chat(service, body, request)
 
-    @app.post("/v1/completions")
+    @app.post("/v1/completions", responses=STREAMS)
     async def completions(body: CompletionRequest, request: Request) -> Response:
         return await complete(service, body, request)
 
-    @app.post("/v1/responses")
+    @app.post("/v1/responses", responses=STREAMS)
     async def responses(body: ResponsesRequest, request: Request) -> Response:
         return await respond(service, body, request)
 
-    @app.post("/v1/messages")
+    @app.post("/v1/messages", responses=STREAMS)
     async def messages(body: MessagesRequest, request: Request) -> Response:
         return await answer_messages(service, body, request)
 
