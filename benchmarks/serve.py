@@ -311,7 +311,10 @@ def main() -> None:
     for round_number in range(options.rounds):
         for name, side in sides.items():
             print(f"round {round_number + 1}: {name} ({load_note()})", file=sys.stderr, flush=True)
-            loads += side.loads(name, work)
+            try:
+                loads += side.loads(name, work)
+            except SystemExit as error:
+                print(f"{name} is left out of this round: {error}", file=sys.stderr)
     rows = summary(loads)
     print(json.dumps(rows, indent=2) if options.json else show(rows))
 

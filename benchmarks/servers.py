@@ -61,7 +61,8 @@ def running(command: Sequence[str], port: int, *, ours: bool, threads: int | Non
         process = subprocess.Popen(
             command,
             env=environment_of(ours=ours, threads=threads),
-            cwd=ROOT,
+            # Python would take the package of the folder it starts in.
+            cwd=ROOT if ours else tempfile.gettempdir(),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

@@ -208,7 +208,8 @@ class Scheduler:
         """Keep what is known of the conversations that end."""
         for row, answer in enumerate(batch.answers):
             if answer.over:
-                tokens = [*answer.prompt, *answer.token_ids[:-1]]
+                # The last token is not read yet, unless the answer was cancelled while it was.
+                tokens = [*answer.prompt, *answer.token_ids][: int(batch.mask[row].sum())]
                 self.prefixes.keep(answer.adapter, tokens, batch.cache, row, batch.mask.shape[1] - len(tokens))
 
     def _admit(self) -> bool:

@@ -149,6 +149,30 @@ def test_a_known_beginning_is_not_read_again() -> None:
     assert lengths[0] == len(prompt)
 
 
+def test_an_answer_that_is_cancelled_within_a_step_is_remembered_as_it_was_read() -> None:
+    model = make_model()
+    engine = make_engine(model)
+    request = InferRequest(ask("the capital of France is Paris " * 4))
+    wanted = alone(model, engine.encode(request))
+    told: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    tickets: list[Any] = []
+    cancelled = threading.Event()
+
+    def cancel(*_: Any) -> None:
+        if told.qsize() == 3:
+            tickets[0].cancel()
+            cancelled.set()
+
+    def begin() -> Any:
+        tickets.append(engine.submit(request, GREEDY, told.put))
+        return model.register_forward_hook(cancel)
+
+    hook = engine.scheduler.call(begin)
+    assert cancelled.wait(30)
+    hook.remove()
+    assert ids(engine.infer([request], GREEDY)) == [wanted]
+
+
 def test_little_room_keeps_the_latest() -> None:
     cache = new_cache()
     cache.update(torch.randn(1, 2, 40, 4), torch.randn(1, 2, 40, 4), 0)
