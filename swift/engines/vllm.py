@@ -269,7 +269,7 @@ def check_installed() -> None:
     if find_spec("vllm") is None:
         raise SwiftError(
             "--infer_backend vllm needs vLLM, which is not installed here",
-            fix="swift env install vllm makes an environment for it",
+            fix="pip install vllm; or swift env install vllm, which swift infer and swift deploy use by themselves",
         )
 
 
