@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from swift.config import InferConfig, MergeConfig, PtConfig, SftConfig, TunerConfig
     from swift.data import load_rows
-    from swift.engines import InferRequest, PtEngine, RequestConfig
+    from swift.engines import AdapterRequest, InferRequest, PtEngine, RequestConfig
     from swift.engines.remote import InferClient
     from swift.engines.vllm import VllmEngine
     from swift.errors import SwiftError
@@ -65,6 +65,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AdaLoraConfig": "peft",
+    "AdapterRequest": "swift.engines",
     "AdapterConfig": "swift.tuners.configs",
     "BOFTConfig": "peft",
     "BoneConfig": "swift.tuners.configs",

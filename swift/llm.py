@@ -11,13 +11,14 @@ from swift.errors import SwiftError
 
 if TYPE_CHECKING:
     from swift.data import RowSet
-    from swift.engines import InferRequest, PtEngine, RequestConfig
+    from swift.engines import AdapterRequest, InferRequest, PtEngine, RequestConfig
     from swift.engines.remote import InferClient
     from swift.engines.vllm import VllmEngine
     from swift.templates import Template
     from swift.train.result import SftResult
 
 __all__ = [
+    "AdapterRequest",
     "ExportArguments",
     "InferArguments",
     "InferClient",
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 _ELSEWHERE = {
+    "AdapterRequest": "swift.engines",
     "InferClient": "swift.engines.remote",
     "InferRequest": "swift.engines",
     "VllmEngine": "swift.engines.vllm",

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from swift.engines.base import (
+    AdapterRequest,
     ChatMessage,
     Choice,
     Delta,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from swift.engines.transformers import PtEngine
 
 __all__ = [
+    "AdapterRequest",
     "ChatMessage",
     "Choice",
     "Delta",

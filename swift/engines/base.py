@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 from swift.errors import SwiftError
@@ -65,6 +66,19 @@ class InferRequest:
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     adapter: str | None = None
     prompt: str | list[int] | None = None
+
+
+@dataclass(frozen=True)
+class AdapterRequest:
+    """An adapter for the requests of one call, which is loaded at its first use.
+
+    Attributes:
+        name: what it is known by from then on.
+        path: its folder.
+    """
+
+    name: str
+    path: str
 
 
 @dataclass
@@ -303,12 +317,18 @@ class Engine(ABC):
         config: RequestConfig | None = None,
         *,
         on_response: OnResponse | None = None,
+        adapter_request: AdapterRequest | None = None,
     ) -> list[Response]:
         """Answer all requests; the responses come in the order of the requests.
 
+        Args:
+            adapter_request: the adapter that answers all of them.
+
         Raises:
-            SwiftError: a request cannot be answered.
+            SwiftError: a request cannot be answered, or the adapter cannot be loaded.
         """
+        if adapter_request is not None:
+            requests = [replace(request, adapter=self._loaded(adapter_request)) for request in requests]
         told: queue.SimpleQueue[tuple[int, Delta]] = queue.SimpleQueue()
         tickets = self.submit_all(requests, config or RequestConfig(), lambda number, delta: told.put((number, delta)))
         responses: dict[int, Response] = {}
@@ -324,6 +344,22 @@ class Engine(ABC):
         finally:
             _cancel(tickets)
         return [responses[number] for number in range(len(requests))]
+
+    def _loaded(self, adapter: AdapterRequest) -> str:
+        """The name of an adapter, loaded where it was not.
+
+        Raises:
+            SwiftError: the engine loads none, or not this one.
+        """
+        own: Any = self
+        if not hasattr(own, "add_adapter"):
+            raise SwiftError(
+                f"adapter {adapter.name}: a server loads its own adapters",
+                fix="name one that it has: InferRequest(messages, adapter=NAME)",
+            )
+        if str(own.adapters.names.get(adapter.name)) != adapter.path:
+            own.add_adapter(adapter.name, Path(adapter.path))
+        return adapter.name
 
     def stream(self, request: InferRequest, config: RequestConfig | None = None) -> Iterator[Delta]:
         """Answer one request piece by piece; closing the iterator stops the generation.

@@ -19,8 +19,9 @@ from swift.engines.base import (
     Response,
     Usage,
 )
+from swift.engines.media import with_media
 from swift.errors import SwiftError
-from swift.templates.messages import OURS, check, check_media, tools_of, with_text_arguments
+from swift.templates.messages import OURS, check, tools_of, with_text_arguments
 from swift.templates.parsing import Piece
 
 PLAIN = ("max_tokens", "temperature", "top_p", "presence_penalty", "frequency_penalty", "logit_bias", "stop", "seed")
@@ -72,9 +73,8 @@ def _prompt(request: InferRequest) -> dict[str, Any]:
 
 def _conversation(request: InferRequest) -> dict[str, Any]:
     check(request.messages, None)
-    check_media({name: getattr(request, name) for name in ("images", "videos", "audios")}, None)
     messages = []
-    for message in request.messages:
+    for message in with_media(request):
         kept = {key: value for key, value in message.items() if value is not None and key not in OURS}
         messages.append(with_text_arguments(kept))
     body: dict[str, Any] = {"messages": messages}

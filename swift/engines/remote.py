@@ -15,7 +15,17 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from swift.engines.base import Delta, Engine, InferRequest, Listener, OnResponse, RequestConfig, Response, engine
+from swift.engines.base import (
+    AdapterRequest,
+    Delta,
+    Engine,
+    InferRequest,
+    Listener,
+    OnResponse,
+    RequestConfig,
+    Response,
+    engine,
+)
 from swift.engines.protocol import WITH_IDS, Reading, body_of, message_of
 from swift.errors import SwiftError
 from swift.rows import Message
@@ -220,6 +230,7 @@ class InferClient(RemoteEngine):
         *,
         model: str | None = None,
         on_response: OnResponse | None = None,
+        adapter_request: AdapterRequest | None = None,
     ) -> list[Response]:
         """Answer all requests; `model` is one that the server names.
 
@@ -227,7 +238,7 @@ class InferClient(RemoteEngine):
             SwiftError: a request cannot be answered.
         """
         named = [request if model is None else replace(request, adapter=model) for request in requests]
-        return super().infer(named, request_config, on_response=on_response)
+        return super().infer(named, request_config, on_response=on_response, adapter_request=adapter_request)
 
 
 @cache

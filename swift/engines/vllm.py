@@ -21,6 +21,7 @@ from swift.engines.base import Engine, InferRequest, Listener, Logprob, RequestC
 from swift.engines.prompts import answer_limit, encode_prompt, end_ids, with_stops
 from swift.engines.sampling import OF_GENERATE, row_seed, sampling_of
 from swift.engines.vllm_adapters import VllmAdapters, lora_arguments
+from swift.environments.guard import descendants, end_with_us
 from swift.errors import SwiftError, first_line
 from swift.models.source import ModelSource
 
@@ -113,7 +114,10 @@ class VllmEngine(Engine):
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True).start()
         arguments = arguments_of(source, config, options, max_length, decisions)
+        before = descendants()
         self.llm = self._wait(_start_llm(arguments))
+        # vLLM's own processes stay behind, with the device's memory, where this one is killed (0.32).
+        self._guard = end_with_us(sorted(descendants() - before))
         atexit.register(self.close)
         self.context: int = self.llm.model_config.max_model_len
         decisions.add("max_model_len", self.context, "model", "prompt and answer together, in tokens")
@@ -265,7 +269,7 @@ def check_installed() -> None:
     if find_spec("vllm") is None:
         raise SwiftError(
             "--infer_backend vllm needs vLLM, which is not installed here",
-            fix="swift env install vllm makes an environment for it",
+            fix="pip install vllm; or swift env install vllm, which swift infer and swift deploy use by themselves",
         )
 
 

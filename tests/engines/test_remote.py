@@ -104,6 +104,35 @@ def test_a_conversation_with_tools_is_sent_in_the_protocol_s_form(server, engine
     assert body["chat_template_kwargs"] == {"enable_thinking": False}
 
 
+def test_media_go_along(server, engine, tmp_path):
+    server.answers[CHAT] = answer()
+    file = tmp_path / "dot.png"
+    file.write_bytes(b"\x89PNG")
+    sound = tmp_path / "hum.mp3"
+    sound.write_bytes(b"hum")
+    request = InferRequest(
+        [*ask("<image>and <image> differ?"), {"role": "assistant", "content": "yes"}, *ask("and this?")],
+        images=["https://example.org/a.jpg", {"bytes": None, "path": str(file)}],
+        audios=[str(sound)],
+    )
+    engine.infer([request])
+    first, _, last = server.bodies[0]["messages"]
+    assert first["content"] == [
+        {"type": "image_url", "image_url": {"url": "https://example.org/a.jpg"}},
+        {"type": "text", "text": "and "},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw=="}},
+        {"type": "text", "text": " differ?"},
+    ]
+    assert last["content"] == [
+        {"type": "input_audio", "input_audio": {"data": "aHVt", "format": "mp3"}},
+        {"type": "text", "text": "and this?"},
+    ]
+    with pytest.raises(SwiftError, match="more <image> than"):
+        engine.infer([InferRequest(ask("<image><image>"), images=[str(file)])])
+    with pytest.raises(SwiftError, match="cannot be read"):
+        engine.infer([InferRequest(ask("a"), images=["nowhere.png"])])
+
+
 CHUNKS = [
     chunk({"role": "assistant", "content": ""}),
     chunk({"reasoning_content": "let me"}),

@@ -12,7 +12,7 @@ from swift.engines.sampling import Picker, pick
 from swift.errors import SwiftError
 from swift.templates import load_template
 from swift.templates.parsing import collect
-from tests.tiny import ask, make_model, make_tokenizer
+from tests.tiny import ask, make_model, make_tokenizer, save_adapter, save_tiny
 
 QUESTIONS = ["hi", "what is the capital of France?", "你好", "sky", "the colour of the sky and the capital", "a" * 60]
 
@@ -274,3 +274,21 @@ def test_a_stop_that_is_no_token_is_watched_for():
     assert engine.template.stop_strings == [stop]
     choice = engine.infer([request], config)[0].choices[0]
     assert (choice.text, choice.finish_reason) == (text[: text.index(stop)], "stop")
+
+
+def test_an_adapter_by_its_folder_as_old_scripts_name_it(tmp_path):
+    from swift.llm import AdapterRequest
+
+    base = save_tiny(tmp_path / "base")
+    folder = save_adapter(tmp_path / "one", base)
+    engine, config = PtEngine(str(base)), RequestConfig(8, temperature=0)
+    adapter = AdapterRequest("one", str(folder))
+    wanted = ids(PtEngine(str(base), adapters=[str(folder)]).infer(requests(), config))
+    assert ids(engine.infer(requests(), config, adapter_request=adapter)) == wanted
+    assert (
+        ids(engine.infer(requests(), config, adapter_request=adapter))
+        == wanted
+        != ids(engine.infer(requests(), config))
+    )
+    with pytest.raises(SwiftError, match="there is an adapter one already"):
+        engine.infer(requests(), config, adapter_request=AdapterRequest("one", str(base)))

@@ -55,6 +55,17 @@ def test_a_batch_that_goes_on_after_a_break(server, data, tmp_path, capsys):
     assert len(server.bodies) == 4
 
 
+def test_rows_with_pictures(server, tmp_path):
+    server.answers["/v1/chat/completions"] = lambda body: whole({"messages": [{"content": "seen"}]})
+    (tmp_path / "dot.png").write_bytes(b"\x89PNG")
+    data = tmp_path / "data.jsonl"
+    row = {"messages": [{"role": "user", "content": "<image>what?"}], "images": [str(tmp_path / "dot.png")]}
+    data.write_text(json.dumps(row) + "\n")
+    assert swift(server, "--val_dataset", data, "--result_path", tmp_path / "result.jsonl") == 0
+    parts = server.bodies[0]["messages"][0]["content"]
+    assert [part["type"] for part in parts] == ["image_url", "text"]
+
+
 def test_a_conversation(server, monkeypatch, capsys):
     server.answers["/v1/chat/completions"] = [
         chunk({"content": "It is "}),
