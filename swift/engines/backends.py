@@ -70,6 +70,8 @@ def choose_backend(name: str, source: ModelSource, config: ModelConfig, decision
         SwiftError: as `check_backend`.
     """
     found = check_backend(name)
+    if name == "remote":
+        raise SwiftError("--infer_backend remote: a server has its own model", fix="ask it with swift infer --base_url")
     if found is not None:
         if found.environment is not None:
             decisions.add("infer_backend", name, "flag", f"in its environment: {found.environment.path}")

@@ -17,6 +17,8 @@ from swift.environments.place import Environment
 from swift.errors import SwiftError
 
 SERVED = re.compile(r"is served at (http://\S+/v1)")
+UNLIMITED = {"max_queue": 1_000_000, "request_timeout": 1e9, "max_request_size": 1024.0}
+"""The limits of a server that one run alone asks."""
 END_SECONDS = 15.0
 """How long the child may take to end when it is asked to."""
 
@@ -40,7 +42,7 @@ class Child:
         self._lines: deque[str] = deque(maxlen=30)
         self._served = threading.Event()
         self.base_url = ""
-        own = {"host": "127.0.0.1", "port": 0, "api_key": self.api_key, "log_level": "warning", "max_queue": 1_000_000}
+        own = {"host": "127.0.0.1", "port": 0, "api_key": self.api_key, "log_level": "warning", **UNLIMITED}
         life, self._leash = os.pipe()
         config = pipe_with(options | own)
         self._process = subprocess.Popen(

@@ -148,6 +148,11 @@ def test_names_that_are_no_back_end():
         check_backend("nothing")
 
 
+def test_a_server_is_not_served_again(base, capsys):
+    assert main(["deploy", "--model", str(base), "--infer_backend", "remote"]) == 2
+    assert "a server has its own model" in capsys.readouterr().err
+
+
 def test_infer_asks_the_environment(base, environment, engine, monkeypatch, capsys):
     started = []
     monkeypatch.setattr("swift.infer.run.check_backend", lambda name: None)
