@@ -193,6 +193,27 @@ def real_attention_masks(masked: bool) -> Iterator[None]:
         setattr(masking_utils, name, before)
 
 
+@contextlib.contextmanager
+def meta_autocast() -> Iterator[None]:
+    """Let models switch autocast off for tensors without storage, which torch before 2.14 refuses; goes with 2.13."""
+    import torch
+
+    original: Any = torch.autocast
+
+    def autocast(device_type: str, *args: Any, **kwargs: Any) -> Any:
+        return contextlib.nullcontext() if device_type == "meta" else original(device_type, *args, **kwargs)
+
+    library: Any = torch
+    try:
+        original("meta", enabled=False)
+    except RuntimeError:
+        library.autocast = autocast
+    try:
+        yield
+    finally:
+        library.autocast = original
+
+
 def evaluates_last_step() -> bool:
     """Whether the trainer evaluates after the last step of a run with `--eval_strategy steps`; goes with 4.57."""
     return transformers_major() >= 5

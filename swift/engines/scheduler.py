@@ -154,7 +154,7 @@ class Scheduler:
         return sum(len(group.answers) for group in (self._batch, self._reading) if group is not None)
 
     def _work(self) -> None:
-        with torch.inference_mode(), self._around():
+        with torch.no_grad(), self._around():
             while self._turn():
                 pass
 

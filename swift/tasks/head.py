@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from swift.compat import real_attention_masks
+from swift.compat import meta_autocast, real_attention_masks
 from swift.tasks.row_logps import logits_gradient, row_logps, target_and_normaliser
 
 
@@ -30,7 +30,7 @@ def separable_head(model: Any) -> Any:
     training = model.training
     try:
         ids = torch.zeros(1, 4, dtype=torch.int64, device=head_device(head))
-        with torch.no_grad(), real_attention_masks(False):
+        with torch.no_grad(), meta_autocast(), real_attention_masks(False):
             logits = model.eval()(input_ids=ids, use_cache=False).logits
     # Models without contents, or that want more than token ids, cannot be asked: they keep the plain way.
     except Exception:

@@ -2,16 +2,12 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import signal
-import time
 from pathlib import Path
 
 import pytest
 
 from swift.cli.main import main
 from swift.engines import InferRequest, PtEngine, RequestConfig
-from swift.engines.answers import Ticket
 from swift.models.record import write_record
 from swift.templates import Template, load_template
 from tests.tiny import ask, make_tokenizer, save_adapter, save_tiny
@@ -110,20 +106,21 @@ def test_answers_are_written_when_the_run_breaks_off(base, data, tmp_path, monke
     path = tmp_path / "result.jsonl"
     words = ["--model", base, "--val_dataset", data, "--result_path", path, "--max_new_tokens", 8]
     words += ["--max_batch_size", 2, "--temperature", 0]
-    finish, calls = Ticket.finish, []
+    infer, calls = PtEngine.infer, []
 
-    def interrupted(self, choice, last):
-        finish(self, choice, last)
-        calls.append(1)
-        if len(calls) == 2:
-            time.sleep(0.2)  # both answers are taken
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.5)
+    def interrupted(self, requests, config=None, *, on_response=None):
+        def told(number, response):
+            on_response(number, response)
+            calls.append(number)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
 
-    monkeypatch.setattr(Ticket, "finish", interrupted)
+        return infer(self, requests, config, on_response=told)
+
+    monkeypatch.setattr(PtEngine, "infer", interrupted)
     assert swift(*words) == 130
     assert len(lines(path)) == 2
-    monkeypatch.setattr(Ticket, "finish", finish)
+    monkeypatch.setattr(PtEngine, "infer", infer)
     assert swift(*words) == 0
     assert len(lines(path)) == 5
 
