@@ -133,7 +133,9 @@ def prepare(options: argparse.Namespace, folder: Path) -> tuple[str, list[list[i
         subprocess.run([sys.executable, "-c", MAKE_MODEL, model], env=environment, check=True, capture_output=True)
     given = json.dumps([model, options.tokens, QUESTIONS])
     command = [sys.executable, "-c", ANSWERS]
-    done = subprocess.run(command, env=environment, input=given, text=True, check=True, stdout=subprocess.PIPE)
+    done = subprocess.run(command, env=environment, input=given, text=True, capture_output=True)
+    if done.returncode:
+        raise SystemExit(done.stderr[-3000:])
     return model, json.loads(done.stdout.splitlines()[-1])
 
 
