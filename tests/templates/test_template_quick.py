@@ -57,6 +57,7 @@ PIECES = [
 ]
 
 
+@pytest.mark.newest  # tokenizers 0.22 puts an added token behind a composed character one place early.
 @pytest.mark.parametrize("name", ["gpt-2", "llama-bpe", "qwen2"])
 def test_words_give_the_tokens_and_places_of_the_tokenizer(name: str) -> None:
     encoder = Encoder(gguf_tokenizer(name))
@@ -75,6 +76,7 @@ def test_other_kinds_of_tokenizers_are_asked_themselves(name: str) -> None:
     assert Encoder(gguf_tokenizer(name)).words is None
 
 
+@pytest.mark.newest  # Transformers 4.57 makes another tokenizer of llama-bpe, which is asked itself.
 @pytest.mark.parametrize("name", ["gpt-2", "llama-bpe", "qwen2"])
 def test_the_expressions_for_ascii_cut_as_the_tokenizers_own(name: str) -> None:
     words = Encoder(gguf_tokenizer(name)).words
