@@ -18,6 +18,7 @@ from swift.engines.backends import check_backend, choose_backend, engine_options
 from swift.engines.base import RequestConfig, engines
 from swift.environments.child import enter
 from swift.errors import SwiftError
+from swift.models.length import settle_length
 from swift.models.load import check_loading
 from swift.models.quantization import settle_quantization
 from swift.models.record import check_base, read_record
@@ -196,6 +197,7 @@ def find_model(config: DeployConfig, decisions: Decisions) -> tuple[ModelSource,
         source = replace(source, adapters=[])
     if config.serve.load_args:
         settle_quantization(config.model, source.record, decisions)
+    settle_length(config.model, source, decisions, recorded=config.serve.load_args)
     folders = {}
     for name, folder in named.items():
         folders[name] = adapter_folder(folder, config.model.use_hf, config.model.hub_token)
