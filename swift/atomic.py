@@ -75,7 +75,7 @@ def recover_folder(path: str | os.PathLike[str]) -> None:
     pattern = re.compile(re.escape(f".{target.name}.") + r"(tmp|old)-(\d+)-(.+)-[0-9a-f]{8}")
     for entry in sorted(target.parent.iterdir()):
         match = pattern.fullmatch(entry.name)
-        if match is None or entry in _active or match[3] != _host() or _alive(int(match[2])):
+        if match is None or entry in _active or match[3] != _host() or _other_lives(int(match[2])):
             continue
         if match[1] == "old" and not target.exists():
             with suppress(OSError):
@@ -88,9 +88,13 @@ def _host() -> str:
     return re.sub(r"[^A-Za-z0-9_.]", "_", socket.gethostname()) or "host"
 
 
-def _alive(pid: int) -> bool:
-    if pid == os.getpid():
-        return False  # ours would be in `_active`: a process before us had the same pid, as in restarted containers
+def _other_lives(pid: int) -> bool:
+    # Ours would be in `_active`: a process before us had the same number, as in restarted containers.
+    return pid != os.getpid() and lives(pid)
+
+
+def lives(pid: int) -> bool:
+    """Whether there is a process of this number."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from swift.atomic import lives
 from swift.environments.kinds import NAMES, Kind, kind_of
 from swift.hub.cache import cache_root
 
@@ -111,7 +112,7 @@ def _broken(path: Path, kind: Kind, version: str | None) -> str | None:
     if record is None:
         return "it is no environment of ms-swift's"
     if record["state"] == "installing":
-        alive = _alive(record["pid"])
+        alive = lives(record["pid"])
         return f"it is being installed by process {record['pid']}" if alive else "its installation broke off"
     if record["state"] != WHOLE:
         return record.get("wrong", "its installation failed")
@@ -125,16 +126,6 @@ def _broken(path: Path, kind: Kind, version: str | None) -> str | None:
     if not (code / "__init__.py").is_file():
         return f"this package is not found from it any more: {code}"
     return None
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def own_code() -> Path:

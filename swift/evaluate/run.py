@@ -77,7 +77,8 @@ def answering(config: EvalConfig, decisions: Decisions) -> Iterator[tuple[str, l
         decisions.add("eval_url", engine.base_url, "flag", f"the model {name} there answers")
         yield engine.base_url, [name]
         return
-    from swift.serve.run import NEEDED, defaults_of, find_model, limits_of, load_engine
+    from swift.engines.requests import sampling_request
+    from swift.serve.run import NEEDED, find_model, limits_of, load_engine
     from swift.serve.server import Server
     from swift.serve.service import Service
 
@@ -94,7 +95,7 @@ def answering(config: EvalConfig, decisions: Decisions) -> Iterator[tuple[str, l
     quiet_libraries()
     engine = load_engine(config, source, by_name, decisions)
     service = Service(
-        engine, name, list(by_name), defaults_of(config.generate, config.generate.seed), limits_of(config)
+        engine, name, list(by_name), sampling_request(config.generate, config.generate.seed), limits_of(config)
     )
     with Server(service) as server:
         named = [service.name, *service.adapters]

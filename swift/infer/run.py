@@ -9,10 +9,10 @@ from swift.compat import quiet_libraries
 from swift.config.commands import InferConfig
 from swift.config.decisions import Decisions
 from swift.config.effect import note_without_effect
-from swift.config.generate import GenerateConfig
-from swift.engines import Engine, RequestConfig, engines
+from swift.engines import Engine, engines
 from swift.engines.backends import Backend, check_backend, choose_backend, engine_options, start_outside
 from swift.engines.parity import check_deployment
+from swift.engines.requests import sampling_request
 from swift.infer.batch import prepare, read_rows
 from swift.models.length import settle_length
 from swift.models.load import check_loading
@@ -38,7 +38,7 @@ def main(config: InferConfig) -> int:
     check_backend(config.batch.infer_backend)
     decisions = Decisions()
     note_without_effect(config, decisions)
-    request_config = request_config_of(config.generate)
+    request_config = sampling_request(config.generate, config.generate.seed, stream=bool(config.generate.stream))
     if config.batch.infer_backend == "remote":
         from swift.infer.remote import run as run_remote
 
@@ -95,19 +95,4 @@ def open_engine(
         max_length=config.generate.max_length,
         decisions=decisions,
         **engine_options(config.backend, backend.name),
-    )
-
-
-def request_config_of(config: GenerateConfig) -> RequestConfig:
-    """The options of generation as an engine takes them."""
-    return RequestConfig(
-        max_tokens=config.max_new_tokens,
-        temperature=config.temperature,
-        top_k=config.top_k,
-        top_p=config.top_p,
-        repetition_penalty=config.repetition_penalty,
-        num_beams=config.num_beams,
-        stop=list(config.stop_words),
-        seed=config.seed,
-        stream=bool(config.stream),
     )

@@ -13,9 +13,9 @@ from swift.compat import quiet_libraries
 from swift.config.commands import DeployConfig
 from swift.config.decisions import Decisions
 from swift.config.effect import note_without_effect
-from swift.config.generate import SamplingConfig
 from swift.engines.backends import check_backend, choose_backend, engine_options, options_for
-from swift.engines.base import RequestConfig, engines
+from swift.engines.base import engines
+from swift.engines.requests import sampling_request
 from swift.environments.child import enter
 from swift.errors import SwiftError
 from swift.models.length import settle_length
@@ -42,7 +42,7 @@ def main(config: DeployConfig) -> int:
     check_backend(config.serve.infer_backend)
     decisions = Decisions()
     note_without_effect(config, decisions)
-    defaults = defaults_of(config.generate, config.generate.seed)
+    defaults = sampling_request(config.generate, config.generate.seed)
     check_loading(config.model)
     source, named = find_model(config, decisions)
     task = open_task(config, source, decisions)
@@ -229,20 +229,6 @@ def split_adapters(adapters: list[str]) -> tuple[dict[str, str], list[str]]:
 def name_of(source: ModelSource) -> str:
     """The last part of what the model is called by."""
     return source.base.rstrip("/").rpartition("/")[2].rpartition("::")[2]
-
-
-def defaults_of(config: SamplingConfig, seed: int | None) -> RequestConfig:
-    """The parameters of requests that give none."""
-    return RequestConfig(
-        max_tokens=config.max_new_tokens,
-        temperature=config.temperature,
-        top_k=config.top_k,
-        top_p=config.top_p,
-        repetition_penalty=config.repetition_penalty,
-        num_beams=config.num_beams,
-        stop=list(config.stop_words),
-        seed=seed,
-    )
 
 
 def limits_of(config: DeployConfig) -> Any:
