@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cache
 from glob import glob, has_magic
 from importlib.metadata import version
@@ -14,7 +14,7 @@ from typing import Any
 from swift.config.data import DataConfig
 from swift.data.known import known_dataset
 from swift.data.self_cognition import NAMES, TABLE
-from swift.data.sources import parse_name, place_of
+from swift.data.sources import DatasetName, parse_name, place_of
 
 HASHED = 64 * 2**20
 """Bytes up to which a file is known by its content; a larger one by its size and times."""
@@ -45,21 +45,26 @@ def data_identity(config: DataConfig, *, seed: int, use_hf: bool | None, token: 
             entry = None if Path(name).exists() else known_dataset(name, tuple(config.custom_dataset_info))
             if entry is not None:
                 name, own = place_of(entry, name, own)
-            files[text] = [_file(path) for path in _paths(name, own, token)]
+            wanted = replace(wanted, name=name, listed=entry is not None)
+            files[text] = [_file(path) for path in _paths(wanted, own, token, option)]
     files["tables"] = [_file(Path(table).expanduser()) for table in config.custom_dataset_info]
     options = {each.name: getattr(config, each.name) for each in fields(config) if each.name not in NO_MATTER}
     return {"files": files, "options": options, "seed": seed}
 
 
-def _paths(name: str, use_hf: bool | None, token: str | None) -> list[Path]:
+def _paths(wanted: DatasetName, use_hf: bool | None, token: str | None, option: str) -> list[Path]:
     from swift.hub import resolve_dataset
 
-    path = Path(name).expanduser()
+    name, path = wanted.name, Path(wanted.name).expanduser()
     if path.is_file():
         return [path]
     if not path.is_dir() and has_magic(name):
         return [Path(found) for found in sorted(glob(name, recursive=True)) if Path(found).is_file()]
-    folder = path if path.is_dir() else Path(resolve_dataset(name, use_hf=use_hf, token=token).path)
+    if path.is_dir():
+        folder = path
+    else:
+        named = wanted.hub_is_named
+        folder = Path(resolve_dataset(name, use_hf=use_hf, token=token, option=option, hub_is_named=named).path)
     return sorted(each for each in folder.rglob("*") if each.is_file())
 
 

@@ -16,7 +16,7 @@ from swift.data.readers import KINDS, Records, read_file, reader_of
 from swift.data.self_cognition import NAMES, read_self_cognition
 from swift.data.tables import BATCH, pick_split, rows_of, saved_files
 from swift.errors import SwiftError, first_line, raised_at
-from swift.hub.nearby import closest, did_you_mean
+from swift.hub.nearby import absent
 from swift.rows import Source
 
 NOT_DATA = {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "config.json"}
@@ -32,6 +32,12 @@ class DatasetName:
     rows: int | None = None
     use_hf: bool | None = None
     splits: tuple[str, ...] = ()
+    listed: bool = False
+
+    @property
+    def hub_is_named(self) -> bool:
+        """Whether a prefix or a table says that a hub has it, whatever the name looks like."""
+        return self.use_hf is not None or self.listed
 
 
 def parse_name(text: str, option: str = "dataset") -> DatasetName:
@@ -106,10 +112,7 @@ def _named(wanted: DatasetName, option: str, *, use_hf: bool | None, hub_token: 
     elif has_magic(name):
         yield from _files(_matching(name, option), option)
     elif reader_of(path) or name.startswith(("/", "./", "../", "~")):
-        raise SwiftError(
-            f"--{option} {name}: no such file or folder",
-            fix=did_you_mean(closest(name, [*datasets, *NAMES]), f"check the path; it is looked for in {Path.cwd()}"),
-        )
+        raise absent(name, option, [*datasets, *NAMES])
     else:
         yield from _from_hub(wanted, option, use_hf=use_hf, hub_token=hub_token)
 
@@ -127,7 +130,7 @@ def _known(
     name, use_hf = place_of(entry, wanted.name, use_hf)
     subsets = entry.subsets if wanted.subsets == ("all",) else wanted.subsets or entry.subsets[:1]
     splits = wanted.splits or (() if entry.path and Path(entry.path).is_file() else entry.splits[:1])
-    named = replace(wanted, name=name, subsets=tuple(s for s in subsets if s != "default"), splits=splits)
+    named = replace(wanted, name=name, subsets=tuple(s for s in subsets if s != "default"), splits=splits, listed=True)
     mapped = entry.mapper(config.columns or {})
     for record in _named(named, option, use_hf=use_hf, hub_token=hub_token):
         if isinstance(record, Dropped):
@@ -243,8 +246,9 @@ def _from_hub(wanted: DatasetName, option: str, *, use_hf: bool | None, hub_toke
     from swift.data import datasets
     from swift.hub import resolve_dataset
 
-    known = [] if wanted.use_hf is not None else [*datasets, *NAMES]
-    found = resolve_dataset(wanted.name, use_hf=use_hf, token=hub_token, known=known, option=option)
+    named = wanted.hub_is_named
+    known = [] if named else [*datasets, *NAMES]
+    found = resolve_dataset(wanted.name, use_hf=use_hf, token=hub_token, known=known, option=option, hub_is_named=named)
     yield from _hub_folder(Path(found.path), wanted, option)
 
 

@@ -1,4 +1,4 @@
-"""What a name may have been meant to be, and whether a hub can be reached at all; the standard library only."""
+"""What a name may have been meant to be, and whether a hub can be reached at all; without heavy imports."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
+
+from swift.errors import SwiftError
 
 ALIKE = 0.75
 """How alike two names are, by difflib's ratio, for one to be a slip of the other."""
@@ -40,6 +42,14 @@ def slips(name: str, known: Iterable[str]) -> list[str]:
 def did_you_mean(names: list[str], otherwise: str) -> str:
     """The remedy for a name that is nowhere."""
     return f"did you mean {' or '.join(names)}? Else {otherwise}" if names else otherwise
+
+
+def absent(name: str, option: str, known: Iterable[str] = (), *, what: str = "file or folder") -> SwiftError:
+    """The error for a path, or a name that no hub is asked for, that is not there."""
+    otherwise = f"check the path; it is looked for in {Path.cwd()}"
+    if "/" not in name and not Path(name).suffix:
+        otherwise += f"; an id on a hub looks like owner/name, or HF::{name}"
+    return SwiftError(f"--{option} {name}: no such {what}", fix=did_you_mean(closest(name, known), otherwise))
 
 
 def reachable(url: str, seconds: float = 5) -> bool:

@@ -12,10 +12,12 @@ from swift.errors import SwiftError
 from swift.hub import huggingface, modelscope
 from swift.hub.demo import demo_model
 from swift.hub.files import check_model_folder
-from swift.hub.nearby import closest, did_you_mean
+from swift.hub.nearby import absent, closest, did_you_mean
 
 _PREFIX = re.compile(r"(hf|ms)::(.+)", re.IGNORECASE | re.DOTALL)
 _ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_DATA_FILE = re.compile(r"\.(jsonl|json|csv|tsv|parquet|arrow|txt|gz|bz2|xz|zst)$", re.IGNORECASE)
+"""How names of data files end; no hub is asked for them unless `HF::` or `MS::` stands before."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,9 @@ def resolve_adapter(
     name = adapter_id.strip()
     if (local := _local(name, "adapters")) is not None:
         return Resolved(local, "local", "a local folder")
-    return _fetch(name, "model", revision, use_hf, token, True, option="adapters")
+    if "/" not in name and not _PREFIX.fullmatch(name):
+        raise absent(name, "adapters", what="folder")
+    return _fetch(name, "model", revision, use_hf, token, True, option="adapters", called="adapter")
 
 
 def resolve_dataset(
@@ -89,6 +93,7 @@ def resolve_dataset(
     token: str | None = None,
     known: Iterable[str] = (),
     option: str = "dataset",
+    hub_is_named: bool = False,
 ) -> Resolved:
     """Folder or file of a data set: a local path, or an id on ModelScope or Hugging Face, chosen as in `resolve`.
 
@@ -99,6 +104,7 @@ def resolve_dataset(
         token: access token; None takes the hub's own variable.
         known: names that need no hub, for a suggestion where one is mistyped.
         option: the option that the name came from, for errors.
+        hub_is_named: `HF::` or `MS::` stood before it, so it is looked for there whatever it looks like.
 
     Raises:
         SwiftError: no such file, an id that the hub does not have or does not give, no network.
@@ -106,6 +112,9 @@ def resolve_dataset(
     name = dataset_id.strip()
     if (local := _local(name, option)) is not None:
         return Resolved(local, "local", "a local folder" if local.is_dir() else "a local file")
+    hub_is_named = hub_is_named or _PREFIX.fullmatch(name) is not None
+    if not hub_is_named and ("/" not in name or _DATA_FILE.search(name)):
+        raise absent(name, option, known)
     return _fetch(name, "dataset", revision, use_hf, token, True, known=known, option=option)
 
 
@@ -156,6 +165,7 @@ def _fetch(
     *,
     known: Iterable[str] = (),
     option: str | None = None,
+    called: str | None = None,
 ) -> Resolved:
     """Download what a hub has under this id; a name that is a slip of a `known` one is not looked for there."""
     place, known = f"--{option or kind}", set(known)
@@ -178,6 +188,6 @@ def _fetch(
     try:
         return Resolved(download(name, kind=kind, revision=revision, token=token, weights=weights), hub, reason)
     except SwiftError as error:
-        if not close:
-            raise
-        raise SwiftError(error.what, where=error.where, fix=did_you_mean(close, error.fix or "give another")) from error
+        what = error.what.replace(f"{kind} {name!r}", f"{called or kind} {name!r}", 1)
+        fix = did_you_mean(close, error.fix or "give another")
+        raise SwiftError(f"{place} {name}: {what}", where=error.where, fix=fix) from error

@@ -11,6 +11,7 @@ from swift.config.model import SourceConfig
 from swift.errors import SwiftError
 from swift.models.adapter_files import check_adapter
 from swift.models.architecture import read_config
+from swift.models.names import known_names, unknown_name
 from swift.models.record import CheckpointRecord, check_base, read_record
 
 if TYPE_CHECKING:
@@ -96,12 +97,23 @@ def find_source(config: SourceConfig, decisions: Decisions, *, weights: bool = T
     raw = read_config(path)
     if config.model_type:
         own = raw.get("model_type", "?")
+        _check_model_type(config.model_type, own)
         decisions.add("model_type", own, "model", f"--model_type {config.model_type} is noted and not needed")
     for record in records:
         check_base(record, raw, name)
     told = [read_record(path), *records]
     templates = [record.template for record in told if record.template is not None]
     return ModelSource(name, path, raw, folders, told[-1], templates[-1] if templates else None)
+
+
+def _check_model_type(name: str, own: str) -> None:
+    """Refuse a `--model_type` that neither the model nor transformers nor scripts for ms-swift know."""
+    if name == own or name in known_names("model_types"):
+        return
+    from transformers import CONFIG_MAPPING
+
+    if name not in CONFIG_MAPPING:
+        raise unknown_name("model_type", name, "model_types", [own], f"leave it out: the model's own is {own}")
 
 
 def _resolve(name: str, revision: str | None, use_hf: bool | None, token: str | None, weights: bool = True) -> Resolved:

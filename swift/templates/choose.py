@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from swift.config import Decisions, TemplateConfig, TrainTemplateConfig
 from swift.errors import SwiftError, first_line
+from swift.models.names import known_names, unknown_name
 from swift.models.new_tokens import add_tokens, read_names
 from swift.templates import chat_templates
 from swift.templates.agent_formats import resolve_agent
@@ -73,9 +74,10 @@ def choose_template(
         chat: where nobody names a template: one is needed, the model's own is used where it has one, or none is.
 
     Raises:
-        SwiftError: the model has no template and none is named, a file is missing, the record is broken, or the
-            template cannot do what an option asks of it.
+        SwiftError: the model has no template and none is named, a name or a file is unknown, the record is broken, or
+            the template cannot do what an option asks of it.
     """
+    _check_name(flags.template)
     if flags.use_chat_template is False and (flags.chat_template or _is_named(flags.template)):
         name = "chat_template" if flags.chat_template else "template"
         raise SwiftError(
@@ -148,6 +150,15 @@ def _choose(tokenizer: Any, flags: TemplateConfig, decisions: Decisions, recorde
 def _is_named(name: str | None) -> bool:
     """Whether `--template` names a template, and not the family of a model as in old scripts."""
     return name is not None and (name in NAMES or name in chat_templates or name.endswith(".jinja"))
+
+
+def _check_name(name: str | None) -> None:
+    """Refuse a `--template` that is neither ours nor a name in scripts for ms-swift."""
+    if name is None or _is_named(name) or name in known_names("templates"):
+        return
+    ours = (*NAMES, *chat_templates)
+    otherwise = f"use {', '.join(ours)} or a .jinja file; leave it out for the model's own"
+    raise unknown_name("template", name, "templates", ours, otherwise)
 
 
 def _note_options(template: Template, flags: TemplateConfig, decisions: Decisions) -> None:

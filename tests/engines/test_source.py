@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
@@ -9,10 +10,13 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from swift.config.decisions import Decisions
+from swift.config.model import ModelConfig
 from swift.config.template import TemplateConfig
 from swift.engines import InferRequest, PtEngine, RequestConfig
 from swift.errors import SwiftError
+from swift.models.names import known_names
 from swift.models.record import write_record
+from swift.models.source import find_source
 from swift.templates import load_template
 from swift.templates.choose import choose_template
 from tests.tiny import ask, make_tokenizer, save_adapter, save_tiny
@@ -192,3 +196,21 @@ def test_a_base_model_that_is_gone(base, adapter, tmp_path):
     with pytest.raises(SwiftError, match="does not name its base model"):
         PtEngine(None, adapters=str(adapter))
     assert PtEngine(str(base), adapters=str(adapter))
+
+
+@pytest.mark.parametrize("name", ["qwen3", "llama", "mixtral"])
+def test_a_model_type_of_ours_or_others_is_noted(base, name):
+    decisions = Decisions()
+    find_source(ModelConfig(model=str(base), model_type=name), decisions)
+    assert any(f"--model_type {name} is noted" in decision.reason for decision in decisions)
+
+
+def test_a_model_type_that_nobody_knows_is_refused(base):
+    with pytest.raises(SwiftError, match="--model_type qwn3: there is no such name") as caught:
+        find_source(ModelConfig(model=str(base), model_type="qwn3"), Decisions())
+    assert "did you mean qwen3" in str(caught.value)
+
+
+def test_the_names_of_ms_swift_are_a_table():
+    for kind, some in (("model_types", {"qwen2", "qwen3"}), ("templates", {"chatml", "qwen2_5"})):
+        assert some <= known_names(kind) and all(re.fullmatch(r"[a-z0-9_]+", name) for name in known_names(kind))

@@ -213,10 +213,37 @@ def test_a_slip_of_a_known_name_asks_no_hub(hub: Any, name: str) -> None:
     with pytest.raises(SwiftError, match="neither here nor an id") as caught:
         resolve("dmeo", use_hf=name == "hf")
     assert "did you mean demo?" in str(caught.value)
-    with pytest.raises(SwiftError, match="did you mean self-cognition") as caught:
+    with pytest.raises(SwiftError, match="--val_dataset self-cogniton: no such file") as caught:
         resolve_dataset("self-cogniton", use_hf=name == "hf", known=["self-cognition"], option="val_dataset")
-    assert caught.value.where == "--val_dataset"
+    assert "did you mean self-cognition?" in str(caught.value)
     assert not hub.requests
+
+
+@pytest.mark.parametrize("name", ["nothere", "nothere.jsonl", "data/nothere.csv", "nothere.jsonl.gz", "a/b.PARQUET"])
+def test_what_looks_like_a_file_asks_no_hub(hub: Any, name: str) -> None:
+    with pytest.raises(SwiftError, match=f"--val_dataset {name}: no such file or folder") as caught:
+        resolve_dataset(name, use_hf=True, option="val_dataset")
+    assert str(Path.cwd()) in str(caught.value)
+    assert not hub.requests
+    hub.add("owner/rows.json", {"train.jsonl": b'{"a": 1}\n'})
+    assert resolve_dataset("HF::owner/rows.json").hub == "hf"
+
+
+def test_a_plain_name_of_adapters_is_a_folder(hub: Any) -> None:
+    with pytest.raises(SwiftError, match="--adapters nothere: no such folder"):
+        resolve_adapter("nothere", use_hf=True)
+    assert not hub.requests
+
+
+@pytest.mark.parametrize("name", HUBS)
+def test_a_failed_download_names_option_and_kind(hub: Any, name: str) -> None:
+    for find, told in (
+        (resolve, "--model owner/none: there is no model 'owner/none'"),
+        (resolve_adapter, "--adapters owner/none: there is no adapter 'owner/none'"),
+        (resolve_dataset, "--dataset owner/none: there is no dataset 'owner/none'"),
+    ):
+        with pytest.raises(SwiftError, match=told):
+            find("owner/none", use_hf=name == "hf")
 
 
 def test_what_is_near_a_name_that_is_nowhere_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: Any) -> None:

@@ -192,3 +192,14 @@ def test_a_template_whose_control_tokens_are_text(name: str, stops: list[str]) -
     texts = [text for sample in samples for text in trained_texts(sample, tokenizer)]
     assert [text.removesuffix(stops[0])[-6:] for text in texts] == ["Hello!", "Again!"]
     assert all(text.endswith(stops[0]) for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("qwn3", "did you mean qwen3"), ("chatm", "did you mean chatml"), ("zzzz", "a .jinja file")]
+)
+def test_a_template_that_nobody_knows_is_refused(name: str, near: str) -> None:
+    with pytest.raises(SwiftError, match=f"--template {name}: there is no such name") as caught:
+        choose(make_tokenizer(), template=name)
+    assert near in str(caught.value)
+    with pytest.raises(SwiftError, match="--template"):
+        choose(make_tokenizer(), {"source": "recorded"}, template=name)
