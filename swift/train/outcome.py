@@ -113,6 +113,7 @@ def run(
         log=read_log(run_folder / "logging.jsonl"),
         planned=plan.memory.total,
         measured=meter.stop(),
+        whole=trainer.state.global_step >= trainer.state.max_steps,
         status=128 + interrupt.received if interrupt.received else 0,
         remarks=trainer.told.lines() if trainer.told else [],
     )
@@ -141,11 +142,13 @@ def report(config: SftConfig, result: SftResult) -> None:
         lines.append(f"pictures: {pictures[0].parent}")
     lines.append(f"checkpoint: {result.checkpoint}")
     kind = "adapters" if (result.checkpoint and (result.checkpoint / "adapter_config.json").exists()) else "model"
-    if result.status:
-        name = signal.Signals(result.status - 128).name
+    name = signal.Signals(result.status - 128).name if result.status else None
+    if name and not result.whole:
         lines += [f"stopped by {name} after step {result.steps}; go on with:"]
         lines.append(f"  {again(config, result)}")
     else:
+        if name:
+            lines.append(f"stopped by {name} after the last step: all {result.steps} are done")
         lines += ["next:", f"  swift infer --{kind} {result.checkpoint}"]
         if kind == "adapters" and config.tuner.train_type not in UNMERGED:
             lines.append(f"  swift merge-lora --adapters {result.checkpoint} --output_dir merged")

@@ -17,6 +17,7 @@ class SftResult:
         log: the logged steps, oldest first.
         planned: planned peak memory in bytes.
         measured: measured peak memory in bytes.
+        whole: all steps are done.
         status: exit status: 0, or 130 and 143 after an interrupt.
         remarks: what was left out while the run went on, and counted warnings.
     """
@@ -27,5 +28,6 @@ class SftResult:
     log: list[dict[str, float]] = field(default_factory=list)
     planned: int | None = None
     measured: int | None = None
+    whole: bool = True
     status: int = 0
     remarks: list[str] = field(default_factory=list)

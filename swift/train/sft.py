@@ -1,7 +1,8 @@
-"""Supervised fine-tuning from options to checkpoint, top to bottom in `sft`."""
+"""Supervised fine-tuning from options to checkpoint, top to bottom in `train`."""
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 from swift.config import Decisions, PtConfig, SftConfig
@@ -14,13 +15,29 @@ def main(config: SftConfig) -> int:
     """`swift sft` and `swift pt`."""
     from swift.train import distributed
 
-    result = sft(config)
+    result = train(config)
     distributed.stop()
     return result.status
 
 
 def sft(config: SftConfig | None = None, **options: Any) -> SftResult:
     """Fine-tune: `sft(model="demo", dataset=["rows.jsonl"])`, or `sft(SftConfig.of(...))`.
+
+    Raises:
+        SwiftError: a mistake in the options, the rows or the model.
+        KeyboardInterrupt: Ctrl-C came; the run is saved.
+        SystemExit: SIGTERM came, with the code 143; the run is saved.
+    """
+    result = train(config or SftConfig.of(**options))
+    if result.status == 128 + signal.SIGINT:
+        raise KeyboardInterrupt
+    if result.status:
+        raise SystemExit(result.status)
+    return result
+
+
+def train(config: SftConfig) -> SftResult:
+    """The run itself; a signal that stopped it is told by the result's status.
 
     Raises:
         SwiftError: a mistake in the options, the rows or the model.
@@ -31,7 +48,6 @@ def sft(config: SftConfig | None = None, **options: Any) -> SftResult:
     from swift.train import assemble, batch_size, distributed, outcome, predict, setup
     from swift.train.arguments import check_best
 
-    config = config or SftConfig.of(**options)
     decisions = Decisions()
     check_options(config, decisions)
     rows = assemble.read_rows(config)
