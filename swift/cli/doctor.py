@@ -57,12 +57,7 @@ EXTRAS = (
         "cuda",
     ),
     Extra("liger-kernel", "--use_liger_kernel", "pip install liger-kernel", "cuda"),
-    Extra(
-        "vllm",
-        "a vLLM engine of a plugin; none is built in yet",
-        "pip install vllm (in an environment of its own: it pins torch)",
-        "cuda",
-    ),
+    Extra("vllm", "--infer_backend vllm", "swift env install vllm", "cuda"),
     Extra("torch-npu", "Ascend NPUs", "pip install torch-npu", "npu"),
 )
 

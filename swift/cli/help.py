@@ -26,7 +26,7 @@ EXAMPLES = {
     "plan": "swift plan --model demo --gpus 8x80",
     "template": "swift template --model demo --row rows.jsonl --format json",
     "doctor": "swift doctor",
-    "env": "swift env --install vllm",
+    "env": "swift env install vllm",
 }
 
 

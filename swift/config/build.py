@@ -112,6 +112,8 @@ def build(config: type[C], values: Given) -> C:
                 raise problem
             print(f"warning: {problem.what}", file=sys.stderr)
             continue
+        if raw == [] and specs[name].kind not in ("bool", "list"):
+            raise SwiftError(f"{place} has no value", where="command line", fix=f"write {place} {specs[name].metavar}")
         try:
             value = read_value(specs[name], raw, place)
         except SwiftError as error:

@@ -61,7 +61,9 @@ class TextModel:
         if isinstance(text, list):
             most = len(self.tokenizer)
             if wrong := [token for token in text if not 0 <= token < most]:
-                raise SwiftError(f"{wrong[0]} is no token id: there are {most}")
+                raise SwiftError(
+                    f"{wrong[0]} is no token id: there are {most}", fix="give ids of this model's tokenizer"
+                )
             ids = np.asarray(text, dtype=np.int32)
         elif passage is None:
             ids = self.ids_of(_turn(text))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from swift.cli.main import main
+from swift.cli.main import _by_other_name, main
 from swift.config.build import read_arguments
 from swift.config.commands import COMMANDS
 
@@ -26,9 +26,9 @@ def test_pages_of_the_command(words: list[str], capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_has_a_page_with_an_example_that_is_read(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
-    example = capsys.readouterr().out.partition("Example:\n")[2].split(maxsplit=2)
+    example = shlex.split(capsys.readouterr().out.partition("Example:\n")[2])
     assert example[:2] == ["swift", command]
-    assert read_arguments(COMMANDS[command], shlex.split(example[2]) if len(example) > 2 else [])
+    assert read_arguments(COMMANDS[command], _by_other_name(example[1:])[1:])
 
 
 def test_a_command_by_its_other_name_has_its_page(capsys: pytest.CaptureFixture[str]) -> None:

@@ -236,3 +236,16 @@ def test_every_option_of_the_facts_is_listed() -> None:
             section = sections[command]
             missing = [name for name in options if f"`{name}`" not in section and f"`--{name}`" not in section]
             assert not missing, command
+
+
+@pytest.mark.parametrize("words", [["--model", "demo", "--learning_rate"], ["--learning_rate", "--model", "demo"]])
+def test_an_option_without_its_value(words: list[str]) -> None:
+    with pytest.raises(SwiftError, match="--learning_rate has no value") as caught:
+        read_arguments(SftConfig, words)
+    assert "write --learning_rate FLOAT" in str(caught.value)
+    assert read_arguments(SftConfig, ["--packing", "--dataset"]).data.packing
+
+
+def test_options_of_back_ends_are_named_with_their_commands() -> None:
+    with pytest.raises(SwiftError, match="swift infer, swift deploy"):
+        SftConfig.of(vllm_max_model_len=5)
