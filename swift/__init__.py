@@ -122,6 +122,9 @@ __all__ = sorted(_HOMES)
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
+        from swift.compat import quiet_imports
+
+        quiet_imports()
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'swift' has no attribute {name!r}")
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swift.config import InferConfig, MergeConfig, PtConfig, SftConfig
 from swift.config.build import read_arguments
+from swift.config.commands import DeployConfig, EvalConfig
 from swift.errors import SwiftError
 
 if TYPE_CHECKING:
@@ -14,11 +17,14 @@ if TYPE_CHECKING:
     from swift.engines import AdapterRequest, InferRequest, PtEngine, RequestConfig
     from swift.engines.remote import InferClient
     from swift.engines.vllm import VllmEngine
+    from swift.serve.deployed import run_deploy
     from swift.templates import Template
     from swift.train.result import SftResult
 
 __all__ = [
     "AdapterRequest",
+    "DeployArguments",
+    "EvalArguments",
     "ExportArguments",
     "InferArguments",
     "InferClient",
@@ -27,17 +33,24 @@ __all__ = [
     "RequestConfig",
     "TrainArguments",
     "VllmEngine",
+    "deploy_main",
+    "eval_main",
     "get_model_tokenizer",
     "get_template",
     "infer_main",
     "load_dataset",
     "merge_lora",
     "pt_main",
+    "run_deploy",
     "sft_main",
 ]
 
+NOT_YET = Path(__file__).parent / "config" / "table" / "names_not_yet.json"
+"""Names of ms-swift's module `swift.llm` that are not here."""
+
 _ELSEWHERE = {
     "AdapterRequest": "swift.engines",
+    "run_deploy": "swift.serve.deployed",
     "InferClient": "swift.engines.remote",
     "InferRequest": "swift.engines",
     "VllmEngine": "swift.engines.vllm",
@@ -48,14 +61,21 @@ _ELSEWHERE = {
 
 TrainArguments = SftConfig.of
 InferArguments = InferConfig.of
+DeployArguments = DeployConfig.of
+EvalArguments = EvalConfig.of
 ExportArguments = MergeConfig.of
 
 
 def __getattr__(name: str) -> Any:
     from importlib import import_module
 
+    from swift.compat import quiet_imports
+
     if name in _ELSEWHERE:
+        quiet_imports()
         return getattr(import_module(_ELSEWHERE[name]), name)
+    if name in json.loads(NOT_YET.read_text(encoding="utf-8")):
+        raise AttributeError(f"swift.llm.{name} is a name of ms-swift that this version does not have yet")
     raise AttributeError(f"module 'swift.llm' has no attribute {name!r}")
 
 
@@ -78,6 +98,20 @@ def infer_main(args: InferConfig | Sequence[str]) -> int:
     from swift.infer.run import main
 
     return main(args if isinstance(args, InferConfig) else read_arguments(InferConfig, args))
+
+
+def deploy_main(args: DeployConfig | Sequence[str]) -> int:
+    """Serve with `DeployArguments(...)` or the words of a command line, until a signal comes."""
+    from swift.serve.run import main
+
+    return main(args if isinstance(args, DeployConfig) else read_arguments(DeployConfig, args))
+
+
+def eval_main(args: EvalConfig | Sequence[str]) -> int:
+    """Evaluate with `EvalArguments(...)` or the words of a command line."""
+    from swift.evaluate.run import main
+
+    return main(args if isinstance(args, EvalConfig) else read_arguments(EvalConfig, args))
 
 
 def get_model_tokenizer(model: str, torch_dtype: Any = None, **options: Any) -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""`swift deploy` in another environment, on a loopback port, as a child of this process."""
+"""`swift deploy` as a child of this process, in another environment or in this one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 from swift.environments.place import Environment
 from swift.errors import SwiftError
 
-SERVED = re.compile(r"is served at (http://\S+/v1)")
+SERVED = re.compile(r"is served at (https?://\S+/v1)")
 UNLIMITED = {"max_queue": 1_000_000, "request_timeout": 1e9, "max_request_size": 1024.0}
 """The limits of a server that one run alone asks."""
 END_SECONDS = 15.0
@@ -24,29 +24,33 @@ END_SECONDS = 15.0
 
 
 class Child:
-    """A server for one engine.
+    """A server for one engine, or for whoever knows its address.
 
     Its lines go to this process's error output. It ends with `close`, with this process, or when this process is
     killed.
 
     Args:
-        environment: whose Python runs it.
+        environment: whose Python runs it, for this process alone: on a loopback port, with a key of its own. None is
+            this process's own Python, and address and key are those of the options.
         options: of `swift deploy`, by name.
 
     Raises:
         SwiftError: it ends before it serves; with its own words.
     """
 
-    def __init__(self, environment: Environment, options: dict[str, Any]) -> None:
-        self.name, self.api_key = environment.name, secrets.token_hex(16)
+    def __init__(self, environment: Environment | None, options: dict[str, Any]) -> None:
+        self.name = environment.name if environment else "swift deploy"
+        self._place = f"{self.name} in its environment" if environment else self.name
+        self.api_key = secrets.token_hex(16)
         self._lines: deque[str] = deque(maxlen=30)
         self._served = threading.Event()
         self.base_url = ""
-        own = {"host": "127.0.0.1", "port": 0, "api_key": self.api_key, "log_level": "warning", **UNLIMITED}
+        private = {"host": "127.0.0.1", "port": 0, "api_key": self.api_key, "log_level": "warning"}
         life, self._leash = os.pipe()
-        config = pipe_with(options | own)
+        config = pipe_with(options | (private | UNLIMITED if environment else {}))
+        python = str(environment.python) if environment else sys.executable
         self._process = subprocess.Popen(
-            [str(environment.python), "-m", "swift.cli.leashed", str(life), "deploy", "--config", f"/dev/fd/{config}"],
+            [python, "-m", "swift.cli.leashed", str(life), "deploy", "--config", f"/dev/fd/{config}"],
             pass_fds=(life, config),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -91,8 +95,8 @@ class Child:
         at = next((at for at in reversed(range(len(lines))) if lines[at].startswith("error: ")), None)
         said = " ".join(line.strip() for line in lines[at:])[7:] if at is not None else " | ".join(lines[-3:])
         return SwiftError(
-            f"{self.name} in its environment ended with {self._process.returncode}: {said}",
-            fix=f"its lines above tell more; swift env list tells whether the environment of {self.name} is whole",
+            f"{self._place} ended with {self._process.returncode}: {said}",
+            fix="its lines above tell more; swift env list tells whether an environment is whole",
         )
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ import pytest
 
 from swift.cli.main import main
 from swift.engines import InferRequest, PtEngine, RequestConfig
+from swift.errors import SwiftError
 from swift.serve.run import check_ssl, split_adapters
 from swift.serve.server import Server, bind
 from swift.serve.service import Service
@@ -176,3 +177,24 @@ def test_tls(tmp_path):
         assert server.url.startswith("https://")
         found = httpx.post(f"{server.url}/v1/chat/completions", json={"messages": ask("hi")}, verify=trusted)
         assert found.json()["choices"][0]["message"]["content"] == "yes"
+
+
+def test_a_server_for_the_time_of_a_block(folders: tuple[Path, Path]) -> None:
+    from swift.llm import DeployArguments, run_deploy
+
+    with run_deploy(DeployArguments(model=str(folders[0]), served_model_name="tiny", api_key="k1")) as port:
+        url = f"http://127.0.0.1:{port}/v1/models"
+        assert httpx.get(url).status_code == 401
+        assert httpx.get(url, headers={"Authorization": "Bearer k1"}).json()["data"][0]["id"] == "tiny"
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(url)
+
+
+def test_a_server_that_does_not_start_says_why() -> None:
+    from swift.llm import DeployArguments, run_deploy
+
+    with (
+        pytest.raises(SwiftError, match=r"swift deploy ended with 2: .*nothere"),
+        run_deploy(DeployArguments(model="./nothere")),
+    ):
+        pass
