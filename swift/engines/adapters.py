@@ -9,6 +9,7 @@ from typing import Any
 
 from peft import PeftModel
 from peft.tuners.lora import LoraModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from swift.errors import SwiftError
 from swift.tuners.adapters import add_named
@@ -49,9 +50,25 @@ class NamedAdapters:
         """
         if name in self.names:
             raise SwiftError(f"there is an adapter {name} already: {self.names[name]}", fix="give it another name")
-        self.loaded = add_named(self.loaded, folder, name)
+        try:
+            self.loaded = add_named(self.loaded, folder, name)
+        except SwiftError:
+            self._take_off(name)
+            raise
         self.names[name] = folder
         self._act(None)
+
+    def _take_off(self, name: str) -> None:
+        """Undo what PEFT did to the model for an adapter that it then refused."""
+        if isinstance(self.loaded, PeftModel):
+            if name in self.loaded.peft_config:
+                self.loaded.delete_adapter(name)
+            self._act(None)
+            return
+        for place, layer in list(self.loaded.named_modules()):
+            if isinstance(layer, BaseTunerLayer):
+                parent, _, child = place.rpartition(".")
+                setattr(self.loaded.get_submodule(parent), child, layer.get_base_layer())
 
     def remove(self, name: str) -> None:
         """Take one off the model again.
@@ -83,14 +100,7 @@ class NamedAdapters:
         tuner = getattr(self.loaded, "base_model", None)
         if type(tuner) is not LoraModel:
             return False
-        plain = (
-            "use_dora",
-            "modules_to_save",
-            "trainable_token_indices",
-            "target_parameters",
-            "alora_invocation_tokens",
-        )
-        return not any(getattr(config, name, None) for config in self.loaded.peft_config.values() for name in plain)
+        return not any(getattr(config, name, None) for config in self.loaded.peft_config.values() for name in UNMIXED)
 
     def forward(self, names: Sequence[str | None], **inputs: Any) -> Any:
         """Call the model, each row with its adapter; one that is gone has nobody to answer."""

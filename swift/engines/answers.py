@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from swift.engines.base import (
@@ -72,6 +73,7 @@ class Ticket:
             generated = sum(len(choice.token_ids) for choice in choices)
             last.response = Response(choices, Usage(len(self.prompt), generated))
         if not self._over and (last.response is not None or not self.whole):
+            self._over = last.response is not None
             self._listener(last)
 
     def fail(self, error: BaseException) -> None:
@@ -109,7 +111,7 @@ class Answer:
         self._parser = None
         if template is not None and not ticket.whole:
             self._parser = template.parser(tools=ticket.request.tools, prompt=ticket.prompt_end)
-        if template is not None and template.response_prefix:
+        if template is not None and template.response_prefix and ticket.config.structured_outputs is None:
             self._add(template.response_prefix)
 
     @property
@@ -191,4 +193,6 @@ class Answer:
 def fail(answers: Sequence[Answer], error: BaseException) -> None:
     """None of these will be answered."""
     for answer in answers:
-        answer.ticket.fail(error)
+        # A listener that breaks must not keep the others from being told.
+        with suppress(Exception):
+            answer.ticket.fail(error)

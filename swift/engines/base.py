@@ -146,6 +146,8 @@ class RequestConfig:
                 raise SwiftError(f"{name} is {value}; it must be above 0", fix=OTHER)
         if self.num_beams > 1:
             self._check_beams()
+        if self.structured_outputs is not None and self.ignore_eos:
+            raise SwiftError("ignore_eos does not go with structured_outputs", fix="leave one of them out")
         if self.structured_outputs is not None and len(self.structured_outputs.keys() & STRUCTURES) != 1:
             raise SwiftError(
                 f"structured_outputs has {', '.join(self.structured_outputs) or 'nothing'}; it takes one kind",

@@ -13,6 +13,8 @@ from swift.engines.cache import new_cache, select
 
 SHORTEST = 32
 """Common tokens for which it is worth while."""
+FAIR = 4
+"""The part of a prompt that must be known: it is read by itself then, and not with others."""
 ROOM = {"cpu": 512 * 2**20}
 """Bytes that are kept, by device; elsewhere a share of the device's memory."""
 SHARE = 0.05
@@ -59,8 +61,9 @@ class Prefixes:
 
     def _find(self, adapter: str | None, prompt: Sequence[int]) -> tuple[int, tuple[Any, ...] | None]:
         best, found = 0, None
+        least = max(SHORTEST, len(prompt) // FAIR)
         for key in self._kept:
-            if key[0] == adapter and (common := _common(key, prompt)) >= max(SHORTEST, best + 1):
+            if key[0] == adapter and (common := _common(key, prompt)) >= max(least, best + 1):
                 best, found = common, key
         return best, found
 

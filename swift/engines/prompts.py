@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from swift.engines.base import InferRequest, RequestConfig
@@ -25,8 +26,13 @@ def end_ids(template: Template, generation_config: Any) -> set[int]:
 
 
 def with_stops(config: RequestConfig, template: Template) -> RequestConfig:
-    """The parameters with the template's ends of turns that are text to this tokenizer."""
-    stops = template.stop_strings
+    """The parameters with the template's ends of turns that are text to this tokenizer.
+
+    Raises:
+        SwiftError: an end is no token of the tokenizer.
+    """
+    _check_ids(config.stop_token_ids, template.tokenizer, "stop_token_ids")
+    stops = [] if config.ignore_eos else template.stop_strings
     return config.with_values(stop=[*config.stop, *stops]) if stops else config
 
 
@@ -69,10 +75,16 @@ def raw_prompt(template: Template, prompt: str | list[int]) -> list[int]:
     """
     if isinstance(prompt, str):
         return template.tokenizer.encode(prompt)
-    most = len(template.tokenizer)
-    if wrong := [token for token in prompt if not 0 <= token < most]:
-        raise SwiftError(f"{wrong[0]} is no token id: there are {most}", fix="give ids of this model's tokenizer")
+    _check_ids(prompt, template.tokenizer, "prompt")
     return list(prompt)
+
+
+def _check_ids(ids: Sequence[int], tokenizer: Any, name: str) -> None:
+    most = len(tokenizer)
+    if wrong := [token for token in ids if not 0 <= token < most]:
+        raise SwiftError(
+            f"{name}: {wrong[0]} is no token id: there are {most}", fix="give ids of this model's tokenizer"
+        )
 
 
 def _fitting(prompt: list[int], context: int | None) -> list[int]:

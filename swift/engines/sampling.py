@@ -139,10 +139,13 @@ class Picker:
         for token, bias in config.logit_bias.items():
             if 0 <= token < scores.shape[-1]:
                 scores[token] += bias
-        if self._taken < config.min_tokens and self._ends:
-            scores[self._ends] = float("-inf")
-        if self.guide is not None:
-            allowed = self.guide.allowed().to(scores.device)
+        allowed = self.guide.allowed().to(scores.device) if self.guide is not None else None
+        ends = [token for token in self._ends if token < len(scores)]
+        # A structured answer that is whole can only end.
+        whole = allowed is not None and bool(allowed.sum() == allowed[ends].sum())
+        if self._taken < config.min_tokens and ends and not whole:
+            scores[ends] = float("-inf")
+        if allowed is not None:
             # A model's logits may be wider than its tokenizer: the rest stands for no text.
             scores[: len(allowed)].masked_fill_(~allowed[: len(scores)], float("-inf"))
             scores[len(allowed) :] = float("-inf")

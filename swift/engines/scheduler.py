@@ -87,6 +87,7 @@ class Scheduler:
         generate: answers a batch that begins and ends together.
         batches: whether the model's memory are keys and values alone.
         around: makes the context in which the model is called.
+        solo: whether rows of one call change each other, so that each answer has a call of its own.
         prefix_room: bytes for the beginnings of earlier conversations; None means what suits the device.
     """
 
@@ -101,9 +102,11 @@ class Scheduler:
         batches: bool,
         around: Callable[[], AbstractContextManager[Any]] = nullcontext,
         prefix_room: int | None = None,
+        solo: bool = False,
     ) -> None:
         self.model, self.adapters, self.max_batch_size = model, adapters, max_batch_size
         self._pad_id, self._generate, self._batches, self._around = pad_id, generate, batches, around
+        self._solo = solo
         parameters = inspect.signature(model.forward).parameters
         self._takes = {name for name in ("position_ids", "logits_to_keep") if name in parameters}
         # Transformers 5 renames it.
@@ -134,9 +137,9 @@ class Scheduler:
     def uses(self, adapter: str) -> int:
         """How many answers, under way or waiting, have this adapter; to be asked by `call`."""
         groups = [group.answers for group in (self._batch, self._reading) if group is not None]
-        return sum(
-            answer.adapter == adapter and not answer.over for group in (*groups, self._waiting) for answer in group
-        )
+        with self._lock:
+            everybody = [answer for group in (*groups, self._waiting) for answer in group]
+        return sum(answer.adapter == adapter and not answer.over for answer in everybody)
 
     def _wake(self) -> None:
         if self._thread is None:
@@ -154,9 +157,24 @@ class Scheduler:
         return sum(len(group.answers) for group in (self._batch, self._reading) if group is not None)
 
     def _work(self) -> None:
-        with torch.no_grad(), self._around():
-            while self._turn():
-                pass
+        try:
+            with torch.no_grad(), self._around():
+                while self._turn():
+                    pass
+        except BaseException as error:
+            self._break(error)
+
+    def _break(self, error: BaseException) -> None:
+        """The thread ends before its work is done: tell everybody, so that nobody waits for ever."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, deque()
+            calls, self._calls = self._calls, deque()
+            self._thread = None
+        groups = [group.answers for group in (self._batch, self._reading) if group is not None]
+        self._batch = self._reading = None
+        fail([answer for group in (*groups, waiting) for answer in group], error)
+        for _, done in calls:
+            done.set_exception(error)
 
     def _turn(self) -> bool:
         """One portion of prompts and one token of each row; False where nothing is left."""
@@ -166,10 +184,10 @@ class Scheduler:
             if not (self._waiting or self._batch or self._reading or calls):
                 self._thread = None
                 return False
-        for function, done in calls:
-            _run(function, done)
         try:
             self._leave()
+            for function, done in calls:
+                _run(function, done)
             left = self._portion
             while left > 0 and (self._reading is not None or self._admit()):
                 left -= self._read(left)
@@ -224,7 +242,7 @@ class Scheduler:
                 if not self._fits(self._waiting[0], running, chosen):
                     break
                 chosen.append(self._waiting.popleft())
-                if self._alone(chosen[0]) or self._known(chosen[0]):
+                if self._alone(chosen[0]):
                     break
         if chosen and self._alone(chosen[0]):
             self._run_alone(chosen)
@@ -242,7 +260,8 @@ class Scheduler:
             return not others
         if not all(self.adapters.together(other.adapter, answer.adapter) for other in others):
             return False
-        if chosen and self._known(answer):
+        # A prompt whose beginning is known is read by itself, for all that ask it.
+        if chosen and not _same(chosen[0], answer) and (self._known(answer) or self._known(chosen[0])):
             return False
         different = {tuple(other.prompt) for other in (*chosen, answer)}
         return len(different) == 1 or len(different) * max(map(len, different)) <= self._portion
@@ -256,7 +275,7 @@ class Scheduler:
                 alike = self._alone(answer) and _key(answer) == _key(first)
                 # Memory of another kind has no mask for padding.
                 same = self._batches or len(answer.prompt) == len(first.prompt)
-                room = len(chosen) < self.max_batch_size
+                room = len(chosen) < (1 if self._solo else self.max_batch_size)
                 (chosen if alike and same and room else later).append(answer)
             self._waiting = later
         self._batch = None
@@ -304,12 +323,12 @@ class Scheduler:
         reading.done = end
         if end < reading.ids.shape[1]:
             return ids.numel()
-        self._reading = None
         cache, logits, mask = reading.cache, logits[reading.rows], reading.mask[reading.rows]
         if reading.rows != list(range(len(reading.ids))):
             cache = select(cache, reading.rows)
         new = Batch(reading.answers, cache, mask)
         self._push(new, logits)
+        self._reading = None
         self._batch = new if self._batch is None else _joined(self._batch, new)
         self._leave()
         return ids.numel()
@@ -327,8 +346,14 @@ class Scheduler:
         pickers = [answer.picker for answer in batch.answers if answer.picker is not None]
         tokens, logprobs = pick(logits, pickers)
         for answer, token, logprob in zip(batch.answers, tokens, logprobs, strict=True):
-            if not answer.over:
+            if answer.over:
+                continue
+            try:
                 answer.push(token, logprob)
+            except Exception as error:
+                # What goes wrong in one answer's text, or with who listens to it, is nobody else's affair.
+                answer.ticket.cancel()
+                fail([answer], error)
 
     def _forward(
         self, names: list[str | None], ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Cache
@@ -350,6 +375,10 @@ def _run(function: Callable[[], Any], done: Future[Any]) -> None:
         done.set_exception(error)
 
 
+def _same(one: Answer, other: Answer) -> bool:
+    return one.adapter == other.adapter and one.prompt == other.prompt
+
+
 def _joined(one: Batch, other: Batch) -> Batch:
     cache = join([one.cache, other.cache])
     width = length_of(cache)
@@ -365,4 +394,4 @@ def _key(answer: Answer) -> tuple[Any, ...]:
     """What answers of one call of `generate` have in common; where a picker chooses, its parameters are its own."""
     config = answer.ticket.config
     beams = (config.num_beams, config.repetition_penalty) if answer.picker is None else ()
-    return (answer.adapter, answer.picker is None, *beams)
+    return (answer.adapter, answer.picker is None, config.ignore_eos, *beams)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import GenerationMixin, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
+from swift.compat import rope_of
 from swift.config.decisions import Decisions
 from swift.config.model import ModelConfig
 from swift.engines.adapters import NamedAdapters
@@ -122,6 +123,7 @@ class PtEngine(Engine):
             generate=self._generate,
             batches=batches(self.model),
             around=around,
+            solo=stretched(self.model),
         )
 
     @classmethod
@@ -192,6 +194,10 @@ class PtEngine(Engine):
         self.adapters.remove(name)
         self.scheduler.prefixes.forget()
 
+    def forget(self) -> None:
+        """Drop what is kept of earlier conversations: the weights change, or their memory is wanted elsewhere."""
+        self.scheduler.call(self.scheduler.prefixes.forget)
+
     def encode(self, request: InferRequest) -> list[int]:
         """The prompt's token ids.
 
@@ -251,6 +257,8 @@ class PtEngine(Engine):
                 for token in row:
                     if not answer.over:
                         answer.push(token)
+        for answer in answers:
+            answer.end("length")
 
 
 def context_of(config: Any) -> int | None:
@@ -262,4 +270,10 @@ def batches(model: Any) -> bool:
     """Whether rows can join and leave a batch of this model."""
     plain = type(model).prepare_inputs_for_generation is GenerationMixin.prepare_inputs_for_generation
     given = model.generation_config.to_diff_dict()
-    return plain and grows(model) and not any(given.get(name) for name in OF_GENERATE)
+    return plain and grows(model) and not stretched(model) and not any(given.get(name) for name in OF_GENERATE)
+
+
+def stretched(model: Any) -> bool:
+    """Whether the rotary frequencies of a call depend on its longest row, so that rows change each other."""
+    text = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+    return (rope_of(text) or {}).get("rope_type") in ("dynamic", "longrope")

@@ -9,6 +9,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import deque
 from typing import Any
@@ -115,13 +116,15 @@ class Child:
 
 
 def pipe_with(options: dict[str, Any]) -> int:
-    """The reading end of a pipe that holds options as YAML, so that keys are on no disk and in no list of processes."""
+    """A file without a name that holds options as YAML, so that keys are in no folder and in no list of processes."""
     import json
 
-    read, write = os.pipe()
-    with os.fdopen(write, "w", encoding="utf-8") as file:
+    with tempfile.TemporaryFile("w", encoding="utf-8") as file:
         json.dump(options, file)
-    return read
+        file.flush()
+        own = os.dup(file.fileno())
+    os.lseek(own, 0, os.SEEK_SET)
+    return own
 
 
 def enter(environment: Environment, command: str, options: dict[str, Any]) -> None:

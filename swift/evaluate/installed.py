@@ -19,6 +19,7 @@ from swift.errors import SwiftError
 HARNESS = Path(__file__).with_name("harness")
 OTHER = {"OpenCompass": "opencompass", "VLMEvalKit": "vlmeval"}
 """Packages behind the other backends."""
+LOCAL = ",".join(filter(None, ("127.0.0.1,localhost,::1", os.environ.get("NO_PROXY"))))
 WHERE = "import importlib.util as u, json; s = u.find_spec({!r}); print(json.dumps(s.origin if s else None))"
 
 
@@ -118,7 +119,8 @@ class EvalScope:
                     [self.python, str(HARNESS), str(given), str(told)],
                     stdout=file,
                     stderr=subprocess.STDOUT,
-                    env=os.environ | {"PYTHONPATH": ""},
+                    # A proxy of the environment does not lead to this machine itself.
+                    env=os.environ | {"PYTHONPATH": "", "NO_PROXY": LOCAL, "no_proxy": LOCAL},
                 ).returncode
             if status != 0 or not told.is_file():
                 last = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from swift.errors import SwiftError
 from swift.evaluate.figures import Interval, change_interval, mean_interval
 
 
@@ -44,7 +45,12 @@ class Result:
             for each in told["samples"]
             if each["score"] is not None
         }
-        score = figures.get(told["metric"], 0.0)
+        if told["metric"] not in figures:
+            raise SwiftError(
+                f"{told['dataset']}: EvalScope tells no {told['metric'] or 'main metric'}, but {', '.join(figures)}",
+                fix="see its own report in the folder of the evaluation",
+            )
+        score = figures[told["metric"]]
         interval = mean_interval(list(samples.values())) if samples else None
         return cls(
             model, told["dataset"], told["metric"], score, told["num"], figures, interval, samples, told["errors"]

@@ -58,6 +58,9 @@ def main(config: EvalConfig) -> int:
             )
             found = harness.run(task, own / "evalscope.log")
             results += [Result.of(name, each) for each in found]
+    if not results:
+        print(f"{evaluate.eval_backend} leaves its own results in {folder}")
+        return 0
     append(folder.parent / "eval_result.jsonl", results)
     tell(results, models, evaluate.format)
     if evaluate.format == "text":

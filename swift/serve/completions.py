@@ -64,7 +64,11 @@ class TextWriter:
         }
 
     def _text(self, prompt: str | list[int]) -> str:
-        return prompt if isinstance(prompt, str) else decode(self._tokenizer, prompt)
+        if isinstance(prompt, str):
+            return prompt
+        # An id that is none is refused when the request is taken.
+        tokenizer: Any = self._tokenizer
+        return decode(tokenizer, prompt) if all(0 <= token < len(tokenizer) for token in prompt) else ""
 
     def answer(self, responses: list[Answers]) -> dict[str, Any]:
         """The whole answer."""

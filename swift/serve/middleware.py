@@ -46,6 +46,9 @@ class Watch:
 
         try:
             await self.app(scope, receiving, sending)
+        except Exception:
+            status = status or 500
+            raise
         finally:
             path = scope["path"]
             self.service.metrics.requests.labels(path if path in self.paths else "other", status or 499).inc()

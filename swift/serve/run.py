@@ -60,6 +60,12 @@ def main(config: DeployConfig) -> int:
     bound = bind(config.serve.host, config.serve.port)
     quiet_libraries()
     loaded = load_texts(config, source, task, decisions) if isinstance(task, TextTask) else None
+    name = config.serve.served_model_name or name_of(source)
+    if name in named:
+        raise SwiftError(
+            f"--adapters {name}={named[name]}: the model itself is served as {name}",
+            fix="give the adapter another name, or the model one with --served_model_name",
+        )
     if loaded is not None and named:
         raise SwiftError(
             f"--adapters by name with --task_type {task.name}", fix="give the folder alone: it acts always"
@@ -67,7 +73,7 @@ def main(config: DeployConfig) -> int:
     engine = loaded or load_engine(config, source, named, decisions)
     service = Service(
         engine,
-        config.serve.served_model_name or name_of(source),
+        name,
         list(named),
         defaults,
         limits_of(config),

@@ -83,6 +83,7 @@ class Benchmarks:
         with Server(Service(engine, name)) as server:
             task = task_of(self.config.evaluate, f"{server.url}/v1", name, folder)
             found = _harness(self.config).run(task, folder / "evalscope.log")
+        engine.forget()
         results = [Result.of(name, each) for each in found]
         append(self.folder / "eval_result.jsonl", results)
         for result in results:

@@ -139,6 +139,7 @@ class Predictions:
         engine = PtEngine((model, self.template), max_batch_size=self.batch_size, around=around)
         places = range(distributed.rank(), len(self.questions), distributed.world_size())
         responses = engine.infer([self.questions[place].request for place in places], self.request)
+        engine.forget()
         messages = [response.choices[0].message for response in responses]
         own = {place: message.to_message() for place, message in zip(places, messages, strict=True)}
         answers: dict[int, Any] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,9 @@ from swift.models.new_tokens import fit_rows
 from swift.tuners.attached import ATTACHED, KINDS, attached, load_parts, save_parts
 from swift.tuners.families import table
 from swift.tuners.starts import START, save_with_start
+
+SHARED = re.compile(r"\.vera_[AB]\.|unilora")
+"""Weights that an adapter may take from another one of its kind."""
 
 
 def add_adapters(model: Any, folders: Sequence[Path], *, trainable: bool = False) -> Any:
@@ -102,11 +106,13 @@ def _add(model: Any, folder: Path, name: str, trainable: bool) -> Any:
 
     if check_adapter(folder).get("peft_type") in KINDS:
         return load_parts(model, folder, trainable=trainable)
+    lacking: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             if isinstance(model, PeftModel):
-                model.load_adapter(str(folder), adapter_name=name, is_trainable=trainable)
+                result = model.load_adapter(str(folder), adapter_name=name, is_trainable=trainable)
+                lacking = [key for key in result.missing_keys if f".{name}" in key and not SHARED.search(key)]
             else:
                 load = _trainable_by_hand(model, folder) if trainable else None
                 model = (load or PeftModel.from_pretrained)(
@@ -119,8 +125,9 @@ def _add(model: Any, folder: Path, name: str, trainable: bool) -> Any:
     if not trainable:
         # PEFT lets virtual tokens require gradients all the same.
         model.requires_grad_(False)
-    # PEFT warns and goes on with random weights in place of those that the file lacks.
+    # PEFT warns of a first adapter, and tells of later ones, and goes on with random weights for what the file lacks.
     missing = [str(warning.message) for warning in caught if "missing adapter keys" in str(warning.message)]
+    missing += [str(lacking)] if lacking else []
     for warning in caught:
         warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno, "peft")
     if missing:

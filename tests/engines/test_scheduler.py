@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, GPTNeoXConfig, MambaConfig, MistralConfig
 
+from swift.compat import set_rope
 from swift.engines import InferRequest, PtEngine, RequestConfig
 from swift.engines.cache import grows, join, length_of, new_cache, select
 from swift.engines.prefixes import Prefixes
@@ -394,3 +395,71 @@ def test_caches_join_and_select() -> None:
         both.update(torch.ones(3, 2, 1, 4), torch.ones(3, 2, 1, 4), 0)
     assert both.layers[0].keys.shape[-2] == 309
     assert torch.equal(both.layers[0].keys[2:, :, :9], other.layers[0].keys)
+
+
+def test_an_adapter_that_is_refused_leaves_nothing_behind(base: Any, tmp_path: Any) -> None:
+    from safetensors.torch import load_file, save_file
+
+    broken = save_adapter(tmp_path / "broken", base)
+    weights = load_file(broken / "adapter_model.safetensors")
+    weights.popitem()
+    save_file(weights, broken / "adapter_model.safetensors")
+    good = save_adapter(tmp_path / "good", base, 2)
+    engine = PtEngine(str(base))
+    wanted = ids(engine.infer(requests(), GREEDY))
+    with pytest.raises(SwiftError):
+        engine.add_adapter("broken", broken)
+    assert ids(engine.infer(requests(), GREEDY)) == wanted
+    engine.add_adapter("good", good)
+    with pytest.raises(SwiftError):
+        engine.add_adapter("broken", broken)
+    assert ids(engine.infer(requests(), GREEDY)) == wanted
+    own = ids(PtEngine(None, adapters=[str(good)]).infer(requests(), GREEDY))
+    assert ids(engine.infer(requests(adapter="good"), GREEDY)) == own
+
+
+def test_a_name_that_comes_back_with_other_weights(base: Any, tmp_path: Any) -> None:
+    folders = [save_adapter(tmp_path / str(seed), base, seed) for seed in (1, 2)]
+    engine = PtEngine(str(base))
+    long = [InferRequest(ask("what is the capital of France? " * 6), adapter="x")]
+    for folder in folders:
+        engine.add_adapter("x", folder)
+        wanted = ids(PtEngine(None, adapters=[str(folder)]).infer([InferRequest(long[0].messages)], GREEDY))
+        assert ids(engine.infer(long, GREEDY)) == wanted
+        engine.remove_adapter("x")
+        assert engine.scheduler.prefixes.known("x", engine.encode(long[0])) == 0
+
+
+def test_rows_of_stretched_positions_have_calls_of_their_own() -> None:
+    model = make_model(max_position_embeddings=32)
+    set_rope(model.config, {"rope_type": "dynamic", "factor": 4.0})
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(model.config).eval()
+    several, single = (make_engine(model, max_batch_size=size, max_length=128) for size in (8, 1))
+    assert ids(several.infer(requests(), GREEDY)) == ids(single.infer(requests(), GREEDY))
+
+
+def test_parameters_that_break_a_step_are_refused_before() -> None:
+    engine = make_engine()
+    with pytest.raises(SwiftError, match="stop_token_ids: 1000000 is no token id"):
+        engine.infer(requests(), GREEDY.with_values(stop_token_ids=[10**6], min_tokens=1))
+    with pytest.raises(SwiftError, match="does not go with structured_outputs"):
+        GREEDY.with_values(structured_outputs={"regex": "a"})
+    pytest.importorskip("llguidance")
+    config = RequestConfig(50, temperature=0, min_tokens=20, structured_outputs={"choice": ["sky", "capital"]})
+    assert engine.infer(requests(), config)[0].choices[0].text in ("sky", "capital")
+
+
+def test_a_listener_that_breaks_breaks_nobody_else() -> None:
+    engine = make_engine()
+    told: queue.Queue[Any] = queue.Queue()
+
+    def breaks(delta: Any) -> None:
+        raise ValueError("no room")
+
+    engine.submit(requests()[0], GREEDY, breaks, whole=True)
+    engine.submit(requests()[1], GREEDY, told.put, whole=True)
+    assert told.get(timeout=30).response is not None or told.get(timeout=30).error is not None
+    assert ids(engine.infer(requests(), GREEDY)) == [
+        alone(engine.model, engine.encode(request)) for request in requests()
+    ]

@@ -19,15 +19,16 @@ def main(task_path: str, result_path: str) -> int:
     task = json.loads(Path(task_path).read_text(encoding="utf-8"))
     reports = run_task(TaskConfig(**task))
     folder = Path(task["work_dir"])
-    found = [result(folder, name, report) for name, report in reports.items()] if isinstance(reports, dict) else []
+    told = reports if isinstance(reports, dict) else {}
+    found = [result(folder, name, report, list(told)) for name, report in told.items()]
     Path(result_path).write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
     return 0
 
 
-def result(folder: Path, name: str, report: Any) -> dict[str, Any]:
+def result(folder: Path, name: str, report: Any, names: list[str]) -> dict[str, Any]:
     """One data set: its figures, the score of each sample, and what could not be measured."""
     told = report.to_dict() if hasattr(report, "to_dict") else report.model_dump(mode="json")
-    samples = list(reviews(folder, name))
+    samples = list(reviews(folder, name, [other for other in names if other.startswith(f"{name}_")]))
     errors: dict[str, str] = {}
     for sample in samples:
         errors |= sample.pop("errors")
@@ -53,9 +54,11 @@ def metric_name(identity: dict[str, Any]) -> str:
     return "-".join(part for part in parts if part)
 
 
-def reviews(folder: Path, name: str) -> Iterator[dict[str, Any]]:
-    """The main score of each sample, in the order of the files."""
+def reviews(folder: Path, name: str, others: list[str]) -> Iterator[dict[str, Any]]:
+    """The main score of each sample, in the order of the files; files of `others`, whose names are longer, left out."""
     for file in sorted(folder.glob(f"reviews/*/{name}_*.jsonl")):
+        if any(file.stem.startswith(f"{other}_") for other in others):
+            continue
         for line in file.read_text(encoding="utf-8").splitlines():
             score = json.loads(line)["sample_score"]["score"]
             key = score.get("main_score_name")
