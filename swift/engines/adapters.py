@@ -69,6 +69,9 @@ class NamedAdapters:
             if isinstance(layer, BaseTunerLayer):
                 parent, _, child = place.rpartition(".")
                 setattr(self.loaded.get_submodule(parent), child, layer.get_base_layer())
+        # Otherwise PEFT takes the next adapter for one more beside it.
+        if hasattr(self.loaded, "peft_config"):
+            del self.loaded.peft_config
 
     def remove(self, name: str) -> None:
         """Take one off the model again.
