@@ -8,8 +8,10 @@ model with another kind of memory, runs through `generate` in batches that begin
 
 from __future__ import annotations
 
+import atexit
 import inspect
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -29,6 +31,9 @@ from swift.errors import SwiftError
 PORTION = {"cpu": 512}
 """Tokens of prompts that are read between two steps, by device."""
 PORTION_ELSEWHERE = 8192
+STOP_SECONDS = 60.0
+"""The longest wait for a step at the end of the process."""
+_ALIVE: weakref.WeakSet[Scheduler] = weakref.WeakSet()
 
 
 class Adapters(Protocol):
@@ -141,8 +146,19 @@ class Scheduler:
             everybody = [answer for group in (*groups, self._waiting) for answer in group]
         return sum(answer.adapter == adapter and not answer.over for answer in everybody)
 
+    def stop(self) -> None:
+        """Let go of all answers, and wait for the thread: the interpreter must not end under it."""
+        with self._lock:
+            groups = [group.answers for group in (self._batch, self._reading) if group is not None]
+            for answer in [answer for group in (*groups, self._waiting) for answer in group]:
+                answer.ticket.cancel()
+            thread = self._thread
+        if thread is not None:
+            thread.join(STOP_SECONDS)
+
     def _wake(self) -> None:
         if self._thread is None:
+            _ALIVE.add(self)
             self._thread = threading.Thread(target=self._work, name="swift-generate", daemon=True)
             self._thread.start()
 
@@ -366,6 +382,12 @@ class Scheduler:
         if "logits_to_keep" in self._takes:
             inputs["logits_to_keep"] = 1
         return self.adapters.forward(names, use_cache=True, return_dict=True, **inputs).logits[:, -1]
+
+
+@atexit.register
+def _stop_all() -> None:
+    for scheduler in list(_ALIVE):
+        scheduler.stop()
 
 
 def _run(function: Callable[[], Any], done: Future[Any]) -> None:

@@ -11,9 +11,9 @@ import sys
 import time
 import venv
 import zipfile
+from importlib.metadata import distribution
 from pathlib import Path
 
-import pip
 import pytest
 
 from swift.cli.main import main
@@ -43,7 +43,8 @@ def with_borrowed_pip(path: Path, **_: object) -> None:
     """A virtual environment in tenths of a second: pip is this one's, where unpacking another takes seconds."""
     create(path, symlinks=True)
     (path / "pip-only").mkdir()
-    (path / "pip-only" / "pip").symlink_to(Path(pip.__file__).parent)
+    # Not by an import: that switches setuptools' own distutils off, and later tests compile.
+    (path / "pip-only" / "pip").symlink_to(Path(str(distribution("pip").locate_file("pip"))))
     next(path.glob("lib/python3*/site-packages")).joinpath("pip.pth").write_text(f"{path / 'pip-only'}\n")
 
 
