@@ -14,7 +14,7 @@ FUZZ ?= .venv-fuzz
 # A folder of chat templates, for the table of docs/templates.md.
 TEMPLATES ?= ../shared/chat_templates
 
-.PHONY: install demo test test-all test-compat test-vllm lint docs bench bench-data bench-serve soak fuzz clean
+.PHONY: install demo test test-all test-compat test-vllm test-gpu lint docs bench bench-data bench-serve soak fuzz clean
 
 install: $(STAMP)
 
@@ -54,6 +54,10 @@ test-vllm: install
 	$(BIN)/swift env install vllm --path $(abspath $(VLLM))
 	$(VLLM)/bin/python -m pip install --quiet pytest peft accelerate hypothesis
 	VLLM_CPU_KVCACHE_SPACE=1 $(VLLM)/bin/python -m pytest tests/engines/test_vllm.py
+
+# The tests that need a CUDA device.
+test-gpu: install
+	SWIFT_TEST_GPU=1 $(BIN)/python -m pytest tests/train/test_cuda.py tests/engines/test_cuda.py
 
 docs: install
 	$(BIN)/python -m swift.config.reference docs/flags.md

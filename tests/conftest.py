@@ -10,6 +10,10 @@ import tempfile
 # Threads that wait must not take the cores from processes that tests start; torch reads this when it is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# Tests compare with models on the CPU; those of a GPU run alone, by `make test-gpu`.
+if "SWIFT_TEST_GPU" not in os.environ:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 # Tests that run side by side take a core each, and so does what they start.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -103,7 +103,7 @@ class Answer:
         self.token_ids: list[int] = []
         self.reason: FinishReason | None = None
         self._ends = ends
-        self._stream = TextStream(ticket.tokenizer, ticket.config.stop)
+        self._stream = TextStream(ticket.tokenizer, ticket.config.stop, whole=ticket.whole)
         self._texts: list[str] = []
         self._logprobs: list[Logprob] = []
         self._told = 0

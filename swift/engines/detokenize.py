@@ -18,10 +18,14 @@ class TextStream:
 
     It gives text out only when no later token can change it: never half a character, and never what may turn out to
     be the beginning of a stop text.
+
+    Args:
+        stop: texts that end the stream.
+        whole: nobody reads the text before its end, so that without stop texts it is decoded once.
     """
 
-    def __init__(self, tokenizer: Any, stop: Sequence[str] = ()) -> None:
-        self._tokenizer, self._stop = tokenizer, list(stop)
+    def __init__(self, tokenizer: Any, stop: Sequence[str] = (), *, whole: bool = False) -> None:
+        self._tokenizer, self._stop, self._late = tokenizer, list(stop), whole and not stop
         self._ids: list[int] = []
         # Text up to `_read` is decoded; decoding starts at `_start`, for decoders look at the neighbour to the left.
         self._start = self._read = 0
@@ -32,7 +36,7 @@ class TextStream:
     def push(self, token: int) -> str:
         """Take one token and give the text that is certain now."""
         self._ids.append(token)
-        return "" if self.stopped else self._release(self._decode_new(final=False), final=False)
+        return "" if self.stopped or self._late else self._release(self._decode_new(final=False), final=False)
 
     def finish(self) -> str:
         """Give the text that was held back."""

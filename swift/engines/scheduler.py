@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import Cache
 
 from swift.engines.answers import Answer, fail
@@ -174,7 +175,7 @@ class Scheduler:
 
     def _work(self) -> None:
         try:
-            with torch.no_grad(), self._around():
+            with torch.no_grad(), _kernels(self.model.device), self._around():
                 while self._turn():
                     pass
         except BaseException as error:
@@ -382,6 +383,13 @@ class Scheduler:
         if "logits_to_keep" in self._takes:
             inputs["logits_to_keep"] = 1
         return self.adapters.forward(names, use_cache=True, return_dict=True, **inputs).logits[:, -1]
+
+
+def _kernels(device: torch.device) -> AbstractContextManager[Any]:
+    """Attention without cuDNN, which makes a plan for each new shape and thread: here every step has a new one."""
+    if device.type != "cuda":
+        return nullcontext()
+    return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 
 
 @atexit.register
