@@ -14,7 +14,7 @@ FUZZ ?= .venv-fuzz
 # A folder of chat templates, for the table of docs/templates.md.
 TEMPLATES ?= ../shared/chat_templates
 
-.PHONY: install demo test test-all test-compat test-vllm test-gpu lint docs bench bench-data bench-serve soak fuzz clean
+.PHONY: install demo test test-all test-compat test-vllm test-gpu lint docs bench bench-train bench-data bench-serve soak fuzz clean
 
 install: $(STAMP)
 
@@ -66,6 +66,12 @@ docs: install
 
 bench: install
 	@$(BIN)/python benchmarks/train.py
+
+# Beside ms-swift, TRL and LLaMA-Factory, where they are installed: conversations of ordinary lengths.
+bench-train: install
+	@$(BIN)/python benchmarks/train.py --lengths chat --batch 4 --steps 10 --warmup 2
+	@$(BIN)/python benchmarks/train.py --lengths chat --batch 4 --steps 10 --warmup 2 --train_type full
+	@$(BIN)/python benchmarks/train.py --lengths chat --settings defaults --steps 4 --warmup 1
 
 bench-data: install
 	@$(BIN)/python benchmarks/data.py

@@ -1,4 +1,4 @@
-"""The yardstick: the same LoRA run as a plain PyTorch loop, as one would write it by hand.
+"""The yardstick: the same run as a plain PyTorch loop, as one would write it by hand.
 
 It uses transformers' model with its own loss and PEFT's LoRA, and nothing of `swift`.
 """
@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("log", type=Path)
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--train_type", choices=("lora", "full"), default="lora")
     options = parser.parse_args()
 
     given = json.loads(options.samples.read_text(encoding="utf-8"))
@@ -40,9 +41,11 @@ def main() -> None:
     torch.manual_seed(42)
     model = AutoModelForCausalLM.from_pretrained(given["model"], dtype=dtype)
     model.config.use_cache = False
-    lora = LoraConfig(r=8, lora_alpha=32, lora_dropout=0.05, target_modules="all-linear", task_type="CAUSAL_LM")
+    if options.train_type == "lora":
+        lora = LoraConfig(r=8, lora_alpha=32, lora_dropout=0.05, target_modules="all-linear", task_type="CAUSAL_LM")
+        model = get_peft_model(model, lora)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = get_peft_model(model, lora).to(device)
+    model = model.to(device)
     model.train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)

@@ -13,19 +13,17 @@ ms-swift lives in an environment of its own (`--peer PYTHON`, PEER_PYTHON or .ve
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import itertools
 import json
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from processes import environment_of, find_peer, load_note, measure, table
+from processes import environment_of, find_peer, has, load_note, measure, table
 
 HERE = Path(__file__).resolve().parent
 
@@ -93,13 +91,6 @@ def run(side: str, python: str, file: Path, options: argparse.Namespace, process
     }
 
 
-def has_trl(python: str) -> bool:
-    """Whether an interpreter finds TRL."""
-    if python == sys.executable:
-        return importlib.util.find_spec("trl") is not None
-    return not subprocess.run([python, "-c", "import trl"], capture_output=True, check=False).returncode
-
-
 def compare(results: list[dict[str, Any]], sides: list[str], processes: list[int]) -> str:
     """The table: medians over rounds, and ratios to the bare tokenizer and to ms-swift within rounds."""
 
@@ -144,7 +135,7 @@ def main() -> None:
 
     options.folder = str(resolve(options.model).path)
     pythons = {"swift": sys.executable, "tokenizer": sys.executable}
-    if has_trl(options.trl):
+    if has(options.trl, "trl"):
         pythons["trl"] = options.trl
     if found := find_peer(options.peer):
         pythons["ms-swift"] = found

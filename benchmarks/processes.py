@@ -104,6 +104,15 @@ def find_peer(asked: str | None) -> str | None:
     return str(PEER) if PEER.is_file() else None
 
 
+def has(python: str, module: str) -> bool:
+    """Whether an interpreter is there and finds a module."""
+    program = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
+    try:
+        return not subprocess.run([python, "-c", program], capture_output=True, check=False, cwd="/").returncode
+    except OSError:
+        return False
+
+
 def load_note() -> str:
     """Processors and load, since both decide what a time is worth."""
     one, five, _ = os.getloadavg()

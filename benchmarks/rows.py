@@ -1,7 +1,8 @@
 """Writes the rows of a benchmark, and their token ids for the bare loop: `rows.py FOLDER --rows 50 --length 512`.
 
-Two kinds: `full`, where the words of the answer are counted out so that every sample has exactly `--length` tokens,
-nearly all of them trained; and `mixed`, the self-cognition rows, whose lengths differ.
+Three kinds: `full`, where the words of the answer are counted out so that every sample has exactly `--length` tokens,
+nearly all of them trained; `chat`, with answers as long as those of ordinary chats: 20 to 1,000 words, half of them
+below 180; and `mixed`, the self-cognition rows.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +46,18 @@ def full_rows(template: Any, length: int) -> Iterator[list[dict[str, str]]]:
         yield messages_of("Write.", " ".join(words))
 
 
+def chat_rows() -> Iterator[list[dict[str, str]]]:
+    """Conversations whose lengths are spread as those of chats are, log-normally."""
+    chance = random.Random(0)
+    while True:
+        words = [chance.choices(WORDS.split(), k=_words(chance, median)) for median in (25, 180)]
+        yield messages_of(*map(" ".join, words))
+
+
+def _words(chance: random.Random, median: int) -> int:
+    return min(1000, max(20, round(chance.lognormvariate(math.log(median), 0.8))))
+
+
 def mixed_rows() -> Iterator[list[dict[str, str]]]:
     """The self-cognition rows, in a fixed random order, over and over."""
     config = DataConfig(model_name=["Robin"], model_author=["the Swift team"])
@@ -59,14 +73,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", type=int, required=True)
     parser.add_argument("--length", type=int, required=True)
-    parser.add_argument("--lengths", choices=("full", "mixed"), default="full")
+    parser.add_argument("--lengths", choices=("full", "chat", "mixed"), default="full")
     parser.add_argument("--model", default="demo")
     options = parser.parse_args()
 
     model = resolve(options.model).path
     template = load_template(load_tokenizer(model))
-    source = full_rows(template, options.length) if options.lengths == "full" else mixed_rows()
-    rows = list(itertools.islice(source, options.rows))
+    sources = {"full": lambda: full_rows(template, options.length), "chat": chat_rows, "mixed": mixed_rows}
+    rows = list(itertools.islice(sources[options.lengths](), options.rows))
     samples = [sample for messages in rows for sample in template.encode({"messages": messages})]
     if options.lengths == "full":
         assert {sample.length for sample in samples} == {options.length}, "a word is not one token"
