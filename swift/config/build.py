@@ -6,7 +6,7 @@ import difflib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -179,6 +179,17 @@ def write_config(config: CommandConfig, path: Path, leave_out: Sequence[str] = (
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
+
+
+def words_of(config: CommandConfig, names: Iterable[str]) -> list[str]:
+    """Those of some options that somebody gave, as the words of a command line."""
+    words: list[str] = []
+    values = config.flat()
+    for name in names:
+        if config.given(name):
+            value = values[name]
+            words += [f"--{name}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)]
+    return words
 
 
 def describe(spec: Option) -> str:

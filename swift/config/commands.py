@@ -10,7 +10,7 @@ from swift.config.data import DataConfig, TrainDataConfig
 from swift.config.deploy import RequestDefaultsConfig, ServeConfig
 from swift.config.environments import EnvironmentConfig
 from swift.config.evaluate import EvalCommandConfig, TrainEvaluateConfig
-from swift.config.fields import Option, at_least, named, option, options_in, per_class
+from swift.config.fields import Option, at_least, file_size, named, option, options_in, per_class
 from swift.config.generate import GenerateConfig
 from swift.config.model import ModelConfig, SourceConfig
 from swift.config.optimizer import OptimizerConfig
@@ -206,7 +206,7 @@ class MergeOutputConfig:
 
     output_dir: str | None = option(None, "Folder of the merged model; unset means ADAPTER-merged.", check=named)
     exist_ok: bool = option(False, "Replace a folder that is there.")
-    max_shard_size: str = option("5GB", "Largest file of saved weights.")
+    max_shard_size: str = option("5GB", "Largest file of saved weights.", check=file_size)
     safe_serialization: bool = option(True, "Write safetensors.")
 
 
@@ -217,6 +217,7 @@ class MergeConfig(CommandConfig):
     command: ClassVar[str] = "merge-lora"
     model: ModelConfig = field(default_factory=ModelConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
+    template: TemplateConfig = field(default_factory=TemplateConfig)
     output: MergeOutputConfig = field(default_factory=MergeOutputConfig)
     plugins: PluginConfig = field(default_factory=PluginConfig)
 
@@ -291,6 +292,7 @@ class PlanConfig(CommandConfig):
 
     command: ClassVar[str] = "plan"
     model: SourceConfig = field(default_factory=SourceConfig)
+    template: TemplateConfig = field(default_factory=TemplateConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
 

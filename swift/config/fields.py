@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from swift.errors import SwiftError
+
+WITH_UNIT = "must be a number with KB, MB, GB or TB, such as 5GB"
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -60,6 +64,31 @@ def named(value: Any) -> str | None:
     return None if all(str(name).strip() for name in names) else "must not be empty"
 
 
+def one_of(names: Callable[[], Collection[str]], besides: str = "") -> Callable[[Any], str | None]:
+    """A check that a name, or each of several, is a known one.
+
+    Args:
+        names: gives the known ones; it is asked when there is a value to check.
+        besides: what stands in names of another kind, which are not checked.
+    """
+
+    def wrong(value: Any) -> str | None:
+        known = names()
+        given = value if isinstance(value, list) else [value]
+        unknown = next((name for name in given if name not in known and not (besides and besides in name)), None)
+        if unknown is None:
+            return None
+        close = difflib.get_close_matches(unknown, known, n=3)
+        return f"must be a known name; did you mean {' or '.join(close)}?" if close else f"must be {', '.join(known)}"
+
+    return wrong
+
+
+def file_size(value: str) -> str | None:
+    """A check that a size of files has a unit, as safetensors' splitting takes it."""
+    return None if re.fullmatch(r"\d+(\.\d+)?\s*[KMGT]B", value.strip().upper()) else WITH_UNIT
+
+
 def at_least(low: float) -> Callable[[Any], str | None]:
     """A check that a number is not below `low`."""
     return lambda value: None if value is None or value >= low else f"must be at least {low}"
@@ -88,7 +117,7 @@ class Option:
     choices: tuple[Any, ...] = ()
     aliases: tuple[str, ...] = ()
     item: str = "str"
-    """What a list holds."""
+    """What a list holds; `choices` are then those of each."""
     optional: bool = False
     text_or_dict: bool = False
     unit: str | None = None
@@ -102,10 +131,12 @@ class Option:
     @property
     def metavar(self) -> str:
         """The value as `--help` shows it."""
+        several = " ..." if self.kind == "list" else ""
         if self.choices:
-            return "|".join(str(choice).lower() if isinstance(choice, bool) else str(choice) for choice in self.choices)
-        if self.kind == "list":
-            return f"{self.item.upper()} ..."
+            names = (str(choice).lower() if isinstance(choice, bool) else str(choice) for choice in self.choices)
+            return "|".join(names) + several
+        if several:
+            return self.item.upper() + several
         return {"bool": "true|false", "dict": "JSON", "any": "VALUE"}.get(self.kind, self.kind.upper())
 
 
@@ -151,7 +182,8 @@ def _kind(hint: Any) -> tuple[str, str, tuple[Any, ...]]:
         choices = get_args(hint)
         return type(choices[0]).__name__, "str", choices
     if get_origin(hint) is list:
-        return "list", _kind(get_args(hint)[0])[0], ()
+        item, _, choices = _kind(get_args(hint)[0])
+        return "list", item, choices
     if get_origin(hint) is dict or hint is dict:
         return "dict", "str", ()
     return (hint.__name__ if hint in (bool, int, float, str) else "any"), "str", ()
@@ -167,8 +199,9 @@ def read_value(spec: Option, given: Any, place: str) -> Any:
         value = _read(spec, given)
     except (ValueError, TypeError) as error:
         raise SwiftError(f"--{spec.name}: {error}", where=place, fix=f"write --{spec.name} {spec.metavar}") from None
-    if spec.choices and value not in spec.choices and not (value is None and spec.optional):
-        raise SwiftError(f"--{spec.name} cannot be {value!r}", where=place, fix=f"choose one of: {spec.metavar}")
+    for each in value if isinstance(value, list) else [value]:
+        if spec.choices and each not in spec.choices and not (each is None and spec.optional):
+            raise SwiftError(f"--{spec.name} cannot be {each!r}", where=place, fix=f"choose one of: {spec.metavar}")
     wrong = spec.check(value) if spec.check and value is not None else None
     if wrong:
         default = "" if spec.default in (None, [], {}) else f": the default is {spec.default}"

@@ -5,7 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from swift.config.fields import at_least, named, option
+from swift.config.fields import at_least, named, one_of, option
+
+ATTENTION = (
+    "auto",
+    "eager",
+    "sdpa",
+    "flex_attention",
+    "flash_attention_2",
+    "flash_attention_3",
+    "flash_attention_4",
+    "flash_attn",
+    "flash_attn_2",
+    "flash_attn_3",
+    "flash",
+    "flex",
+)
+"""Names of attention implementations, of either generation."""
 
 BNB = ("quant_method", "bnb")
 
@@ -55,9 +71,10 @@ class ModelConfig(SourceConfig):
     )
     attn_impl: str | None = option(
         None,
-        "Attention: eager, sdpa, flash_attn, flash_attention_2, flash_attention_3, flex_attention; unset means the "
-        "fastest present.",
+        "Attention: eager, sdpa, flash_attn, flash_attention_2, flash_attention_3, flex_attention, or the id of a "
+        "kernel on the hub; unset means the fastest present.",
         aliases=("attn_implementation",),
+        check=one_of(lambda: ATTENTION, besides="/"),
     )
     device_map: dict[str, Any] | str | None = option(None, "Where the weights go: a device, auto, or a JSON map.")
     max_memory: dict[str, Any] | None = option(

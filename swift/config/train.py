@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from swift.config.fields import above, at_least, between, named, option
+from swift.config.fields import above, at_least, between, file_size, named, one_of, option
+from swift.config.training_arguments import names_of
 
 
 @dataclass
@@ -31,12 +32,14 @@ class TrainConfig:
     learning_rate: float | None = option(
         None, "Unset means 1e-4 for adapters and 1e-5 for whole weights.", check=at_least(0)
     )
-    lr_scheduler_type: str = option("cosine", "Course of the learning rate.")
+    lr_scheduler_type: str = option(
+        "cosine", "Course of the learning rate.", check=one_of(names_of("lr_scheduler_type"))
+    )
     warmup_ratio: float = option(0.0, "Share of the steps over which the learning rate rises.", check=between(0, 1))
     weight_decay: float = option(0.1, "Weight decay of AdamW.", check=at_least(0))
     adam_beta2: float = option(0.95, "AdamW's beta2.", check=between(0, 1))
     max_grad_norm: float = option(1.0, "Gradients are scaled down to this norm.", check=at_least(0))
-    optim: str = option("adamw_torch_fused", "Optimizer, by its name in transformers.")
+    optim: str = option("adamw_torch_fused", "Optimizer, by its name in transformers.", check=one_of(names_of("optim")))
     optimizer: str | None = option(
         None,
         "An optimizer of our own in place of --optim: adalomo, adam_mini, apollo, badam, galore, lomo, muon, muonclip, "
@@ -102,7 +105,10 @@ class TrainConfig:
     save_total_limit: int | None = option(None, "Checkpoints kept; older ones are removed.", check=at_least(1))
     save_only_model: bool = option(False, "Leave optimizer and random state out of checkpoints: smaller, no resume.")
     resume_from_checkpoint: str | None = option(
-        None, "Go on from this checkpoint; latest means the newest whole one under --output_dir.", check=named
+        None,
+        "Go on from this checkpoint; latest means the newest whole one under --output_dir. Where there is none, the "
+        "run starts anew with a warning, so that one command both starts a run and goes on with it.",
+        check=named,
     )
     resume_only_model: bool = option(
         False, "Take only the weights from --resume_from_checkpoint and start anew.", needs=("resume_from_checkpoint",)
@@ -110,7 +116,9 @@ class TrainConfig:
     seed: int = option(42, "Seed of everything random.", check=between(0, 2**32 - 1))
     data_seed: int | None = option(None, "Seed of the order of the data; unset means --seed.", check=at_least(0))
     report_to: list[str] = option(
-        help="tensorboard, wandb, swanlab, trackio, none: where losses are reported.", factory=lambda: ["tensorboard"]
+        help="tensorboard, wandb, swanlab, trackio, none: where losses are reported.",
+        factory=lambda: ["tensorboard"],
+        check=one_of(names_of("report_to")),
     )
-    max_shard_size: str = option("5GB", "Largest file of saved weights.")
+    max_shard_size: str = option("5GB", "Largest file of saved weights.", check=file_size)
     more: dict[str, Any] = field(default_factory=dict)

@@ -1,12 +1,13 @@
-"""The options of transformers' TrainingArguments, from a generated table.
+"""The options of transformers' TrainingArguments, and the names that some of them take, from generated tables.
 
-`python -m swift.config.training_arguments` adds the installed version's options to the table; a test holds it to them.
+`python -m swift.config.training_arguments` adds the installed version's to the tables; a test holds them to it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from swift.compat import transformers_major
 from swift.config.fields import Option
 
 TABLE = Path(__file__).parent / "table" / "training_arguments.json"
+
+NAMES = Path(__file__).parent / "table" / "training_names.json"
+"""Option -> the names that it takes."""
 
 REFUSED = Path(__file__).parent / "table" / "refused_arguments.json"
 """Options that a run would ignore -> what takes their place, or that it is not there yet."""
@@ -42,6 +46,29 @@ def training_argument_options() -> dict[str, Option]:
         )
         for name, entry in table.items()
         if name not in OWNED
+    }
+
+
+def names_of(option: str) -> Callable[[], list[str]]:
+    """A function that gives the names which an option takes."""
+    return lambda: _names()[option]
+
+
+@cache
+def _names() -> dict[str, list[str]]:
+    return json.loads(NAMES.read_text(encoding="utf-8"))
+
+
+def read_installed_names() -> dict[str, list[str]]:
+    """The table of names for the installed transformers."""
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+    from transformers.trainer_utils import SchedulerType
+    from transformers.training_args import OptimizerNames
+
+    return {
+        "lr_scheduler_type": sorted(known.value for known in SchedulerType),
+        "optim": sorted(known.value for known in OptimizerNames),
+        "report_to": sorted([*INTEGRATION_TO_CALLBACK, "all", "none"]),
     }
 
 
@@ -77,12 +104,14 @@ def _entry(hint: str, field: dataclasses.Field[Any]) -> dict[str, Any]:
 
 
 def update() -> None:
-    """Add the installed version's options to the table and write it; transformers 4 adds only what 5 lacks."""
+    """Add the installed version's to the tables and write them; transformers 4 adds only options that 5 lacks."""
     table = json.loads(TABLE.read_text(encoding="utf-8")) if TABLE.exists() else {}
     installed = read_installed()
     merged = dict(sorted((table | installed if transformers_major() >= 5 else installed | table).items()))
-    text = json.dumps(merged, indent=1, ensure_ascii=False)
-    TABLE.write_text(text + "\n", encoding="utf-8")
+    names = json.loads(NAMES.read_text(encoding="utf-8")) if NAMES.exists() else {}
+    all_names = {option: sorted({*known, *names.get(option, [])}) for option, known in read_installed_names().items()}
+    for path, content in ((TABLE, merged), (NAMES, all_names)):
+        path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,21 +14,25 @@ from swift.config.commands import MergeConfig
 from swift.config.decisions import Decisions
 from swift.config.model import ModelConfig
 from swift.config.task import TaskConfig
+from swift.config.template import TemplateConfig
 from swift.errors import SwiftError
 from swift.export.logits import distance, greedy_answer, logits_of
 from swift.export.quantised import compare
 from swift.models.heads import Head
 from swift.models.length import settle_length
 from swift.models.quantization import settle_quantization
+from swift.models.record import write_json
 from swift.models.source import ModelSource, find_source
 from swift.plugins import load_plugins
+from swift.tasks.base import Task
 from swift.tasks.choose import open_task
 from swift.tasks.texts import TextTask
+from swift.templates.choose import choose_template
 
 if TYPE_CHECKING:
     import torch
 
-RECORD_FILES = ("config.yaml", "template.json", "task.json")
+RECORD_FILES = ("config.yaml", "task.json")
 QUESTIONS = ("What is the capital of France?", "Write one sentence about the sea.")
 TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}
 """Largest distance of the merged model's logits from the adapter's, as a share of the logits' standard deviation.
@@ -73,6 +77,7 @@ def main(config: MergeConfig) -> int:
         max_shard_size=config.output.max_shard_size,
         safe_serialization=config.output.safe_serialization,
         task=config.task,
+        template=config.template,
     )
     return 0
 
@@ -86,6 +91,7 @@ def merge_lora(
     max_shard_size: str = "5GB",
     safe_serialization: bool = True,
     task: TaskConfig | None = None,
+    template: TemplateConfig | None = None,
 ) -> Path:
     """Merge adapters into their base model, one after the other, and write a whole model.
 
@@ -102,17 +108,21 @@ def merge_lora(
         max_shard_size: largest file of weights.
         safe_serialization: write safetensors.
         task: what the model gives, where the adapter does not say.
+        template: options of the merged model's template, over those that the adapter was trained with.
 
     Returns:
         The folder.
 
     Raises:
-        SwiftError: adapters and base do not fit, the folder is there already or cannot be written, or the merged
-            model answers otherwise than the adapters do; then nothing is left behind.
+        SwiftError: adapters, base and template do not fit, the folder is there already or cannot be written, or the
+            merged model answers otherwise than the adapters do; then nothing is left behind.
     """
     names = [adapters] if isinstance(adapters, str) else list(adapters)
     if not names:
-        raise SwiftError("--adapters names no adapter", fix="name the folder of a checkpoint")
+        raise SwiftError(
+            "--adapters is missing",
+            fix="name what to merge: --adapters output/demo/v0-…/checkpoint-20, or an id of a hub",
+        )
     config = replace(config or ModelConfig(), adapters=names)
     decisions = Decisions()
     source = find_source(config, decisions)
@@ -131,6 +141,7 @@ def merge_lora(
     if isinstance(goal, TextTask):
         goal.open(source, decisions)
     head = goal.head(tokenizer)
+    record = template_record(template or TemplateConfig(), source, tokenizer, goal, decisions)
     proofs, model = merged_in_float32(source, config, [tokenizer.encode(text) for text in QUESTIONS], head)
     dtype = model.dtype
     with atomic_folder(output) as folder:
@@ -142,6 +153,8 @@ def merge_lora(
             safe_serialization=safe_serialization,
         )
         copy_records(source, folder)
+        if record is not None:
+            write_template(record, tokenizer, folder)
         goal.keep(model, folder)
         del model
         off, logits = prove(folder, proofs, dtype, config, head)
@@ -179,9 +192,9 @@ def load_base(source: ModelSource, config: ModelConfig, head: Head | None = None
         quantized = bool(getattr(model, "is_quantized", False))
     if quantized:
         raise SwiftError(
-            f"the base model {source.base} is quantized: an adapter cannot be merged into it without loss",
-            where="--model",
-            fix="give the base model in its own dtype as --model",
+            f"--model {source.base} is quantized: an adapter cannot be merged into it without loss",
+            where=str(source.path),
+            fix="give the model that it was made from, in its own dtype, as --model",
         )
     return model
 
@@ -234,20 +247,19 @@ def check_merges(adapter: Path) -> None:
     kind = tuner_of(adapter)
     if kind in ATTACHED:
         raise SwiftError(
-            f"an adapter of the kind {kind} changes what modules give, not their weights: there is nothing to merge",
-            where=str(adapter),
+            f"--adapters {adapter}: an adapter of the kind {kind} changes what modules give, not their weights: there "
+            "is nothing to merge",
             fix="keep the adapter beside its base: swift infer --adapters",
         )
     if kind and table()[kind].get("virtual"):
         raise SwiftError(
-            f"{kind} tuning trains virtual tokens, not weights: there is nothing to merge",
-            where=str(adapter),
+            f"--adapters {adapter}: {kind} tuning trains virtual tokens, not weights: there is nothing to merge",
             fix="keep the adapter beside its base: swift infer --adapters",
         )
 
 
 def copy_records(source: ModelSource, folder: Path) -> None:
-    """What a later `swift infer` reads: the run's options, the template, and a tokenizer that training changed."""
+    """What a later `swift infer` reads: the run's options, the task, and a tokenizer that training changed."""
     from swift.models.save import save_tokenizer
 
     if source.tokenizer_folder != source.path:
@@ -256,6 +268,23 @@ def copy_records(source: ModelSource, folder: Path) -> None:
         for place in (source.path, *source.adapters):
             if (place / name).is_file():
                 shutil.copyfile(place / name, folder / name)
+
+
+def template_record(
+    options: TemplateConfig, source: ModelSource, tokenizer: Any, goal: Task, decisions: Decisions
+) -> dict[str, Any] | None:
+    """What the adapters and the base say of their template, with options over it; None where nothing is said."""
+    if options == TemplateConfig():
+        return source.recorded_template
+    return choose_template(tokenizer, options, decisions, source.recorded_template, goal.chat).to_dict()
+
+
+def write_template(record: dict[str, Any], tokenizer: Any, folder: Path) -> None:
+    """Write the template for a later `swift infer`; where the tokenizer has another, also for all other programs."""
+    write_json(folder / "template.json", record)
+    text = record.get("chat_template")
+    if record.get("use_chat_template") and isinstance(text, str) and text != tokenizer.chat_template:
+        (folder / "chat_template.jinja").write_text(text, encoding="utf-8")
 
 
 def prove(

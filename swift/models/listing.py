@@ -80,7 +80,8 @@ def main(config: ModelsConfig) -> int:
             f"--search {config.search.search}: no model of the table",
             fix="any model works by its id where transformers has its architecture; the table lists well-known ones",
         )
-    found.sort(key=lambda model: model["id"].lower())
+    # Ids that hold the word stand before ids of an architecture or a tag that does.
+    found.sort(key=lambda model: (word not in model["id"].lower(), model["id"].lower()))
     if config.report.format == "json":
         for model in found:
             print(json.dumps(model, ensure_ascii=False))

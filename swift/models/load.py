@@ -151,7 +151,7 @@ def load_model(
         SwiftError: anything about the folder or the choices that does not work; all that can be told from the config
             and the files' headers is told before weights are loaded.
     """
-    folder, extra = Path(path), dict(model_kwargs or {})
+    folder = Path(path)
     check_weights(folder)
     loading = choose_loading(
         folder,
@@ -165,37 +165,46 @@ def load_model(
         rope_scaling=rope_scaling,
         max_model_len=max_model_len,
     )
-    choice, device, attn, reasons = loading.dtype, loading.device, loading.attn, loading.reasons
-    if attn is not None:
-        extra["attn_implementation"] = attn
-    if device_map is None and device.type != "cpu" and not _zero3():
-        device_map = {"": str(device)}
-    if quantization is not None:
-        extra |= quantization.arguments(choice.dtype)
-    if max_memory:
-        extra["max_memory"] = {int(key) if str(key).isdigit() else key: size for key, size in max_memory.items()}
-    with _readable_errors(folder, device):
+    placed = _placement(loading, device_map, max_memory, quantization)
+    with _readable_errors(folder, loading.device):
         model, info = loading.loader.from_pretrained(
             folder,
             config=loading.config,
-            dtype=choice.dtype,
-            device_map=device_map,
+            dtype=loading.dtype.dtype,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
-            **extra,
+            **(model_kwargs or {}),
+            **placed,
         )
         if quantization is not None and quantization.method == "hqq":
             quantise_by_hqq(model, quantization)
     keep_layout(model)
-    fresh = of_head(model, list(info.get("missing_keys") or ())) if is_new(head, model, read_config(folder)) else []
+    missing, reasons = list(info.get("missing_keys") or ()), loading.reasons
+    fresh = of_head(model, missing) if is_new(head, model, read_config(folder)) else []
     if init_strategy is not None:
-        fresh += start_missing(model, list(info.get("missing_keys") or ()), init_strategy, reasons)
+        fresh += start_missing(model, missing, init_strategy, reasons)
     _check_loading(info, folder, reasons, fresh)
     model.train(for_training)
     in_use = getattr(model.config, "_attn_implementation", None) or "eager"
-    if attn is None:
+    if loading.attn is None:
         reasons["attention"] = f"{in_use}: {reasons['attention']}"
-    return LoadedModel(model, model.dtype, in_use, model.device, reasons, choice.amp)
+    return LoadedModel(model, model.dtype, in_use, model.device, reasons, loading.dtype.amp)
+
+
+def _placement(
+    loading: Loading, device_map: Any, max_memory: dict[Any, Any] | None, quantization: Quantization | None
+) -> dict[str, Any]:
+    """Arguments of `from_pretrained` that say where the weights go, as what, and how they attend."""
+    if device_map is None and loading.device.type != "cpu" and not _zero3():
+        device_map = {"": str(loading.device)}
+    placed: dict[str, Any] = {"device_map": device_map}
+    if loading.attn is not None:
+        placed["attn_implementation"] = loading.attn
+    if quantization is not None:
+        placed |= quantization.arguments(loading.dtype.dtype)
+    if max_memory:
+        placed["max_memory"] = {int(key) if str(key).isdigit() else key: size for key, size in max_memory.items()}
+    return placed
 
 
 def check_loading(config: ModelConfig) -> None:

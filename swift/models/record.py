@@ -66,11 +66,11 @@ def write_record(
     import yaml
 
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    _write_json(folder / "template.json", template)
+    write_json(folder / "template.json", template)
     base = {"model": base_model, "shape": shape_of(base_config), "weights": base_weights}
-    _write_json(folder / "base.json", base)
+    write_json(folder / "base.json", base)
     if task:
-        _write_json(folder / "task.json", task)
+        write_json(folder / "task.json", task)
 
 
 def read_record(folder: str | Path) -> CheckpointRecord:
@@ -122,7 +122,8 @@ def check_base(record: CheckpointRecord, base_config: dict[str, Any], base_name:
             )
 
 
-def _write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON for people to read."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -1,97 +1,123 @@
 """Attention of samples that lie end to end: each attends to itself alone, and no mask of the whole pack is made.
 
-A mask of a pack of n tokens has n * n places, which SDPA reads for every layer and which rules out its fast kernels.
-With the borders of the samples at hand (`swift.data.collator.segment_kwargs`) there is nothing to mask: a GPU runs the
-kernel for sequences of different lengths that PyTorch brings (`torch.nn.attention.varlen`), other devices run SDPA on
-one sample after another.
+A mask of a pack of n tokens has n * n places, which SDPA reads for every layer and which rules out its fast kernels;
+eager attention keeps as many weights for each head besides. With the borders of the samples at hand
+(`swift.data.collator.segment_kwargs`) no sample need be hidden from another: a GPU runs the kernel for sequences of
+different lengths that PyTorch brings (`torch.nn.attention.varlen`), other devices run SDPA on one sample after another,
+and so does the architecture's own eager attention.
 """
 
 from __future__ import annotations
 
 import itertools
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-NAME = "sdpa_segments"
-"""The name under which transformers finds these functions."""
+NAMES = {"sdpa": "sdpa_segments", "eager": "eager_segments"}
+"""Attention of transformers -> the name under which it finds the functions that take its place."""
 
 PROBE = (3, 4, 1)
-"""Tokens of the samples on which both ways are compared."""
+"""Tokens of the samples of a small pack, and of each alone, which are compared."""
 
-FLAGS = ("_supports_sdpa", "_supports_flash_attn", "_supports_attention_backend")
-"""What a model class must say of itself: the second that borders of samples may stand for a mask."""
+FLAGS = ("_supports_flash_attn", "_supports_attention_backend")
+"""What a model class must say of itself: the first that borders of samples may stand for a mask."""
+
+EAGER = "eager_attention_forward"
+"""What the modules of transformers call their own attention."""
 
 
 def attend_by_segment(model: Any) -> bool:
-    """Let a model that runs SDPA attend sample by sample where a batch brings borders.
+    """Let a model that runs SDPA or eager attention attend sample by sample where a batch brings borders.
 
     Args:
-        model: a causal language model, wrapped by PEFT or not; one with contents is asked whether a small pack has
-            the logits that it has under a mask.
+        model: a causal language model, wrapped by PEFT or not; one with contents is asked whether the samples of a
+            small pack have the logits that they have alone.
 
     Returns:
         Whether it does so now; it is left as it was where it cannot.
     """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     config = inner.config
-    if getattr(config, "_attn_implementation", None) != "sdpa" or not _can_attend(inner, config):
+    kind = getattr(config, "_attn_implementation", None)
+    if kind not in NAMES or not _can_attend(inner, config, kind):
         return False
     from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import eager_mask, sdpa_mask
 
-    AttentionInterface.register(NAME, segment_attention)
-    AttentionMaskInterface.register(NAME, pack_mask)
-    masked = None if inner.device.type == "meta" else probe_logits(inner)
-    inner.set_attn_implementation(NAME)
-    if masked is None or _alike(inner, masked):
+    sdpa = kind == "sdpa"
+    AttentionInterface.register(NAMES[kind], segment_attention if sdpa else eager_segment_attention)
+    AttentionMaskInterface.register(NAMES[kind], pack_mask(sdpa_mask if sdpa else eager_mask))
+    known = inner.device.type != "meta"
+    alone = torch.cat([probe_logits(inner, ids) for ids in _probe(inner)], dim=1) if known else None
+    inner.set_attn_implementation(NAMES[kind])
+    if alone is None or _alike(inner, alone):
         return True
-    inner.set_attn_implementation("sdpa")
+    inner.set_attn_implementation(kind)
     return False
 
 
-def probe_logits(model: Any, **given: Any) -> torch.Tensor:
-    """Logits float[1, n, vocabulary] of a pack of samples of `PROBE` tokens; `given` goes to the model."""
-    device = next(model.parameters()).device
-    ids = torch.arange(1, sum(PROBE) + 1, device=device)[None]
-    positions = torch.cat([torch.arange(length, device=device) for length in PROBE])[None]
+def probe_logits(model: Any, ids: torch.Tensor, **given: Any) -> torch.Tensor:
+    """Logits float[1, n, vocabulary] of tokens int64[1, n], in eval mode; `given` goes to the model."""
     training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            return model(input_ids=ids, position_ids=positions, use_cache=False, **given).logits
+            return model(input_ids=ids, use_cache=False, **given).logits
     finally:
         model.train(training)
 
 
-def _alike(model: Any, masked: torch.Tensor) -> bool:
+def _probe(model: Any) -> tuple[torch.Tensor, ...]:
+    """Samples of `PROBE` tokens, int64[1, n] each."""
+    device = next(model.parameters()).device
+    return torch.arange(1, sum(PROBE) + 1, device=device)[None].split(PROBE, dim=1)
+
+
+def _alike(model: Any, alone: torch.Tensor) -> bool:
+    """Whether a pack of the samples of the probe has the logits that they have alone."""
+    samples = _probe(model)
     borders = tuple(itertools.accumulate(PROBE, initial=0))
+    positions = torch.cat([torch.arange(length, device=alone.device) for length in PROBE])[None]
     try:
-        found = probe_logits(model, segments=borders)
+        found = probe_logits(model, torch.cat(samples, dim=1), position_ids=positions, segments=borders)
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
         return False
-    tolerance = 1e-4 if masked.dtype.itemsize >= 4 else 3e-2
-    scale = float(masked.float().abs().max())
-    return bool((found.float() - masked.float()).abs().max() <= tolerance * scale)
+    tolerance = 1e-4 if alone.dtype.itemsize >= 4 else 3e-2
+    scale = float(alone.float().abs().max())
+    return bool((found.float() - alone.float()).abs().max() <= tolerance * scale)
 
 
-def _can_attend(model: Any, config: Any) -> bool:
-    if not all(getattr(model, flag, False) for flag in FLAGS):
+def _can_attend(model: Any, config: Any, kind: str) -> bool:
+    # The functions of SDPA know no caps of scores; an architecture's own eager attention does.
+    able = getattr(model, "_supports_sdpa", False) and not getattr(config, "attn_logit_softcapping", None)
+    if kind == "eager":
+        able = hasattr(sys.modules[type(model).__module__], EAGER)
+    if not able or not all(getattr(model, flag, False) for flag in FLAGS):
         return False
     kinds = set(getattr(config, "layer_types", None) or ())
     # Of windows the layers tell us; of chunks, and of images that see ahead, only a mask would.
     plain = kinds <= {"full_attention", "sliding_attention"}
-    more = ("attention_chunk_size", "attn_logit_softcapping", "vision_config")
+    more = ("attention_chunk_size", "vision_config")
     return plain and not any(getattr(config, name, None) for name in more)
 
 
-def pack_mask(*, attention_mask: torch.Tensor | None = None, allow_is_causal_skip: bool = True, **given: Any) -> Any:
-    """The mask that transformers asks for before the layers run: none for samples end to end, else SDPA's own."""
-    from transformers.masking_utils import sdpa_mask
+def pack_mask(own: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that gives the mask which transformers asks for before the layers run: none for samples end to end.
 
-    if attention_mask is None and not allow_is_causal_skip:
-        return None
-    return sdpa_mask(attention_mask=attention_mask, allow_is_causal_skip=allow_is_causal_skip, **given)
+    Args:
+        own: makes the mask of other batches.
+    """
+
+    def mask(*, attention_mask: torch.Tensor | None = None, allow_is_causal_skip: bool = True, **given: Any) -> Any:
+        if attention_mask is None and not allow_is_causal_skip:
+            return None
+        return own(attention_mask=attention_mask, allow_is_causal_skip=allow_is_causal_skip, **given)
+
+    return mask
 
 
 def segment_attention(
@@ -154,11 +180,43 @@ def segment_attention(
     return torch.cat(parts, dim=1), None
 
 
+def eager_segment_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    sliding_window: int | None = None,
+    segments: tuple[int, ...] | None = None,
+    **given: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The same by the architecture's own eager attention, with its sinks, its caps of scores and what else it has.
+
+    Args and returns as in `segment_attention`; without borders also the weights, as the architecture gives them.
+    """
+    own = getattr(sys.modules[type(module).__module__], EAGER)
+    tokens = query.shape[2]
+    if sliding_window is not None:
+        given["sliding_window"] = sliding_window
+    if segments is None and attention_mask is None and key.shape[2] == tokens:
+        segments = _borders(given.get("position_ids"), query) or (0, tokens)
+    if segments is None:
+        return own(module, query, key, value, attention_mask, **given)
+    parts = []
+    for start, stop in itertools.pairwise(segments):
+        hidden = ~_seen(stop - start, sliding_window, query.device)
+        mask = torch.zeros_like(hidden, dtype=query.dtype).masked_fill(hidden, torch.finfo(query.dtype).min)
+        sample = (each[:, :, start:stop] for each in (query, key, value))
+        parts.append(own(module, *sample, mask[None, None], **given)[0])
+    return torch.cat(parts, dim=1), None
+
+
 def takes_borders(model: Any) -> bool:
     """Whether the model's attention reads the borders of samples that lie end to end."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     kind = getattr(inner.config, "_attn_implementation", None) or ""
-    return kind == NAME or kind.startswith("flash_attention")
+    return kind in NAMES.values() or kind.startswith("flash_attention")
 
 
 def _borders(positions: torch.Tensor | None, query: torch.Tensor) -> tuple[int, ...] | None:
@@ -212,5 +270,10 @@ def _window(length: int, sliding_window: int | None, device: torch.device) -> to
     """bool[n, n], the places that a token sees, where the window is shorter than the sample."""
     if not sliding_window or length <= sliding_window:
         return None
+    return _seen(length, sliding_window, device)
+
+
+def _seen(length: int, sliding_window: int | None, device: torch.device) -> torch.Tensor:
+    """bool[n, n], the places that a token sees."""
     seen = torch.ones(length, length, dtype=torch.bool, device=device).tril()
-    return seen.triu(1 - sliding_window)
+    return seen.triu(1 - sliding_window) if sliding_window else seen

@@ -18,12 +18,14 @@ from swift.engines.base import engines
 from swift.engines.requests import sampling_request
 from swift.environments.child import enter
 from swift.errors import SwiftError
+from swift.models.adapter_files import check_adapter
 from swift.models.length import settle_length
 from swift.models.load import check_loading
 from swift.models.quantization import settle_quantization
 from swift.models.record import check_base, read_record
 from swift.models.source import ModelSource, adapter_folder, find_source
 from swift.plugins import load_plugins
+from swift.serve.address import bind
 from swift.tasks.choose import open_task
 from swift.tasks.texts import TextTask
 from swift.templates.choose import choose_template
@@ -44,6 +46,8 @@ def main(config: DeployConfig) -> int:
     note_without_effect(config, decisions)
     defaults = sampling_request(config.generate, config.generate.seed)
     check_loading(config.model)
+    ssl = check_ssl(config.serve.ssl_keyfile, config.serve.ssl_certfile)
+    bound = bind(config.serve.host, config.serve.port)
     source, named = find_model(config, decisions)
     task = open_task(config, source, decisions)
     if not isinstance(task, TextTask):
@@ -52,12 +56,10 @@ def main(config: DeployConfig) -> int:
         raise SwiftError(
             f"a server needs {', '.join(missing)}, which is not installed", fix="pip install 'ms-swift[serve]'"
         )
-    from swift.serve.server import Server, bind
+    from swift.serve.server import Server
     from swift.serve.service import Service
 
-    ssl = check_ssl(config.serve.ssl_keyfile, config.serve.ssl_certfile)
     results = open_results(config.serve.result_path)
-    bound = bind(config.serve.host, config.serve.port)
     quiet_libraries()
     loaded = load_texts(config, source, task, decisions) if isinstance(task, TextTask) else None
     name = config.serve.served_model_name or name_of(source)
@@ -197,6 +199,10 @@ def find_model(config: DeployConfig, decisions: Decisions) -> tuple[ModelSource,
         SwiftError: one of them is not what it should be, or does not fit the model.
     """
     named, always = split_adapters(config.model.adapters)
+    folders = {}
+    for name, given in named.items():
+        folders[name] = adapter_folder(given, config.model.use_hf, config.model.hub_token)
+        check_adapter(folders[name])
     chosen = replace(config.model, adapters=always or ([] if config.model.model else list(named.values())))
     source = find_source(chosen, decisions)
     if not always:
@@ -204,11 +210,9 @@ def find_model(config: DeployConfig, decisions: Decisions) -> tuple[ModelSource,
     if config.serve.load_args:
         settle_quantization(config.model, source.record, decisions)
     settle_length(config.model, source, decisions, recorded=config.serve.load_args)
-    folders = {}
-    for name, folder in named.items():
-        folders[name] = adapter_folder(folder, config.model.use_hf, config.model.hub_token)
-        check_base(read_record(folders[name]), source.config, source.base)
-        decisions.add(f"model {name}", str(folders[name]), "flag", "--adapters: this one acts where a request names it")
+    for name, folder in folders.items():
+        check_base(read_record(folder), source.config, source.base)
+        decisions.add(f"model {name}", str(folder), "flag", "--adapters: this one acts where a request names it")
     return source, folders
 
 

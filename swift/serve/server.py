@@ -14,29 +14,11 @@ from typing import Any
 import uvicorn
 
 from swift.errors import SwiftError
+from swift.serve.address import bind
 from swift.serve.app import make_app
 from swift.serve.service import Service
 
 LOG = logging.getLogger("swift.serve")
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Take an address, before a model is loaded for it; nobody can connect yet.
-
-    Raises:
-        SwiftError: it is taken, or none of this machine's.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        found = socket.socket(family, kind, protocol)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind(address)
-    except (OSError, UnicodeError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise SwiftError(
-            f"--host {host} --port {port}: {why}", fix="choose another --port; 0 takes a free one"
-        ) from None
-    return found
 
 
 class _Uvicorn(uvicorn.Server):

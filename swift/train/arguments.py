@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,35 +86,6 @@ def _known() -> set[str]:
     from transformers import TrainingArguments
 
     return {field.name for field in dataclasses.fields(TrainingArguments)}
-
-
-def check_names(config: SftConfig) -> None:
-    """Stop at a name that transformers will not know. Names by default cost no import.
-
-    Raises:
-        SwiftError: it names the option, its value and the known names.
-    """
-    train, usual = config.train, type(config.train)()
-    if set(train.report_to) - {"tensorboard", "none"}:
-        from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
-
-        for name in train.report_to:
-            _check_name("report_to", name, [*INTEGRATION_TO_CALLBACK, "all", "none"])
-    if train.optim != usual.optim:
-        from transformers.training_args import OptimizerNames
-
-        _check_name("optim", train.optim, [known.value for known in OptimizerNames])
-    if train.lr_scheduler_type != usual.lr_scheduler_type:
-        from transformers.trainer_utils import SchedulerType
-
-        _check_name("lr_scheduler_type", train.lr_scheduler_type, [known.value for known in SchedulerType])
-
-
-def _check_name(option: str, name: str, known: list[str]) -> None:
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=3)
-        fix = f"did you mean {' or '.join(close)}?" if close else f"choose one of: {', '.join(known)}"
-        raise SwiftError(f"--{option} {name}: there is no such name", fix=fix)
 
 
 def _default(name: str) -> Any:

@@ -5,17 +5,23 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swift.errors import SwiftError
+from swift.train.distributed import is_main
 
 if TYPE_CHECKING:
     from swift.config import SftConfig
+    from swift.config.train import TrainConfig
 
 VERSION = re.compile(r"v(\d+)-")
 STATE = "trainer_state.json"
+NOTHING = ("false", "none")
+"""Words for --resume_from_checkpoint that mean no checkpoint."""
+
 LIVE = "stream.json"
 """Where the data of a run stands whose samples are made while it goes on."""
 
@@ -95,7 +101,7 @@ def resume_point(wanted: str | None, output_dir: Path) -> Path | None:
     Raises:
         SwiftError: the named folder is no whole checkpoint.
     """
-    if wanted is None or wanted.lower() in ("false", "none"):
+    if wanted is None or wanted.lower() in NOTHING:
         return None
     if wanted.lower() in ("latest", "true"):
         return latest_checkpoint(output_dir.resolve())
@@ -107,6 +113,28 @@ def resume_point(wanted: str | None, output_dir: Path) -> Path | None:
             fix=f"the newest is {newest}" if newest else f"there is no whole checkpoint under {output_dir} either",
         )
     return checkpoint.resolve()
+
+
+def check_resume(train: TrainConfig, output_dir: Path) -> None:
+    """Stop where a run cannot go on from what is named, and warn where it starts anew.
+
+    Raises:
+        SwiftError: the named folder is no whole checkpoint, or there is none to take weights from.
+    """
+    wanted = train.resume_from_checkpoint
+    if resume_point(wanted, output_dir) is not None or wanted is None or wanted.lower() in NOTHING:
+        return
+    if train.resume_only_model:
+        raise SwiftError(
+            f"--resume_from_checkpoint {wanted}: there is no whole checkpoint under {output_dir}",
+            fix="name one, or leave --resume_only_model out",
+        )
+    if is_main():
+        print(
+            f"warning: --resume_from_checkpoint {wanted}: there is no whole checkpoint under {output_dir}; "
+            "the run starts anew",
+            file=sys.stderr,
+        )
 
 
 def check_earlier(config: SftConfig, output_dir: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swift.config import SftConfig
+from swift.errors import SwiftError
 from swift.models.record import fingerprint_of, write_record
 from swift.train.assemble import Prepared
 from swift.train.resume import write_position
@@ -16,7 +18,9 @@ if TYPE_CHECKING:
     from swift.models.source import ModelSource
     from swift.tasks.base import Task
     from swift.templates import Template
-    from swift.train.trainer import KeepModel
+
+KeepModel = Callable[[Any, Path], None]
+"""Writes the model, its tokenizer and its record into a checkpoint's folder."""
 
 
 def model_keeper(config: SftConfig, source: ModelSource, template: Template, task: Task, data: Prepared) -> KeepModel:
@@ -83,3 +87,24 @@ def write_weights(model: Any, folder: Path, base: Path | None, tokenizer: Any, m
     else:
         model.save_pretrained(str(folder), max_shard_size=max_shard_size)
         tokenizer.save_pretrained(str(folder))
+
+
+def load_whole(model: Any, folder: Path) -> None:
+    """Load a checkpoint's whole weights into a model that is there already.
+
+    Raises:
+        SwiftError: the checkpoint lacks weights that are trained.
+    """
+    from safetensors.torch import load_file
+
+    weights = {
+        name: weight for file in sorted(folder.glob("*.safetensors")) for name, weight in load_file(file).items()
+    }
+    missing = set(model.load_state_dict(weights, strict=False).missing_keys)
+    lost = [name for name, parameter in model.named_parameters() if parameter.requires_grad and name in missing]
+    if lost:
+        raise SwiftError(
+            f"the checkpoint lacks {len(lost)} trained weights, such as {lost[0]}",
+            where=str(folder),
+            fix="start from it as a model: --model CHECKPOINT",
+        )

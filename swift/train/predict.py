@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from swift.config import Decisions, SftConfig
-from swift.config.predict import PredictConfig
 from swift.engines import RequestConfig
 from swift.engines.prompts import encode_prompt
 from swift.engines.questions import Question, question_of
@@ -87,21 +86,6 @@ def read_questions(
     asked = f"{len(questions)} rows" + (f", {left_out} without a question or an answer of text" if left_out else "")
     decisions.add("predict_with_generate", asked, "flag", f"at most {config.predict.max_new_tokens} tokens each")
     return questions
-
-
-def request_of(options: PredictConfig, seed: int) -> RequestConfig:
-    """The options of generation as an engine takes them."""
-    return RequestConfig(
-        max_tokens=options.max_new_tokens,
-        # Beam search has no temperature.
-        temperature=None if options.num_beams > 1 and not options.temperature else options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        repetition_penalty=options.repetition_penalty,
-        num_beams=options.num_beams,
-        stop=list(options.stop_words),
-        seed=seed,
-    )
 
 
 class Predictions:

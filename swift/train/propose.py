@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from swift.config import Decisions, SftConfig
+from swift.config import Decisions, SftConfig, TemplateConfig
+from swift.config.build import words_of
 from swift.config.commands import PlanConfig
+from swift.config.fields import options_in
 from swift.config.plan import GPUS
 from swift.errors import SwiftError
 
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
     from swift.plan.propose import Kind, Machine, Proposal
 
 LONGEST = 4096
+HANDED_ON = ("model_revision", "use_hf", "trust_remote_code", *options_in(TemplateConfig, "template"))
+"""Options that the proposed commands take over as they were given."""
+
 HEAD = ("", "train_type", "samples", "accumulation", "checkpointing", "devices", "planned for each", "speed")
 
 
@@ -24,14 +30,19 @@ def main(config: PlanConfig) -> int:
     """Run `swift plan`; its exit status is 1 where nothing fits.
 
     Raises:
-        SwiftError: the model or the machine cannot be read.
+        SwiftError: the model, its template or the machine cannot be read.
     """
-    from swift.compat import quiet_libraries
     from swift.models.source import find_source
+
+    source = find_source(config.model, Decisions(), weights=False)
+    from swift.compat import quiet_libraries
     from swift.plan.propose import proposals
+    from swift.templates.choose import choose_template
 
     quiet_libraries()
-    source = find_source(config.model, Decisions(), weights=False)
+    config.model.model = config.model.model or source.base
+    if config.template != TemplateConfig():
+        choose_template(source.load_tokenizer(config.model.trust_remote_code), config.template, Decisions())
     machine = machine_of(config)
     length = config.machine.max_length or min(source.limit or LONGEST, LONGEST)
     kinds = [kind for name in config.machine.train_type for kind in traced_kinds(config, source, name, machine, length)]
@@ -84,7 +95,7 @@ def traced_kinds(config: PlanConfig, source: ModelSource, name: str, machine: Ma
     except SwiftError as error:
         if name != "qlora":
             raise
-        print(f"qlora is left out: {error.what}")
+        print(f"qlora is left out: {error.what}", file=sys.stderr)
         return
     settle_dropout(run, skeleton.model, Decisions())
     model = tune(run, skeleton.model, source)
@@ -129,7 +140,7 @@ def _options(config: PlanConfig, source: ModelSource, name: str, machine: Machin
 
 def command_of(config: PlanConfig, machine: Machine, length: int, each: Proposal) -> str:
     """The command line of a run with these settings."""
-    words = ["swift", "sft", "--model", str(config.model.model), "--dataset", "YOUR_ROWS"]
+    words = ["swift", "sft", "--model", str(config.model.model), *words_of(config, HANDED_ON), "--dataset", "YOUR_ROWS"]
     words += ["--train_type", "full" if each.kind == "full" else "lora"]
     if each.kind != "full" and config.given("lora_rank"):
         words += ["--lora_rank", str(config.machine.lora_rank)]

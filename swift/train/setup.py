@@ -95,13 +95,9 @@ def open_for_training(config: SftConfig, decisions: Decisions) -> ModelSource:
     model = config.model
     if config.train.more.get("use_cpu") and model.device_map is None:
         model.device_map = "cpu"
-    if config.train.resume_only_model and config.train.resume_from_checkpoint:
-        checkpoint = resume_point(config.train.resume_from_checkpoint, output_dir(config))
-        if checkpoint is None:
-            raise SwiftError(
-                f"--resume_from_checkpoint latest: there is no whole checkpoint under {output_dir(config)}",
-                fix="name one, or leave --resume_only_model out",
-            )
+    wanted = config.train.resume_from_checkpoint if config.train.resume_only_model else None
+    checkpoint = resume_point(wanted, output_dir(config))
+    if checkpoint is not None:
         if read_record(checkpoint).is_adapter:
             model.adapters = [str(checkpoint)]
         else:
@@ -139,7 +135,7 @@ def plan_run(
 ) -> TrainPlan:
     """Count steps and parameters and plan the memory, on a model without storage."""
     from swift.models.skeleton import model_skeleton
-    from swift.plan.fits import available_memory, choose_checkpointing
+    from swift.plan.fits import available_memory
     from swift.train.arguments import training_arguments
     from swift.tuners.layers import layer_turns
 
@@ -179,17 +175,7 @@ def plan_run(
     step = optimizer_step(config, model, partial(arguments, False))
     planned = _memory_planner(config, task, skeleton, model, data, step)
     available = available_memory(skeleton.device.type)
-    if config.tuner.train_type == "prefix":
-        checkpointing = decisions.add("gradient_checkpointing", False, "tuner", "a prefix does not go with it")
-        memory = planned(checkpointing)
-    elif train.gradient_checkpointing is None:
-        plain, saving = planned(False), planned(True)
-        checkpointing, reason = choose_checkpointing(plain, saving, available)
-        decisions.add("gradient_checkpointing", checkpointing, "machine", reason)
-        memory = saving if checkpointing else plain
-    else:
-        checkpointing = train.gradient_checkpointing
-        memory = planned(checkpointing)
+    checkpointing, memory = _settle_checkpointing(config, planned, available, decisions)
     # Made here for their checks alone, before a folder is made or a weight is loaded.
     arguments(checkpointing)
     config.settle({decision.name: decision.value for decision in decisions if decision.name in SETTLED})
@@ -202,6 +188,24 @@ def plan_run(
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
         parameters=sum(p.numel() for p in model.parameters()),
     )
+
+
+def _settle_checkpointing(
+    config: SftConfig, planned: Callable[[bool], MemoryPlan], available: int, decisions: Decisions
+) -> tuple[bool, MemoryPlan]:
+    """Whether activations are computed again, and the plan that goes with it."""
+    from swift.plan.fits import choose_checkpointing
+
+    if config.tuner.train_type == "prefix":
+        decisions.add("gradient_checkpointing", False, "tuner", "a prefix does not go with it")
+        return False, planned(False)
+    asked = config.train.gradient_checkpointing
+    if asked is not None:
+        return asked, planned(asked)
+    plain, saving = planned(False), planned(True)
+    checkpointing, reason = choose_checkpointing(plain, saving, available)
+    decisions.add("gradient_checkpointing", checkpointing, "machine", reason)
+    return checkpointing, saving if checkpointing else plain
 
 
 def _memory_planner(
@@ -328,8 +332,6 @@ def load_and_tune(
     if head is not None and not whole:
         train_head_in_float32(loaded.model)
     transformers.set_seed(config.train.seed)
-    if data.end_to_end:
-        probe_packing(loaded.model, use_cache=False)
     if resume is not None and config.tuner.train_type == "llamapro":
         loaded.model = resume_grown(config, loaded.model, source)
     elif resume is not None and (resume / "adapter_config.json").is_file():
@@ -337,8 +339,8 @@ def load_and_tune(
     else:
         batches = first_batches(config, data, template.tokenizer, loaded.device)
         loaded.model = tune(config, loaded.model, source, batches)
-    if _attend(config, data, loaded.model):
-        probe_packing(loaded.model, borders=True, use_cache=False)
+    if data.end_to_end:
+        probe_packing(loaded.model, borders=_attend(config, data, loaded.model), use_cache=False)
     return loaded
 
 
@@ -366,11 +368,9 @@ def make_trainer(
     from swift.models.segments import takes_borders
     from swift.train import callbacks
     from swift.train.arguments import training_arguments
-    from swift.train.benchmarks import Benchmarks
     from swift.train.hooks import LastStep, LogFile, Progress
     from swift.train.keep import model_keeper
     from swift.train.meter import ChannelMeter
-    from swift.train.predict import PREDICTIONS, Predictions, request_of
     from swift.train.swanlab import start_swanlab
     from swift.train.told import Told
     from swift.train.trainer import SwiftTrainer
@@ -386,13 +386,6 @@ def make_trainer(
         extra.append(EarlyStoppingCallback(train.early_stop_interval))
     borders = takes_borders(loaded.model)
     collator = data.train_collator(template.tokenizer, multiple, borders)
-    measures: list[Measure] = []
-    at_once = train.per_device_eval_batch_size
-    if questions:
-        request = request_of(config.predict, train.seed)
-        measures.append(Predictions(questions, template, request, at_once, run_folder / PREDICTIONS))
-    if config.evaluate.eval_use_evalscope:
-        measures.append(Benchmarks(config, template, at_once, run_folder / "eval_output"))
     trainer = SwiftTrainer(
         loaded.model,
         args,
@@ -401,7 +394,7 @@ def make_trainer(
         eval_collator=data.collator(template.tokenizer, data.held, multiple, borders) if data.held else None,
         eval_units=data.held.count if data.held else 0,
         computation=computation,
-        measures=measures,
+        measures=_measures(config, template, questions, run_folder),
         offload=train.activation_cpu_offload,
         keep_model=model_keeper(config, source, template, task, data),
         make_optimizer=optimizer_maker(config),
@@ -418,6 +411,22 @@ def make_trainer(
     for unwanted in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(unwanted)
     return trainer
+
+
+def _measures(config: SftConfig, template: Template, questions: list[Question], run_folder: Path) -> list[Measure]:
+    """What evaluation measures besides the loss: answers to the rows, and data sets of EvalScope."""
+    from swift.engines.requests import sampling_request
+    from swift.train.benchmarks import Benchmarks
+    from swift.train.predict import PREDICTIONS, Predictions
+
+    measures: list[Measure] = []
+    at_once = config.train.per_device_eval_batch_size
+    if questions:
+        request = sampling_request(config.predict, config.train.seed)
+        measures.append(Predictions(questions, template, request, at_once, run_folder / PREDICTIONS))
+    if config.evaluate.eval_use_evalscope:
+        measures.append(Benchmarks(config, template, at_once, run_folder / "eval_output"))
+    return measures
 
 
 def rounding(device: torch.device) -> int:

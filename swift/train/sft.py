@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import signal
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any
 
 from swift.config import Decisions, PtConfig, SftConfig
 from swift.config.effect import note_without_effect
 from swift.plugins import load_plugins
 from swift.train.result import SftResult
+
+if TYPE_CHECKING:
+    from swift.models.source import ModelSource
+    from swift.train.live import StreamRows
+    from swift.train.tokenised import RunRows
 
 
 def main(config: SftConfig) -> int:
@@ -37,7 +43,27 @@ def sft(config: SftConfig | None = None, **options: Any) -> SftResult:
 
 
 def train(config: SftConfig) -> SftResult:
-    """The run itself; a signal that stopped it is told by the result's status.
+    """Check options and rows, then run; a signal that stopped the run is told by the result's status.
+
+    Raises:
+        SwiftError: a mistake in the options, the rows or the model.
+    """
+    decisions = Decisions()
+    say(config, "checking options and rows")
+    check_options(config, decisions)
+    from swift.train import assemble, setup
+
+    rows = assemble.read_rows(config)
+    source = setup.open_for_training(config, decisions)
+    say(config, "loading torch and transformers")
+    from swift.train.process import process_kept
+
+    with process_kept():
+        return run(config, source, rows, decisions)
+
+
+def run(config: SftConfig, source: ModelSource, rows: RunRows | StreamRows, decisions: Decisions) -> SftResult:
+    """The run itself, from the template to the report.
 
     Raises:
         SwiftError: a mistake in the options, the rows or the model.
@@ -48,11 +74,6 @@ def train(config: SftConfig) -> SftResult:
     from swift.train import assemble, batch_size, distributed, outcome, predict, setup
     from swift.train.arguments import check_best
 
-    decisions = Decisions()
-    check_options(config, decisions)
-    rows = assemble.read_rows(config)
-
-    source = setup.open_for_training(config, decisions)
     quiet_libraries()
     task = open_task(config, source, decisions)
     task.check()
@@ -81,6 +102,14 @@ def train(config: SftConfig) -> SftResult:
     return result
 
 
+def say(config: SftConfig, doing: str) -> None:
+    """Tell whoever sits before a terminal what takes the next seconds; JSON output stays alone."""
+    from swift.train import distributed
+
+    if distributed.is_main() and config.output.format == "text" and sys.stderr.isatty():
+        print(f"{doing} …", file=sys.stderr, flush=True)
+
+
 def pt(config: PtConfig | None = None, **options: Any) -> SftResult:
     """Pre-train on whole texts: `pt(model="demo", dataset=["texts.jsonl"])`; all else as `sft`."""
     return sft(config or PtConfig.of(**options))
@@ -95,9 +124,9 @@ def check_options(config: SftConfig, decisions: Decisions) -> None:
     from swift.tasks.choose import check_early
     from swift.templates.scales import LossScale
     from swift.train import callbacks
-    from swift.train.arguments import check_missing, check_more, check_names, check_packages, eval_strategy
+    from swift.train.arguments import check_missing, check_more, check_packages, eval_strategy
     from swift.train.benchmarks import check_benchmarks
-    from swift.train.folders import check_earlier, check_writable, resume_point
+    from swift.train.folders import check_earlier, check_resume, check_writable
     from swift.train.live import check_live
     from swift.train.optimizers import settle_optimizer
     from swift.train.predict import check_predict
@@ -120,12 +149,11 @@ def check_options(config: SftConfig, decisions: Decisions) -> None:
     note_without_effect(config, decisions, () if tuners.is_builtin(config.tuner.train_type) else ("train_type",))
     check_live(config)
     check_more(train.more)
-    check_names(config)
     check_packages(config)
     eval_strategy(config)
     check_predict(config)
     check_benchmarks(config)
     output = output_dir(config)
-    resume_point(train.resume_from_checkpoint, output)
+    check_resume(train, output)
     check_earlier(config, output)
     check_writable(output)

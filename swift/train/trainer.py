@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -28,42 +26,14 @@ from swift.tasks.base import Computation
 from swift.train import distributed
 from swift.train.folders import STATE, link_checkpoint, step_of
 from swift.train.hooks import AfterStep
+from swift.train.keep import KeepModel, load_whole
+from swift.train.loader import EpochLoader, start_worker
 from swift.train.meter import ChannelMeter, Meter
 from swift.train.neftune import Neftune
 from swift.train.offload import ActivationOffload
 from swift.train.predict import Measure
 from swift.train.told import Told
 from swift.tuners.adalora import RankSchedule
-
-KeepModel = Callable[[Any, Path], None]
-"""Writes the model, its tokenizer and its record into a checkpoint's folder."""
-
-
-class EpochLoader(DataLoader):
-    """A loader whose batch sampler follows the epoch."""
-
-    running: Any = None
-
-    def __iter__(self) -> Any:
-        self.running = super().__iter__()
-        return self.running
-
-    def close(self) -> None:
-        """End the workers of an epoch that was left in the middle: the process would wait for them when it ends."""
-        shutdown = getattr(self.running, "_shutdown_workers", None)
-        if shutdown is not None:
-            shutdown()
-
-    def set_epoch(self, epoch: int) -> None:
-        """Give the sampler the order of this epoch."""
-        self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
-
-
-def start_worker(number: int) -> None:
-    """Leave signals to the training process, which ends its loader's workers, and threads to the other workers."""
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_IGN)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
 class SwiftTrainer(Trainer):
@@ -479,24 +449,3 @@ def _set_random_states(states: tuple[torch.Tensor, list[torch.Tensor]]) -> None:
     torch.set_rng_state(states[0])
     if states[1]:
         torch.cuda.set_rng_state_all(states[1])
-
-
-def load_whole(model: Any, folder: Path) -> None:
-    """Load a checkpoint's whole weights into a model that is there already.
-
-    Raises:
-        SwiftError: the checkpoint lacks weights that are trained.
-    """
-    from safetensors.torch import load_file
-
-    weights = {
-        name: weight for file in sorted(folder.glob("*.safetensors")) for name, weight in load_file(file).items()
-    }
-    missing = set(model.load_state_dict(weights, strict=False).missing_keys)
-    lost = [name for name, parameter in model.named_parameters() if parameter.requires_grad and name in missing]
-    if lost:
-        raise SwiftError(
-            f"the checkpoint lacks {len(lost)} trained weights, such as {lost[0]}",
-            where=str(folder),
-            fix="start from it as a model: --model CHECKPOINT",
-        )

@@ -92,6 +92,12 @@ def test_mistakes_end_with_2_and_one_message(words: list[str], said: str, capsys
         "infer --model FOLDER --val_dataset FOLDER/broken.jsonl",
         "merge-lora --adapters FOLDER",
         "sft --model ./no/model --dataset FOLDER/whole.jsonl",
+        "sft --model FOLDER --dataset FOLDER/whole.jsonl --optim adamw_trch",
+        "sft --model FOLDER --dataset FOLDER/whole.jsonl --attn_impl sdp",
+        "deploy --model FOLDER --adapters FOLDER",
+        "deploy --model FOLDER --adapters robin=FOLDER",
+        "deploy --model FOLDER --host 256.1.1.1",
+        "plan --model ./no/model",
     ],
 )
 def test_nothing_heavy_is_imported(words: str, tmp_path: Path) -> None:
@@ -108,6 +114,16 @@ def test_nothing_heavy_is_imported(words: str, tmp_path: Path) -> None:
     last = done.stdout.splitlines()[-1]
     allowed = "[]" if words.partition("--")[2].split()[0] in ("help", "version", "modle") else "['numpy']"
     assert last in ("HEAVY []", f"HEAVY {allowed}"), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("words", [[], ["--dry_run", "true", "--format", "json"]], ids=["text", "json"])
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_run_does_not_begin_in_silence(
+    words: list[str], terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    assert main(["sft", "--model", "demo", "--dataset", "nowhere.jsonl", *words]) == 2
+    assert capsys.readouterr().err.startswith("checking options and rows" if terminal and not words else "error: ")
 
 
 def test_import_swift_loads_no_torch() -> None:

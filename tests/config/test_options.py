@@ -13,11 +13,11 @@ import pytest
 from swift.compat import transformers_major
 from swift.config import Decisions, InferConfig, SftConfig
 from swift.config.build import known_options, read_arguments, write_config
-from swift.config.commands import COMMANDS, options_of
+from swift.config.commands import COMMANDS, PlanConfig, options_of
 from swift.config.effect import note_without_effect
 from swift.config.fields import read_value
 from swift.config.reference import flags_page
-from swift.config.training_arguments import REFUSED, TABLE, read_installed
+from swift.config.training_arguments import NAMES, REFUSED, TABLE, read_installed, read_installed_names
 from swift.errors import SwiftError
 from tests.shared import shared_dir
 
@@ -97,6 +97,12 @@ def test_options_of_transformers_go_through() -> None:
         ("--lora_rank 0", "fix: give another value or leave it out: the default is 8"),
         ("--deepspeed zero2", "--deepspeed zero2 has no effect here: DeepSpeed is not there yet"),
         ("--dataset a ''", "must not be empty"),
+        ("--report_to tensorbord", r"--report_to is .*tensorbord.*did you mean tensorboard\?"),
+        ("--optim adamw_trch", "--optim is 'adamw_trch'; it must be a known name; did you mean adamw_torch"),
+        ("--lr_scheduler_type cosin", "--lr_scheduler_type is 'cosin'.*did you mean cosine"),
+        ("--lr_scheduler_type x", "it must be constant, constant_with_warmup"),
+        ("--attn_impl sdp", r"--attn_impl is 'sdp'.*did you mean sdpa\?"),
+        ("--max_shard_size 5", "--max_shard_size is '5'; it must be a number with KB, MB, GB or TB"),
         ("--adapters ''", "must not be empty"),
     ],
 )
@@ -205,7 +211,8 @@ def test_every_option_has_a_meaning_and_a_fitting_default() -> None:
     for config in COMMANDS.values():
         for spec in options_of(config).values():
             assert spec.help or spec.group == "transformers", spec.name
-            assert not spec.choices or spec.default is None or spec.default in spec.choices
+            defaults = spec.default if isinstance(spec.default, list) else [spec.default]
+            assert not spec.choices or {None, *spec.choices}.issuperset(defaults)
 
 
 def test_every_option_of_transformers_is_known() -> None:
@@ -216,6 +223,18 @@ def test_every_option_of_transformers_is_known() -> None:
     changed = {name for name, entry in installed.items() if table[name]["kind"] != entry["kind"]}
     before_5 = {"fsdp", "warmup_steps"} if transformers_major() < 5 else set()
     assert changed == before_5, "python -m swift.config.training_arguments"
+
+
+def test_every_name_that_transformers_takes_is_known() -> None:
+    known = json.loads(NAMES.read_text())
+    for option, names in read_installed_names().items():
+        assert set(names) <= set(known[option]), "python -m swift.config.training_arguments"
+
+
+def test_each_of_several_choices_is_checked() -> None:
+    assert read_arguments(PlanConfig, ["--train_type", "lora", "full"]).machine.train_type == ["lora", "full"]
+    with pytest.raises(SwiftError, match=r"--train_type cannot be 'lroa'[\s\S]*choose one of: full\|lora\|qlora"):
+        read_arguments(PlanConfig, ["--train_type", "lora", "lroa"])
 
 
 def test_the_reference_page_is_fresh() -> None:

@@ -36,9 +36,9 @@ def tiny_model(name: str, attention: str, **changes):
     config_class, model_class = MODELS[name]
     torch.manual_seed(0)
     config = config_class(**SIZES | changes)
-    config._attn_implementation = "sdpa" if attention == "segments" else attention
+    config._attn_implementation = attention.removesuffix(" segments")
     model = model_class(config).float()
-    assert attention != "segments" or attend_by_segment(model)
+    assert not attention.endswith("segments") or attend_by_segment(model)
     return model
 
 
@@ -69,13 +69,13 @@ def loss_and_gradients(model, batches, tokens: int):
     return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa", "segments"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "eager segments", "sdpa segments"])
 @pytest.mark.parametrize("name", list(MODELS))
 @pytest.mark.parametrize("multiple", [None, 16])
 def test_a_pack_gives_the_loss_and_gradients_of_its_samples(name, attention, multiple, dataset):
     model, tokens = tiny_model(name, attention), int(dataset.trained.sum())
     single = Collator(dataset, None, Layout(pad_token_id=0, padding_free=False))
-    borders = attention == "segments"
+    borders = attention.endswith("segments")
     layout = Layout(pad_token_id=0, padding_free=True, pad_to_multiple_of=multiple, borders=borders)
     packed = Collator(dataset, [[0, 1, 2], [3, 4]], layout)
     free = Collator(dataset, None, Layout(pad_token_id=0, padding_free=True))
@@ -94,12 +94,12 @@ def test_a_pack_gives_the_loss_and_gradients_of_its_samples(name, attention, mul
             assert torch.allclose(gradient, expected[1][weight], atol=1e-5, rtol=0), (layout, weight)
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa", "segments"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "eager segments", "sdpa segments"])
 @pytest.mark.parametrize("name", list(MODELS))
 def test_the_probe_passes_models_that_keep_samples_apart(name, attention):
     model = tiny_model(name, attention).train()
     probe_packing(model, use_cache=False)
-    probe_packing(model, borders=attention == "segments", use_cache=False)
+    probe_packing(model, borders=attention.endswith("segments"), use_cache=False)
     assert model.training
 
 
@@ -114,7 +114,8 @@ def test_models_whose_layers_do_not_tell_their_masks_keep_them(changes):
 
 def test_attention_that_was_asked_for_by_name_stays():
     model = tiny_model("llama", "eager")
-    assert not attend_by_segment(model) and model.config._attn_implementation == "eager"
+    model.config._attn_implementation = "flex_attention"
+    assert not attend_by_segment(model) and model.config._attn_implementation == "flex_attention"
 
 
 def test_the_probe_finds_a_cache_that_is_left_on():

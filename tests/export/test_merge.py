@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from swift.cli.main import main
 from swift.engines import InferRequest, PtEngine, RequestConfig
@@ -186,3 +186,24 @@ def test_the_distance_is_not_measured_where_that_does_not_run(wide, tmp_path, ca
     assert merge_lora(str(adapter), tmp_path / "merged").is_dir()
     said = capsys.readouterr().err
     assert "eetq 8 bits; the distance from there is not measured: --quant_method eetq: it needs" in said
+
+
+def test_a_template_that_is_named_goes_into_the_merged_model(adapter, tmp_path, capsys):
+    file = tmp_path / "own.jinja"
+    file.write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:")
+    words = ("--adapters", adapter, "--output_dir", tmp_path / "merged")
+    assert swift(*words, "--chat_template", tmp_path / "no.jinja") == 2
+    assert "--chat_template" in capsys.readouterr().err and not (tmp_path / "merged").exists()
+    assert swift(*words, "--chat_template", file, "--system", "Be brief.") == 0
+    prompt = "system: Be brief.\nuser: hi\nassistant:"
+    assert PtEngine(str(tmp_path / "merged")).template.prompt_text(ask("hi")) == prompt
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    assert tokenizer.apply_chat_template(ask("hi"), tokenize=False) == "user: hi\nassistant:"
+
+
+def test_a_template_that_was_trained_goes_into_the_merged_model(base, adapter, tmp_path):
+    text = "{% for m in messages %}[{{ m.content }}]{% endfor %}"
+    template = load_template(make_tokenizer()).to_dict() | {"chat_template": text}
+    write_record(adapter, config={}, template=template, base_model=str(base), base_config={})
+    tokenizer = AutoTokenizer.from_pretrained(merge_lora(str(adapter)))
+    assert tokenizer.apply_chat_template(ask("hi"), tokenize=False) == "[hi]"

@@ -67,6 +67,10 @@ def test_the_command_prints_a_line_for_each(capsys):
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {line["id"] for line in lines} == {name for name in BY_ID if "qwen2.5-7b" in name.lower()}
     assert all(line["transformers"] == SWEEP["transformers"] for line in lines)
+    assert main(["models", "--search", "qwen3"]) == 0
+    ids = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    by_id = ["qwen3" in name.lower() for name in ids]
+    assert by_id == sorted(by_id, reverse=True) and not all(by_id) and any(by_id)
     assert main(["models"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == len(MODELS)
     assert main(["models", "--search", "no such model"]) == 2

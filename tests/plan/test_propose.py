@@ -84,6 +84,21 @@ def test_a_config_is_enough(config_alone: Path, capsys: pytest.CaptureFixture[st
     assert "1 ×" in out and "swift sft --model" in out and "NPROC" not in out
 
 
+def test_commands_take_over_how_the_model_is_read(
+    config_alone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "own.jinja"
+    file.write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    words = ["plan", "--model", str(config_alone), "--gpus", "1", "--train_type", "lora", "--max_length", "64"]
+    assert (
+        main([*words, "--chat_template", str(file), "--enable_thinking", "false", "--trust_remote_code", "true"]) == 0
+    )
+    wanted = f"--trust_remote_code true --chat_template {file} --enable_thinking false --dataset YOUR_ROWS"
+    assert wanted in capsys.readouterr().out
+    assert main([*words, "--chat_template", str(tmp_path / "no.jinja")]) == 2
+    assert "--chat_template" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("value", ["8x", "x80", "0x80", "many", "8x0"])
 def test_a_machine_that_cannot_be_read(value: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--model", "demo", "--gpus", value]) == 2

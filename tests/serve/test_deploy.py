@@ -19,8 +19,9 @@ import pytest
 from swift.cli.main import main
 from swift.engines import InferRequest, PtEngine, RequestConfig
 from swift.errors import SwiftError
+from swift.serve.address import bind
 from swift.serve.run import check_ssl, split_adapters
-from swift.serve.server import Server, bind
+from swift.serve.server import Server
 from swift.serve.service import Service
 from tests.serve.serving import Scripted
 from tests.tiny import ask, save_adapter, save_tiny
@@ -124,6 +125,8 @@ def test_an_adapter_without_a_name_always_acts_and_answers_are_kept(folders, tmp
         (["--infer_backend", "nothing"], "no such engine"),
         (["--adapters", "one=missing"], "missing"),
         (["--adapters", "=x"], "empty part"),
+        (["--adapters", "one=/"], "--adapters / holds no adapter"),
+        (["--adapters", "/"], "--adapters / holds no adapter"),
         (["--host", "256.1.1.1"], "--host 256.1.1.1"),
         (["--api_key", ""], "must not be empty"),
         (["--ssl_keyfile", "key.pem"], "--ssl_keyfile without --ssl_certfile"),

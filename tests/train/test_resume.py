@@ -103,8 +103,13 @@ def test_another_base_model_is_refused(train: Train, tmp_path: Path) -> None:
         train(max_steps=4, model=str(other), resume_from_checkpoint=str(run.checkpoint))
 
 
-def test_latest_without_a_checkpoint_starts_anew(train: Train) -> None:
+def test_latest_without_a_checkpoint_starts_anew_and_says_so(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     assert losses(train(max_steps=1, resume_from_checkpoint="latest")).keys() == {1}
+    assert "warning: --resume_from_checkpoint latest: there is no whole checkpoint under" in capsys.readouterr().err
+    train(max_steps=2, resume_from_checkpoint="latest")
+    assert "warning" not in capsys.readouterr().err
+    train(max_steps=1, resume_from_checkpoint="none")
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_other_data_is_refused(train: Train, tmp_path: Path, rows: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from swift.config import OptimizerConfig
 from swift.errors import SwiftError
-from swift.models.segments import NAME
+from swift.models.segments import NAMES
 from swift.tuners import optimizer
 from swift.tuners.optim.muon import muon
 from swift.tuners.optim.rules import RuleOptimizer
@@ -56,7 +56,7 @@ def muonclip(model: Any, args: Any, options: OptimizerConfig) -> MuonClip:
     modules = [module for module in model.modules() if hasattr(module, "q_proj") and hasattr(module, "k_proj")]
     kernel = model.config.get_text_config()._attn_implementation.removeprefix("watched_")
     # Samples of a pack that are attended one by one have no mask of the whole, which tells the logits that count.
-    kernel = "sdpa" if kernel == NAME else kernel
+    kernel = next((name for name, by_sample in NAMES.items() if by_sample == kernel), kernel)
     reason = None
     if not modules:
         reason = "the model's attention has no q_proj and k_proj"
