@@ -84,8 +84,14 @@ class TrainPlan:
     parameters: int
 
 
-def open_for_training(config: SftConfig, decisions: Decisions) -> ModelSource:
-    """Find model and tokenizer; a checkpoint to start anew from takes the place of the model or adapter."""
+def open_for_training(config: SftConfig, decisions: Decisions, *, weights: bool = True) -> ModelSource:
+    """Find model and tokenizer; a checkpoint to start anew from takes the place of the model or adapter.
+
+    Args:
+        config: the run's options.
+        decisions: takes where the model was found.
+        weights: False downloads config and tokenizer only, for a run that stops at its rows.
+    """
     from swift.models.length import settle_length
     from swift.models.load import check_loading
     from swift.models.quantization import settle_quantization, stored_method
@@ -109,7 +115,7 @@ def open_for_training(config: SftConfig, decisions: Decisions) -> ModelSource:
     if len(model.adapters) > 1:
         raise SwiftError("--adapters: training goes on from one adapter", fix="merge the others first")
     check_loading(model)
-    source = find_source(model, decisions)
+    source = find_source(model, decisions, weights=weights)
     settle_quantization(model, source.record, decisions)
     settle_length(model, source, decisions)
     settle_kind(config, source, decisions)

@@ -52,7 +52,7 @@ def train(config: SftConfig) -> SftResult:
     check_options(config, decisions)
     rows = assemble.read_rows(config)
 
-    source = setup.open_for_training(config, decisions)
+    source = setup.open_for_training(config, decisions, weights=not rows.fails)
     quiet_libraries()
     task = open_task(config, source, decisions)
     task.check()
