@@ -41,30 +41,51 @@ def byte_tokenizer(source: str) -> Any:
     )
 
 
-def outcome(template: Template, name: str) -> str:
-    """What becomes of one conversation."""
+def outcome(template: Template, name: str) -> tuple[str, str]:
+    """What becomes of one conversation, and why where nothing does."""
     template.notes.clear()
     try:
         samples = template.encode(conversation_row(name))
     except SwiftError as error:
-        return "drops calls" if "drops the tool calls" in error.what else "refused"
-    return str(len(samples)) + (" −r" if template.notes["reasoning dropped by the template"] else "")
+        return "drops calls" if "drops the tool calls" in error.what else "refused", error.what
+    return str(len(samples)) + (" −r" if template.notes["reasoning dropped by the template"] else ""), ""
+
+
+def reasons(found: dict[tuple[str, str], list[str]]) -> str:
+    """A table of what is refused and why.
+
+    Args:
+        found: template and reason -> conversations.
+    """
+    lines = ["| template | conversations | what it says |", "| --- | --- | --- |"]
+    for (template, reason), names in found.items():
+        told = " ".join(reason.replace("|", "\\|").split())
+        every = "all" if len(names) == len(CONVERSATIONS) else ", ".join(names)
+        lines.append(f"| {template} | {every} | {told} |")
+    return "\n".join(lines)
 
 
 def survey(folder: Path) -> str:
-    """A table of templates and conversations, and the totals."""
+    """A table of templates and conversations, the totals, and why some are refused."""
     names = list(CONVERSATIONS)
     lines = [f"| template | stop | {' | '.join(names)} |", "| --- " * (len(names) + 2) + "|"]
     total: Counter[str] = Counter()
+    refused: dict[tuple[str, str], list[str]] = {}
     for path in sorted(folder.glob("*.jinja")):
         source = path.read_text(encoding="utf-8")
         variables = VARIABLES.get(path.stem, {})
         template = Template(byte_tokenizer(source), source=path.stem, chat_template_kwargs=variables)
-        cells = [outcome(template, name) for name in names]
+        cells = []
+        for name in names:
+            cell, reason = outcome(template, name)
+            cells.append(cell)
+            if reason:
+                refused.setdefault((path.stem, reason), []).append(name)
         total.update("trained" if cell[0].isdigit() else cell for cell in cells)
         total["of them in more than one sample"] += sum(cell[0].isdigit() and cell[0] != "1" for cell in cells)
         lines.append(f"| {path.stem} | {_stops(template)} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", "; ".join(f"{count} {kind}" for kind, count in total.most_common()) + "."])
+    totals = "; ".join(f"{count} {kind}" for kind, count in total.most_common()) + "."
+    return "\n".join([*lines, "", totals, "", "What is refused, and why:", "", reasons(refused)])
 
 
 def put_section(page: Path, name: str, text: str) -> None:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from swift.config import InferConfig, MergeConfig, PtConfig, SftConfig, TunerConfig
     from swift.data import load_rows
-    from swift.engines import AdapterRequest, InferRequest, PtEngine, RequestConfig
+    from swift.engines import AdapterRequest, InferRequest, PtEngine, RequestConfig, TextEngine
     from swift.engines.remote import InferClient
     from swift.engines.vllm import VllmEngine
     from swift.errors import SwiftError
@@ -102,6 +102,7 @@ _HOMES = {
     "Swift": "swift.tuners.api",
     "SwiftError": "swift.errors",
     "Template": "swift.templates",
+    "TextEngine": "swift.engines",
     "Trainer": "swift.train.api",
     "TrainingArguments": "transformers",
     "TunerConfig": "swift.config",

@@ -6,11 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig, Qwen2Config
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    MixtralConfig,
+    Qwen2Config,
+)
 
 from tests.tiny_tokenizer import CHATML, TEXT, make_tokenizer
 
-__all__ = ["CHATML", "TEXT", "ask", "make_model", "make_tokenizer", "save_adapter", "save_tiny"]
+__all__ = ["CHATML", "TEXT", "ask", "make_model", "make_tokenizer", "save_adapter", "save_bert", "save_tiny"]
 
 
 def make_model(kind: str = "llama", seed: int = 0, **changes: Any) -> Any:
@@ -51,6 +58,16 @@ def save_adapter(folder: Path, base: Path, seed: int = 1, **settings: Any) -> Pa
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.5)
     peft_model.save_pretrained(folder)
+    return folder
+
+
+def save_bert(folder: Path, **labels: Any) -> Path:
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer(None)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = BertConfig(vocab_size=len(tokenizer), pad_token_id=0, initializer_range=0.5, **sizes, **labels)
+    BertForSequenceClassification(config).eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 

@@ -57,6 +57,7 @@ EXTRAS = (
         "cuda",
     ),
     Extra("liger-kernel", "--use_liger_kernel", "pip install liger-kernel", "cuda"),
+    Extra("unsloth", "--tuner_backend unsloth", "pip install unsloth, in an environment of its own", "cuda"),
     Extra("vllm", "--infer_backend vllm", "swift env install vllm", "cuda"),
     Extra("torch-npu", "Ascend NPUs", "pip install torch-npu", "npu"),
 )

@@ -91,6 +91,12 @@ class TrainConfig:
         "inputs of layers. Frees the device's memory and costs copies.",
         aliases=("activation_offloading",),
     )
+    ema_decay: float | None = option(
+        None,
+        "Evaluate and save the exponential moving average of the trained weights: after each step this share of it "
+        "stays (less in the first steps) and the weights give the rest; 0.999 is usual. Unset: the weights themselves.",
+        check=lambda value: None if 0 < value < 1 else "must be between 0 and 1",
+    )
     logging_steps: float = option(5, "Steps between logged losses.", check=above(0))
     logging_first_step: bool = option(True, "Log the first step as well.")
     eval_strategy: str | None = option(None, "no, steps or epoch; unset means --save_strategy where rows are kept.")

@@ -44,6 +44,11 @@ class TunerConfig:
         "prompt, prefix leave an adapter; full, freeze, llamapro a whole model; or a tuner from --external_plugins.",
         aliases=("tuner_type", "sft_type"),
     )
+    tuner_backend: Literal["peft", "unsloth"] = option(
+        "peft",
+        "Whose code trains lora and full: PEFT's and transformers', or Unsloth's, which needs a GPU and its package in "
+        "an environment of its own.",
+    )
     target_modules: list[str] = option(
         help="Modules that get an adapter: names, all-linear (all but the output embedding), or both; with adapter, "
         "all-linear means attention and feed-forward as a whole.",

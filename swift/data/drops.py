@@ -7,6 +7,7 @@ import pickle
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,29 @@ def stop_at(bad: Sequence[Dropped], total: int, *, fix: str) -> None:
     if rest := groups[SHOWN:]:
         lines.append(f"  … and {sum(each.count for each in rest)} rows for {len(rest)} other reasons")
     raise SwiftError("\n".join(lines), fix=fix)
+
+
+class FailedRows:
+    """The rows of a run that cannot be used, of all its passes over the data, for one report.
+
+    Attributes:
+        rows: how many rows were looked at.
+        bad: those that cannot be read, or that template or task cannot encode.
+        too_long: those that `--truncation_strategy raise` does not take.
+    """
+
+    def __init__(self) -> None:
+        self.rows, self.bad, self.too_long = 0, DroppedRows(), DroppedRows()
+
+    def stop(self) -> None:
+        """Stop the run where there are some.
+
+        Raises:
+            SwiftError: there are; it shows the first of every kind.
+        """
+        fixes = ["raise --max_length, or choose another --truncation_strategy"] if self.too_long else []
+        fixes += ["mend these rows; --strict false drops and counts them"] if self.bad else []
+        stop_at(DroppedRows(chain(self.bad, self.too_long)), self.rows, fix="; ".join(fixes))
 
 
 def write_dropped(dropped: Iterable[Dropped], path: str | Path) -> None:

@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from swift.data.drops import Dropped, DroppedRows, by_reason, stop_at
+from swift.data.drops import Dropped, DroppedRows, FailedRows, by_reason
 from swift.data.encoded import EncodedDataset
 from swift.data.token_files import Progress, TokenWriter, open_tokens
 from swift.data.truncation import Truncation, shorten
@@ -188,6 +188,7 @@ def encode_rows(
     strict: bool = True,
     progress: Callable[[int, int], None] | None = None,
     folder: Path | None = None,
+    failed: FailedRows | None = None,
 ) -> EncodedDataset:
     """Encode every row; the result and its order do not depend on `num_proc`.
 
@@ -197,12 +198,13 @@ def encode_rows(
         max_length: longest sample, in tokens; unset means no limit.
         truncation_strategy: what happens to a longer one.
         num_proc: processes.
-        strict: stop, after all rows were looked at, when the template could not encode some.
+        strict: stop, after all rows were looked at, when some could not be read or encoded.
         progress: called with (rows done, rows).
         folder: keeps the samples in files there instead of in memory; goes on where an earlier call was killed.
+        failed: takes the rows to stop at, where the caller stops at those of several sets together.
 
     Raises:
-        SwiftError: rows that cannot be encoded (strict), rows too long under `raise`, nothing left, a worker that died.
+        SwiftError: rows that cannot be used (strict), rows too long under `raise`, nothing left, a worker that died.
     """
     job = _Job(rowset.rows, template, max_length, truncation_strategy)
     total = len(rowset.rows)
@@ -230,15 +232,23 @@ def encode_rows(
             writer.close()
     if folder is not None:
         samples = open_tokens(folder)
-    stop_at(told.too_long, total, fix="raise --max_length, or choose another --truncation_strategy")
-    if strict:
-        stop_at(told.bad, total, fix="mend these rows; --strict false drops and counts them")
     samples.dropped = DroppedRows(chain(rowset.dropped, told.dropped, told.bad))
-    _check_some_left(samples)
+    stops = FailedRows() if failed is None else failed
+    stops.rows += total + len(rowset.dropped)
+    stops.too_long.extend(told.too_long)
+    stops.bad.extend(chain(rowset.dropped, told.bad) if strict else ())
+    if failed is None:
+        stops.stop()
+        check_some_left(samples)
     return samples
 
 
-def _check_some_left(samples: EncodedDataset) -> None:
+def check_some_left(samples: EncodedDataset) -> None:
+    """Stop where no row became a sample.
+
+    Raises:
+        SwiftError: it counts the reasons.
+    """
     if not len(samples):
         reasons = (
             "; ".join(f"{count} × {reason}" for reason, count in by_reason(samples.dropped)) or "there are no rows"

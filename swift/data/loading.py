@@ -147,6 +147,7 @@ def load_rows(
     hub_token: str | None = None,
     option: str = "dataset",
     answers: bool = True,
+    stop: bool = True,
 ) -> RowSet:
     """Read data sets whole and lay their rows one after another, or mix them.
 
@@ -162,6 +163,7 @@ def load_rows(
         hub_token: for private data.
         option: the option the names came from, for errors.
         answers: rows must hold what is trained; inference takes rows that are only asked.
+        stop: stop at bad rows (strict); else they are in `dropped`, for a report with those that cannot be encoded.
 
     Raises:
         SwiftError: no such data set, unreadable files, bad rows (strict), no rows.
@@ -184,7 +186,7 @@ def load_rows(
     # Data for evaluation may have our names already, where the data for training has others.
     if option == "dataset":
         _check_columns(config, reader.columns)
-    if config.strict:
+    if config.strict and (stop or not len(rows)):
         stop_at(bad, total, fix="mend these rows; --strict false drops and counts them")
     if names and not len(rows):
         raise SwiftError(

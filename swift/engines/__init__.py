@@ -20,6 +20,7 @@ from swift.engines.base import (
 )
 
 if TYPE_CHECKING:
+    from swift.engines.texts import TextEngine
     from swift.engines.transformers import PtEngine
 
 __all__ = [
@@ -32,14 +33,17 @@ __all__ = [
     "PtEngine",
     "RequestConfig",
     "Response",
+    "TextEngine",
     "Usage",
     "engine",
     "engines",
 ]
 
+_HOMES = {"PtEngine": "swift.engines.transformers", "TextEngine": "swift.engines.texts"}
+"""Engines that bring torch along, which who only names one should not wait for."""
+
 
 def __getattr__(name: str) -> Any:
-    # PtEngine brings torch along, which who only names an engine should not wait for.
-    if name == "PtEngine":
-        return import_module("swift.engines.transformers").PtEngine
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -22,19 +22,25 @@ if TYPE_CHECKING:
     from swift.templates import Template
 
 
-def read_options(model: str | None, options: dict[str, Any]) -> InferConfig:
+def read_options(model: str | None, options: dict[str, Any], more: dict[str, type] | None = None) -> InferConfig:
     """The options of model and template, read as `swift infer` reads them; None means not given.
+
+    Args:
+        model: what `--model` would say.
+        options: by their names.
+        more: further concerns whose options count, by their groups.
 
     Raises:
         SwiftError: there is no such option, its value does not fit, or it belongs to a request.
     """
     given = {name: value for name, value in {"model": model, **options}.items() if value is not None}
     config = InferConfig.of(**given | _dtype(given))
-    known = options_in(ModelConfig, "model") | options_in(TemplateConfig, "template")
+    concerns = {"model": ModelConfig, "template": TemplateConfig} | (more or {})
+    known = {name: spec for group, each in concerns.items() for name, spec in options_in(each, group).items()}
     names = {*known, *(alias for spec in known.values() for alias in spec.aliases)}
     if other := [name for name in given if name not in names]:
         raise SwiftError(
-            f"{', '.join(other)}: an engine takes options of the model and the template",
+            f"{', '.join(other)}: an engine takes options of the {' and the '.join(concerns)}",
             fix="how an answer is generated stands in a RequestConfig",
         )
     return config

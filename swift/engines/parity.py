@@ -64,17 +64,17 @@ def check_parity(template: Template, rows: Sequence[tuple[Row, Source]]) -> Pari
     return Parity(samples, turns)
 
 
-def check_deployment(template: Template) -> Parity:
-    """The same on the built-in conversations, for an engine that has no rows.
+def check_deployment(template: Template, rows: Sequence[tuple[Row, Source]] = ()) -> Parity:
+    """The same for an engine: on the built-in conversations, and on rows that it is to answer.
 
     Raises:
         SwiftError: as `check_parity`.
     """
     from swift.templates.conversations import CONVERSATIONS, conversation_row
 
-    return check_parity(
-        template, [(conversation_row(name), Source(f"built-in {name}", at)) for at, name in enumerate(CONVERSATIONS, 1)]
-    )
+    built_in = [(conversation_row(name), Source(f"built-in {name}", at)) for at, name in enumerate(CONVERSATIONS, 1)]
+    found = [check_parity(template, each) for each in (built_in, rows)]
+    return Parity(sum(each.samples for each in found), sum(each.turns for each in found))
 
 
 def spread(rows: Sequence[tuple[Row, Source]]) -> Iterable[tuple[Row, Source]]:

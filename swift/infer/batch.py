@@ -120,7 +120,7 @@ def read_rows(config: InferConfig) -> RowSet | None:
     """The rows to answer; None for a conversation.
 
     Raises:
-        SwiftError: a file is not there or a row cannot be used.
+        SwiftError: a file is not there, or no row can be used.
     """
     from swift.data import load_rows
 
@@ -135,6 +135,7 @@ def read_rows(config: InferConfig) -> RowSet | None:
         hub_token=config.model.hub_token,
         option="val_dataset",
         answers=False,
+        stop=False,
     )
 
 
@@ -191,12 +192,11 @@ def encode_all(
     """The questions that can be answered, and what is asked with them; says which rows are left out.
 
     Raises:
-        SwiftError: some rows cannot be answered (strict); it names the first of them.
+        SwiftError: some rows cannot be read or answered (strict); it names the first of each kind.
     """
-    from swift.data import Dropped, by_reason
-    from swift.data.drops import stop_at
+    from swift.data import Dropped
 
-    kept, asked, bad = [], [], []
+    kept, asked, bad = [], [], list(dropped)
     for question in questions:
         try:
             asked.append(encode(question.request))
@@ -204,11 +204,28 @@ def encode_all(
             bad.append(Dropped(question.source, error.what))
         else:
             kept.append(question)
-    if strict or not kept:
-        stop_at(bad, len(questions), fix="mend these rows; --strict false leaves them out")
-    for reason, count in by_reason([*dropped, *bad]):
-        print(f"{count:,} left out: {reason}", file=sys.stderr)
+    leave_out(bad, len(questions) + len(dropped), stop=strict or not kept)
     return kept, asked
+
+
+def leave_out(bad: Sequence[Dropped], rows: int, *, stop: bool) -> None:
+    """Say which rows are left out.
+
+    Args:
+        bad: those that cannot be read or answered.
+        rows: how many were looked at.
+        stop: stop where there are some.
+
+    Raises:
+        SwiftError: `stop`, and there are; it names the first of each kind.
+    """
+    from swift.data import by_reason
+    from swift.data.drops import stop_at
+
+    if stop:
+        stop_at(bad, rows, fix="mend these rows; --strict false leaves them out")
+    for reason, count in by_reason(bad):
+        print(f"{count:,} left out: {reason}", file=sys.stderr)
 
 
 def keys_of(asked: Sequence[Any], request_config: RequestConfig, settings: list[Any]) -> list[str]:

@@ -63,7 +63,9 @@ def main(config: InferConfig) -> int:
     recorded = source.recorded_template if config.batch.load_args else None
     template = choose_template(tokenizer, config.template, decisions, recorded)
     same = "an answer's prompt and what training puts before it are the same, id for id"
-    decisions.add("parity", f"{check_deployment(template).samples} built-in samples checked", "model", same)
+    checked = check_deployment(template, rows.rows if rows is not None else ())
+    what = "built-in samples" if rows is None else "built-in samples and rows"
+    decisions.add("parity", f"{checked.samples} {what} checked", "model", same)
     if rows is not None:
         batch = prepare(config, source, template, request_config, rows)
         if batch.nothing_left():

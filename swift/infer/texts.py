@@ -11,17 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from swift.compat import quiet_libraries
 from swift.config.commands import InferConfig
 from swift.config.decisions import Decisions
 from swift.engines import RequestConfig
 from swift.errors import SwiftError
-from swift.infer.batch import default_path, keys_of, read_rows, settings_of
+from swift.infer.batch import default_path, keys_of, leave_out, read_rows, settings_of
 from swift.infer.results import ResultFile
 from swift.models.source import ModelSource
 from swift.rows import EncodedRow, Row, Source
 from swift.tasks.texts import TextTask
-from swift.templates.choose import choose_template
 
 if TYPE_CHECKING:
     from swift.data import RowSet
@@ -69,15 +67,10 @@ def run(config: InferConfig, source: ModelSource, task: TextTask, decisions: Dec
     Raises:
         SwiftError: rows, result file, adapters or weights are not as they should be.
     """
-    from swift.engines.options import load_source_model
-    from swift.engines.texts import TextEngine
+    from swift.engines.texts import TextEngine, load_texts, open_texts
 
     rows = read_rows(config)
-    task.open(source, decisions)
-    quiet_libraries()
-    tokenizer = source.load_tokenizer(config.model.trust_remote_code)
-    recorded = source.recorded_template if config.batch.load_args else None
-    template = choose_template(tokenizer, config.template, decisions, recorded, task.chat)
+    template = open_texts(source, config, task, decisions, load_args=config.batch.load_args)
     longest = config.generate.max_length or source.limit
     ids_of = task.encoder(template, None).ids
     texts = None if rows is None else encode(rows, task, ids_of, longest, strict=config.batch.strict)
@@ -85,8 +78,8 @@ def run(config: InferConfig, source: ModelSource, task: TextTask, decisions: Dec
     if results is not None and not results.todo:
         print(f"{results.path} holds the answers to all {len(results.keys)} rows already", file=sys.stderr)
         return 0
-    model = load_source_model(source, config.model, decisions, task.head(tokenizer))
-    engine = TextEngine(model, task, tokenizer, config.batch.max_batch_size)
+    model = load_texts(source, config, task, template, decisions)
+    engine = TextEngine((model, task, template), max_batch_size=config.batch.max_batch_size, max_length=longest)
     print("\n".join(decisions.table()), file=sys.stderr)
     if texts is None or results is None:
         return answer_lines(engine, ids_of)
@@ -105,14 +98,13 @@ def encode(rows: RowSet, task: TextTask, ids_of: Any, longest: int | None, *, st
     """The texts of rows that can be asked about; says which are left out.
 
     Raises:
-        SwiftError: some cannot (strict); it names the first of them.
+        SwiftError: some cannot be read or asked about (strict); it names the first of each kind.
     """
-    from swift.data import Dropped, by_reason
-    from swift.data.drops import stop_at
+    from swift.data import Dropped
 
     kept: list[tuple[Row, Source]] = []
     samples: list[list[EncodedRow]] = []
-    bad: list[Dropped] = []
+    bad: list[Dropped] = list(rows.dropped)
     for row, place in rows.rows:
         try:
             found = task.asked(row, ids_of)
@@ -124,10 +116,7 @@ def encode(rows: RowSet, task: TextTask, ids_of: Any, longest: int | None, *, st
             continue
         kept.append((row, place))
         samples.append(found)
-    if strict or not kept:
-        stop_at(bad, len(rows.rows), fix="mend these rows; --strict false leaves them out")
-    for reason, count in by_reason([*rows.dropped, *bad]):
-        print(f"{count:,} left out: {reason}", file=sys.stderr)
+    leave_out(bad, len(rows.rows) + len(rows.dropped), stop=strict or not kept)
     return Texts(kept, samples)
 
 

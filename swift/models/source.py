@@ -83,7 +83,7 @@ def find_source(config: SourceConfig, decisions: Decisions, *, weights: bool = T
     settings = [check_adapter(folder) for folder in folders]
     records = [read_record(folder) for folder in folders]
     if config.model is None:
-        name, found = _base_of(records, settings, config)
+        name, found = _base_of(records, settings, config, weights)
         decisions.add("model", name, "adapter", f"named by {records[0].folder}")
     else:
         name, found = (
@@ -116,7 +116,7 @@ def _check_model_type(name: str, own: str) -> None:
         raise unknown_name("model_type", name, "model_types", [own], f"leave it out: the model's own is {own}")
 
 
-def _resolve(name: str, revision: str | None, use_hf: bool | None, token: str | None, weights: bool = True) -> Resolved:
+def _resolve(name: str, revision: str | None, use_hf: bool | None, token: str | None, weights: bool) -> Resolved:
     from swift.hub import resolve
 
     return resolve(name, revision=revision, use_hf=use_hf, token=token, download_weights=weights)
@@ -134,7 +134,7 @@ def adapter_folder(name: str, use_hf: bool | None = None, token: str | None = No
 
 
 def _base_of(
-    records: list[CheckpointRecord], settings: list[dict[str, Any]], config: SourceConfig
+    records: list[CheckpointRecord], settings: list[dict[str, Any]], config: SourceConfig, weights: bool
 ) -> tuple[str, Resolved]:
     """The base model that the adapters name, from where their run took it."""
     named = {record.base_model for record in records if record.base_model}
@@ -150,7 +150,7 @@ def _base_of(
     revision = config.model_revision or run.get("model_revision") or settings[0].get("revision")
     use_hf = run.get("use_hf") if config.use_hf is None else config.use_hf
     try:
-        return name, _resolve(name, revision, use_hf, config.hub_token)
+        return name, _resolve(name, revision, use_hf, config.hub_token, weights)
     except SwiftError as error:
         raise SwiftError(
             f"the adapter's base model {name} cannot be found: {error.what}",

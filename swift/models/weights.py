@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,11 @@ WEIGHT_SUFFIXES = frozenset(
     {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".h5", ".msgpack", ".ot", ".npz", ".tflite"}
 )
 """Endings of files that hold weights, in any format."""
+
+_HEADS = ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_hidden_layers", "mtp_num_layers")
+"""What config.json may call the number of heads that predict further tokens."""
+
+_MTP, _LAYER = re.compile(r"(^|\.)mtp(_|\.|$)"), re.compile(r"\blayers\.(\d+)\.")
 
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _SINGLES = ("model.safetensors", "pytorch_model.bin")
@@ -98,6 +104,26 @@ def tensor_files(folder: Path) -> dict[str, Path]:
 
             found.update(dict.fromkeys(torch.load(file, map_location="meta", weights_only=True), file))
     return found
+
+
+def prediction_heads(folder: Path, config: Any) -> list[str]:
+    """Tensors of heads that predict further tokens (DeepSeek-V3, section 2.2), which transformers does not load.
+
+    They are called mtp, or lie in layers behind those of the model.
+
+    Args:
+        folder: the model's.
+        config: its config of text, as transformers reads it.
+    """
+    layers = getattr(config, "num_hidden_layers", None)
+
+    def is_head(name: str) -> bool:
+        layer = _LAYER.search(name)
+        return _MTP.search(name) is not None or (None not in (layer, layers) and int(layer[1]) >= layers)  # type: ignore[index, operator]
+
+    if not any(getattr(config, key, None) for key in _HEADS):
+        return []
+    return sorted(filter(is_head, tensor_names(folder)))
 
 
 def stored_dtype(folder: Path) -> str | None:

@@ -56,7 +56,8 @@ class MemoryPlan:
     """The planned peak.
 
     Attributes:
-        parts: bytes of weights, gradients, optimizer, activations, logits and overhead at the fullest moment.
+        parts: bytes of weights, gradients, optimizer, activations, logits and overhead at the fullest moment, and of
+            the weights' average where there is one.
         moment: when that is: `forward and backward` or `optimizer step`.
         device: cpu or cuda.
         notes: what the figures do not hold for, or how they were found.
@@ -94,15 +95,27 @@ class TracedBatch:
     device: str
     notes: tuple[str, ...]
 
-    def plan(self, optimizer: str, *, world_size: int = 1, step: OptimizerStep | None = None) -> MemoryPlan:
+    def plan(
+        self, optimizer: str, *, world_size: int = 1, step: OptimizerStep | None = None, averaged: bool = False
+    ) -> MemoryPlan:
         """The peak with this optimizer; arguments as `plan_memory` takes them."""
         known = step is not None or _short_name(optimizer) in STATE_VALUES
-        notes = () if known else (f"state of optimizer {optimizer} counted as AdamW's",)
+        notes: tuple[str, ...] = () if known else (f"state of optimizer {optimizer} counted as AdamW's",)
         if step is None:
             temporaries = _step_temporaries(optimizer, self.trained, self.device)
-            step = OptimizerStep(optimizer_bytes(optimizer, self.trained), temporaries)
+            state = optimizer_bytes(optimizer, self.trained)
+            if optimizer.startswith("paged_") and self.device == "cuda":
+                notes += (f"{human_bytes(state)} of optimizer state move to the host where the device is full",)
+                state = 0
+            step = OptimizerStep(state, temporaries)
         return _assemble(
-            self.trace, self.trained, step, world_size=world_size, device=self.device, notes=notes + self.notes
+            self.trace,
+            self.trained,
+            step,
+            world_size=world_size,
+            device=self.device,
+            notes=notes + self.notes,
+            averaged=averaged,
         )
 
 
@@ -113,6 +126,7 @@ def plan_memory(
     world_size: int = 1,
     accumulated: bool = False,
     step: OptimizerStep | None = None,
+    averaged: bool = False,
     **batch: Any,
 ) -> MemoryPlan:
     """Plan the peak of a run of training steps on one device.
@@ -123,6 +137,7 @@ def plan_memory(
         world_size: processes that each hold all of it (DDP); more than one adds DDP's gradient buckets.
         accumulated: whether gradients outlive a micro-batch (gradient accumulation).
         step: what the optimizer holds, where it is not one that transformers names.
+        averaged: whether an average of the trained weights lies beside them, in float32.
         batch: how the micro-batch is, as `trace_batch` takes it.
 
     Raises:
@@ -130,7 +145,7 @@ def plan_memory(
     """
     dropped = step is not None and step.in_backward
     traced = trace_batch(model, accumulated=accumulated or world_size > 1, gradients_dropped=dropped, **batch)
-    return traced.plan(optimizer, world_size=world_size, step=step)
+    return traced.plan(optimizer, world_size=world_size, step=step, averaged=averaged)
 
 
 def trace_batch(
@@ -151,6 +166,7 @@ def trace_batch(
     loss: LossFunction = float32_cross_entropy,
     packed: Packed | None = None,
     replaced: int = 0,
+    offload: bool = False,
 ) -> TracedBatch:
     """Run a micro-batch on tensors without contents and count what it holds.
 
@@ -171,6 +187,7 @@ def trace_batch(
         loss: the run's own loss, as `trace.LossFunction` says.
         packed: what quantised weights take less than those of `model`.
         replaced: bytes of weights that others took the place of and that stay in RAM as pages of the model's files.
+        offload: whether activations wait for the backward pass in the host's memory.
 
     Raises:
         SwiftError: `trainable` names a parameter that the model does not have.
@@ -195,6 +212,7 @@ def trace_batch(
                 loss=loss,
                 dtypes={name: kind for name, _, kind in chosen},
                 gradients_dropped=gradients_dropped,
+                offload=offload,
             )
         # Whatever a model's own code raises without contents of tensors, the run itself may go on.
         except Exception as error:
@@ -265,6 +283,7 @@ def _assemble(
     world_size: int,
     device: str,
     notes: tuple[str, ...],
+    averaged: bool,
 ) -> MemoryPlan:
     gradients = 0 if step.in_backward else sum(numel * dtype.itemsize for _, numel, dtype in trainable)
     buckets = gradients if world_size > 1 else 0
@@ -279,6 +298,8 @@ def _assemble(
     if gradients + step.temporaries > sum(trace.peak.values()) - trace.peak["weights"]:
         parts |= {"gradients": gradients, "activations": step.temporaries, "logits": 0}
         moment = "optimizer step"
+    if averaged:
+        parts["average"] = 4 * sum(numel for _, numel, _ in trainable)
     alive = parts["gradients"] + parts["activations"] + parts["logits"]
     parts["overhead"] = buckets + _overhead(trace, alive, device)
     return MemoryPlan(parts, moment, device, notes)

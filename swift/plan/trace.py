@@ -24,6 +24,8 @@ from swift.compat import real_attention_masks
 
 HEAP_LIMIT = 32 << 20
 """glibc maps blocks above this size on their own and returns them at once (mallopt(3), M_MMAP_THRESHOLD)."""
+OFFLOADED = 1 << 20
+"""Bytes of the smallest activation that goes to the host where that is asked for."""
 KINDS = ("weights", "gradients", "activations", "logits")
 
 LossFunction = Callable[[Any, dict[str, Any], torch.Tensor, torch.Tensor], torch.Tensor]
@@ -92,6 +94,10 @@ class LiveBytes(TorchDispatchMode):
                     self.note(item)
         return result
 
+    def kind_of(self, tensor: torch.Tensor) -> str | None:
+        """What a tensor's storage counts as."""
+        return self._kinds.get(tensor.untyped_storage()._cdata)
+
     def expect_logits(self, positions: int, vocabulary: int) -> None:
         """From here on a tensor of so many rows, or some of them, and columns counts as logits."""
         self._logits = (positions, vocabulary)
@@ -158,6 +164,7 @@ def trace_step(
     loss: LossFunction = float32_cross_entropy,
     dtypes: dict[str, torch.dtype] | None = None,
     gradients_dropped: bool = False,
+    offload: bool = False,
 ) -> StepTrace:
     """Run a step of a causal language model on fake tensors and count what is alive.
 
@@ -175,6 +182,7 @@ def trace_step(
         loss: what is differentiated.
         dtypes: dtypes of parameters that differ from the model's, by name.
         gradients_dropped: whether each gradient goes as soon as it is there, its weight being updated at once.
+        offload: whether activations wait for the backward pass in the host's memory.
 
     Raises:
         Exception: whatever an architecture raises that needs the contents of tensors to go on.
@@ -189,7 +197,33 @@ def trace_step(
         live_step = _Step(model, live, torch.device(device), autocast, gradients_dropped)
         live_step.start(accumulated)
         with _training(model, gradient_checkpointing), real_attention_masks(masked):
-            return live_step.run(rows, length, trained_positions, masked, by_segment, loss)
+            away = Offloaded(live) if offload else contextlib.nullcontext()
+            return live_step.run(rows, length, trained_positions, masked, by_segment, loss, away)
+
+
+class Offloaded(torch.autograd.graph.saved_tensors_hooks):
+    """A context of the forward pass in which what autograd keeps goes to the host, as `swift.train.offload` does it.
+
+    Weights stay, logits are kept by the loss outside of it, and small tensors are not worth the way.
+
+    Args:
+        live: counts what is alive on the device.
+    """
+
+    def __init__(self, live: LiveBytes) -> None:
+        self.live = live
+        super().__init__(self._pack, _unpack)
+
+    def _pack(self, tensor: torch.Tensor) -> Any:
+        stays = tensor.nbytes < OFFLOADED or self.live.kind_of(tensor) in ("weights", "logits")
+        return tensor if stays else (tensor.shape, tensor.dtype, tensor.device)
+
+
+def _unpack(packed: Any) -> torch.Tensor:
+    if isinstance(packed, torch.Tensor):
+        return packed
+    shape, dtype, device = packed
+    return torch.empty(shape, dtype=dtype, device=device)
 
 
 class _Step:
@@ -215,7 +249,14 @@ class _Step:
                 parameter.grad = None
 
     def run(
-        self, rows: int, length: int, positions: int, masked: bool, by_segment: bool, loss: LossFunction
+        self,
+        rows: int,
+        length: int,
+        positions: int,
+        masked: bool,
+        by_segment: bool,
+        loss: LossFunction,
+        away: contextlib.AbstractContextManager[Any],
     ) -> StepTrace:
         ids = torch.zeros(rows, length, dtype=torch.int64, device=self.device)
         mask = torch.ones_like(ids) if masked else None
@@ -224,7 +265,7 @@ class _Step:
         targets = torch.zeros(rows * len(kept), dtype=torch.int64, device=self.device)
         vocabulary = self.model.config.get_text_config().vocab_size  # type: ignore[union-attr, operator]
         self.live.expect_logits(len(targets), vocabulary)
-        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None), away:
             borders = {"segments": (0, length // 2, length)} if by_segment else {}
             value = loss(self.model, {"input_ids": ids, "attention_mask": mask, **borders}, kept, targets)
         saved = sum(self.live.alive.values()) - self.live.alive["weights"] - self.live.alive["gradients"]

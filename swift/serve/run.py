@@ -140,19 +140,15 @@ def load_texts(config: DeployConfig, source: ModelSource, task: TextTask, decisi
     Raises:
         SwiftError: template or weights are not as they should be.
     """
-    from swift.engines.options import load_source_model
-    from swift.engines.texts import TextEngine
+    from swift.engines import texts
     from swift.serve.texts import TextModel
 
-    task.open(source, decisions)
-    tokenizer = source.load_tokenizer(config.model.trust_remote_code)
-    recorded = source.recorded_template if config.serve.load_args else None
-    template = choose_template(tokenizer, config.template, decisions, recorded, task.chat)
-    model = load_source_model(source, config.model, decisions, task.head(tokenizer))
-    engine = TextEngine(model, task, tokenizer, config.serve.max_batch_size)
+    template = texts.open_texts(source, config, task, decisions, load_args=config.serve.load_args)
+    model = texts.load_texts(source, config, task, template, decisions)
     longest = config.generate.max_length or source.limit
-    ids_of = task.encoder(template, None).ids
-    return TextModel(engine, ids_of, tokenizer, longest, config.serve.reranker_use_activation)
+    batch = config.serve.max_batch_size
+    engine = texts.TextEngine((model, task, template), max_batch_size=batch, max_length=longest)
+    return TextModel(engine, config.serve.reranker_use_activation)
 
 
 def check_ssl(key: str | None, certificate: str | None) -> dict[str, str]:

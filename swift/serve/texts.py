@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 
 from swift.engines.texts import TextEngine
-from swift.errors import SwiftError
-from swift.rows import EncodedRow, Message
+from swift.rows import EncodedRow
 from swift.serve.errors import ApiError
-from swift.tasks.texts import IdsOf, text_sample
 
 Waiting = tuple[EncodedRow, "asyncio.Future[np.ndarray]"]
 
@@ -26,15 +24,10 @@ class TextModel:
 
     Attributes:
         engine: runs it.
-        ids_of: gives the tokens of a conversation, or of one with a passage.
-        context: longest text in tokens; None means any.
         activation: scores of rerankers are probabilities, not logits.
     """
 
     engine: TextEngine
-    ids_of: IdsOf
-    tokenizer: Any
-    context: int | None = None
     activation: bool = True
 
     def __post_init__(self) -> None:
@@ -51,29 +44,6 @@ class TextModel:
     def load(self) -> None:
         """Its batches are too short for figures."""
         return
-
-    def sample(self, text: str | list[int], passage: str | None = None) -> EncodedRow:
-        """The tokens of a text, or of a question with a passage.
-
-        Raises:
-            SwiftError: it is too long, or an id is none of the tokenizer's.
-        """
-        if isinstance(text, list):
-            most = len(self.tokenizer)
-            if wrong := [token for token in text if not 0 <= token < most]:
-                raise SwiftError(
-                    f"{wrong[0]} is no token id: there are {most}", fix="give ids of this model's tokenizer"
-                )
-            ids = np.asarray(text, dtype=np.int32)
-        elif passage is None:
-            ids = self.ids_of(_turn(text))
-        else:
-            ids = self.ids_of(_turn(text), _turn(passage))
-        if not len(ids):
-            raise SwiftError("a text has no tokens", fix="give it some")
-        if self.context is not None and len(ids) > self.context:
-            raise SwiftError(f"a text has {len(ids)} tokens; the model takes {self.context}", fix="shorten it")
-        return text_sample(ids)
 
     async def outputs(self, samples: Sequence[EncodedRow]) -> list[np.ndarray]:
         """What the model gives for each, float32[n]; a caller that is cancelled takes its texts along.
@@ -112,10 +82,6 @@ class TextModel:
 
     def _run(self, batch: list[Waiting]) -> dict[int, np.ndarray]:
         return dict(self.engine.outputs([sample for sample, _ in batch]))
-
-
-def _turn(text: str) -> list[Message]:
-    return [Message(role="user", content=text)]
 
 
 def text_model(service: Any, *kinds: str) -> TextModel:

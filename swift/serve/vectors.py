@@ -10,14 +10,13 @@ import numpy as np
 from fastapi import FastAPI, Request
 from pydantic import Field
 
+from swift.engines.texts import RERANKERS, cosine
 from swift.rows import EncodedRow
 from swift.serve.errors import ApiError, failure
 from swift.serve.protocol import Body
 from swift.serve.service import Service
 from swift.serve.streams import new_id, now, while_there
 from swift.serve.texts import TextModel, text_model
-
-RERANKERS = ("reranker", "generative_reranker")
 
 
 class Texts(Body):
@@ -83,16 +82,12 @@ async def _embed(service: Service, body: EmbeddingRequest) -> dict[str, Any]:
     samples, outputs = await _outputs(service, body.model, [(text, None) for text in body.texts])
     if body.dimensions is not None and body.dimensions > len(outputs[0]):
         raise ApiError(400, f"dimensions is {body.dimensions}; there are {len(outputs[0])}", param="dimensions")
-    vectors = [_embedding(model, output[: body.dimensions]) for output in outputs]
+    vectors = [model.engine.embedding(output, body.dimensions) for output in outputs]
     data = [
         {"object": "embedding", "index": index, "embedding": _written(vector, body.encoding_format)}
         for index, vector in enumerate(vectors)
     ]
     return {"object": "list", "data": data, "model": body.model or service.name, "usage": _usage(samples)}
-
-
-def _embedding(model: TextModel, output: np.ndarray) -> np.ndarray:
-    return np.asarray(model.engine.task.told(output[None])["response"], dtype=np.float32)
 
 
 def _written(vector: np.ndarray, form: str | None) -> Any:
@@ -102,7 +97,7 @@ def _written(vector: np.ndarray, form: str | None) -> Any:
 async def _rerank(service: Service, body: RerankRequest) -> dict[str, Any]:
     model = text_model(service, *RERANKERS)
     samples, outputs = await _outputs(service, body.model, [(body.query, passage) for passage in body.documents])
-    scores = _scores(model, outputs)
+    scores = model.engine.scores(outputs, model.activation)
     order = sorted(range(len(scores)), key=lambda at: -scores[at])[: body.top_n]
     results = [
         {"index": at, "relevance_score": scores[at]}
@@ -123,10 +118,10 @@ async def _score(service: Service, body: ScoreRequest) -> dict[str, Any]:
     pairs = _pairs(body)
     if model.kind == "embedding":
         samples, outputs = await _outputs(service, body.model, [(text, None) for pair in pairs for text in pair])
-        scores = [_cosine(outputs[at], outputs[at + 1]) for at in range(0, len(outputs), 2)]
+        scores = [cosine(outputs[at], outputs[at + 1]) for at in range(0, len(outputs), 2)]
     else:
         samples, outputs = await _outputs(service, body.model, pairs)
-        scores = _scores(model, outputs)
+        scores = model.engine.scores(outputs, model.activation)
     data = [{"index": index, "object": "score", "score": score} for index, score in enumerate(scores)]
     head = {"id": new_id("score"), "object": "list", "created": now(), "model": body.model or service.name}
     return {**head, "data": data, "usage": _usage(samples)}
@@ -139,15 +134,6 @@ def _pairs(body: ScoreRequest) -> list[tuple[str, str]]:
     if not ones or len(ones) != len(others):
         raise ApiError(400, f"text_1 has {len(ones)} texts and text_2 {len(others)}; give as many, or one text_1")
     return list(zip(ones, others, strict=True))
-
-
-def _cosine(one: np.ndarray, other: np.ndarray) -> float:
-    return float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
-
-
-def _scores(model: TextModel, outputs: list[np.ndarray]) -> list[float]:
-    told = model.engine.task.told(np.stack(outputs))
-    return told["response"] if model.activation else told["logits"]
 
 
 async def _classify(service: Service, body: Texts) -> dict[str, Any]:
@@ -174,7 +160,7 @@ async def _outputs(
         raise ApiError(400, "there is no text", param="input")
     model: TextModel = service.engine
     with service.room(len(texts)):
-        samples = [await service.in_turn(model.sample, *text) for text in texts]
+        samples = [await service.in_turn(model.engine.sample, *text) for text in texts]
         try:
             return samples, await service.in_time(model.outputs(samples))
         except Exception as error:

@@ -35,7 +35,7 @@ def main(config: ShowConfig) -> int:
     quiet_libraries()
     decisions = Decisions()
     note_without_effect(config, decisions)
-    source = find_source(config.model, decisions)
+    source = find_source(config.model, decisions, weights=False)
     template = open_template(config, source, decisions)
     print("\n".join(decisions.table()), file=sys.stderr)
     shown = show_rows(config, template, config.template.max_length or source.limit)

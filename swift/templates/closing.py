@@ -124,8 +124,11 @@ def tool_ending(renderer: Renderer, control: re.Pattern[str], text: Ending) -> E
         return text
     if last_of(short, 1) < 0:
         return text
-    if not text.append and text.stop in str.__getitem__(short, slice(last_of(short, 1), None)):
-        return text
+    tail = str.__getitem__(short, slice(last_of(short, 1), None))
+    if not text.append and text.stop in tail:
+        # What closes another turn that the template opens behind the call does not close the call's.
+        unclosed = bool(opening) and opening in tail[: tail.index(text.stop)]
+        return Ending(opening) if unclosed else text
     ending = find_ending(short, long, opening, control, closes=not text.append)
     if ending is None or (text.append and ending.stop == text.stop):
         return text

@@ -237,8 +237,11 @@ class Turns:
             common = common[:tag]
         opened, behind = heads[0][len(common) :], len(common)
         if opened.strip() and opened in heads[1]:
-            # The two differ before the turn opens, as where only the whole conversation closes the turn before it.
-            behind = heads[1].rindex(opened) + len(opened)
+            at = heads[1].rindex(opened)
+            # The two differ before the turn opens, as where only the whole conversation closes the turn before it. Some
+            # templates end every render with the prompt of one more turn, which is behind the end of this one.
+            if not (self.opening and self.opening in common and self.text_ending.stop in heads[1][len(common) : at]):
+                behind = at + len(opened)
         return served + len(common), trained + behind
 
     def _join(self, prompt: Traced, text: Traced, message: Any, index: int) -> Traced | None:
@@ -287,6 +290,10 @@ class Turns:
                 turn = Turn(closed, Span(start, len(closed), index, thinking))
                 break
         else:
+            if self._says_nothing(message):
+                # A server's prompt, and the stop that the model gives at once.
+                closed = text[:start] + endings[-1].stop
+                return Turn(closed, Span(start, len(closed), index, thinking))
             raise SwiftError(
                 f"the chat template does not end the assistant's turn (message {index + 1}) with {endings[-1].stop!r}: "
                 "what stops generation is uncertain",
@@ -294,6 +301,11 @@ class Turns:
             )
         self._check_dropped(turn, message, index)
         return turn
+
+    @staticmethod
+    def _says_nothing(message: Any) -> bool:
+        said = (text_of(message), message.get("reasoning_content") or "")
+        return not message.get("tool_calls") and not any(part.strip() for part in said)
 
     def _check_dropped(self, turn: Turn, message: Any, index: int) -> None:
         origins = turn.text.origins[turn.span.start : turn.span.stop]

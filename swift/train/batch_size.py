@@ -99,7 +99,8 @@ def _fits(
         model.gradient_checkpointing_enable(plan.arguments.get("gradient_checkpointing_kwargs"))
     state = None
     try:
-        state = torch.empty(plan.memory.parts.get("optimizer", 0), dtype=torch.uint8, device=loaded.device)
+        beside = sum(plan.memory.parts.get(part, 0) for part in ("optimizer", "average"))
+        state = torch.empty(beside, dtype=torch.uint8, device=loaded.device)
         with torch.random.fork_rng():
             for _ in range(min(2, data.plan.accumulation)):
                 with autocast:

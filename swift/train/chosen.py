@@ -53,10 +53,11 @@ def chosen_arguments(
         "bf16": more.get("bf16", amp == torch.bfloat16 and not more.get("fp16")),
         "fp16": more.get("fp16", amp == torch.float16 and not more.get("bf16")),
         "use_cpu": model.device.type == "cpu",
-        "gradient_checkpointing": checkpointing,
+        # Unsloth sets up its own when it loads the model.
+        "gradient_checkpointing": checkpointing and config.tuner.tuner_backend != "unsloth",
         "hub_token": config.model.hub_token,
     }
-    if checkpointing:
+    if chosen["gradient_checkpointing"]:
         kwargs = more.get("gradient_checkpointing_kwargs") or more.get("activation_checkpointing_kwargs") or {}
         chosen["gradient_checkpointing_kwargs"] = {"use_reentrant": False} | kwargs
     if distributed.world_size() > 1:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from swift.config import Decisions, SftConfig
 from swift.data import EncodedDataset, RowSet, by_reason, encode_rows, iter_rows, load_rows
 from swift.data.collator import Lay
-from swift.data.drops import Dropped
-from swift.data.encoding import RowEncoder
+from swift.data.drops import Dropped, FailedRows
+from swift.data.encoding import RowEncoder, check_some_left
 from swift.data.identity import key_of
 from swift.data.live import LazyCollator, LiveEncoder, StreamCollator
 from swift.data.stream import Packing, UnitStream
@@ -125,12 +125,19 @@ class StreamRows:
         held, data = None, config.data
         if data.val_dataset:
             shuffle = data.val_dataset_shuffle
-            held = load_rows(data.val_dataset, data, seed=seed, shuffle=shuffle, option="val_dataset", **self._hub)
+            options: dict[str, Any] = {"shuffle": shuffle, "option": "val_dataset", "stop": False, **self._hub}
+            held = load_rows(data.val_dataset, data, seed=seed, **options)
         self.found: tuple[RowSet, RowSet | None] = (self._first(), held)
 
     def read(self, epoch: int) -> Iterator[Placed | Dropped]:
         """The rows of an epoch; draws by weight differ from one to the next."""
         return iter_rows(self.config.data.dataset, self.config.data, seed=self.seed + epoch, **self._hub)
+
+    @property
+    def fails(self) -> bool:
+        """Whether rows for evaluation that cannot be read stop the run."""
+        held = self.found[1]
+        return self.config.data.strict and held is not None and bool(held.dropped)
 
     def held_rows(self) -> RowSet | None:
         """The rows for evaluation."""
@@ -211,9 +218,16 @@ def prepare_live(
     preview = _preview(encoder, rows.rows[:PREVIEW])
     template.notes.clear()
     template.notes.update(before)
-    held = None
+    held, failed = None, FailedRows()
+    if data.strict and isinstance(reader, RunRows):
+        failed.rows += len(rows) + len(rows.dropped)
+        failed.bad.extend(rows.dropped)
     if held_rows:
-        held = encode_rows(held_rows, samples, max_length=longest, truncation_strategy=strategy, strict=data.strict)
+        options: dict[str, Any] = {"max_length": longest, "truncation_strategy": strategy, "strict": data.strict}
+        held = encode_rows(held_rows, samples, **options, failed=failed)
+    failed.stop()
+    if held is not None:
+        check_some_left(held)
     live = LiveEncoder(encoder, data.strict)
     limit = packing.capacity if packing else (longest if config.given("max_length") else None)
     first = [*rows.dropped, *(held.dropped if held else [])]

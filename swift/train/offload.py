@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 
-SMALLEST = 1 << 20
-"""Bytes from which a tensor is worth its way to the host and back."""
+from swift.plan.trace import OFFLOADED
 
 
 class ActivationOffload(torch.autograd.graph.saved_tensors_hooks):
@@ -21,7 +20,7 @@ class ActivationOffload(torch.autograd.graph.saved_tensors_hooks):
         smallest: bytes of the smallest tensor that goes.
     """
 
-    def __init__(self, model: Any, smallest: int = SMALLEST) -> None:
+    def __init__(self, model: Any, smallest: int = OFFLOADED) -> None:
         stay = [*model.parameters(), *model.buffers()]
         self.weights = {weight.untyped_storage()._cdata for weight in stay}
         self.smallest = smallest

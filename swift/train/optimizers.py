@@ -64,6 +64,11 @@ def settle_optimizer(config: SftConfig, decisions: Decisions) -> None:
         raise SwiftError(f"--optimizer badam with --train_type {kind}: both choose layers", fix="add --train_type full")
     if options.lisa_activated_layers and train.optimizer in ("badam", *IN_BACKWARD):
         raise SwiftError(f"--lisa_activated_layers with --optimizer {train.optimizer}", fix="keep one of them")
+    if train.ema_decay and trains_in_turns(config):
+        what = "--optimizer badam" if train.optimizer == "badam" else "--lisa_activated_layers"
+        raise SwiftError(
+            f"--ema_decay {train.ema_decay} with {what}: layers are trained some at a time", fix="keep one of them"
+        )
     if updates_in_backward(config):
         _settle_in_backward(config, decisions)
 

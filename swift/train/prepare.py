@@ -47,7 +47,7 @@ def prepare_rows(config: PrepareConfig, decisions: Decisions) -> Path:
     load_plugins(config.plugins.external_plugins)
     reader = RunRows(config, data_seed(config.output))
     reader.read()
-    source = find_source(config.model, decisions)
+    source = find_source(config.model, decisions, weights=False)
     quiet_libraries()
     task = open_task(config, source, decisions)
     template = open_template(config, source, decisions, chat=task.chat)

@@ -40,7 +40,7 @@ SPLIT = frozenset(("per_device_train_batch_size", "gradient_accumulation_steps",
 
 STRUCTURE = (
     *(name for name in options_in(TunerConfig, "tuner") if name != "lorap_lr_ratio"),
-    *("task_type", "num_labels", "problem_type", "rope_scaling"),
+    *("task_type", "num_labels", "problem_type", "rope_scaling", "ema_decay"),
     *("optim", "optimizer", "lisa_activated_layers", "lisa_step_interval"),
     *("badam_switch_interval", "badam_switch_mode", "galore_target_modules", "galore_rank", "galore_proj_type"),
     *("galore_with_embedding", "galore_quantization", "galore_proj_quant", "galore_proj_bits"),

@@ -84,8 +84,14 @@ class TrainPlan:
     parameters: int
 
 
-def open_for_training(config: SftConfig, decisions: Decisions) -> ModelSource:
-    """Find model and tokenizer; a checkpoint to start anew from takes the place of the model or adapter."""
+def open_for_training(config: SftConfig, decisions: Decisions, *, weights: bool = True) -> ModelSource:
+    """Find model and tokenizer; a checkpoint to start anew from takes the place of the model or adapter.
+
+    Args:
+        config: the run's options.
+        decisions: takes where the model was found.
+        weights: False downloads config and tokenizer only, for a run that stops at its rows.
+    """
     from swift.models.length import settle_length
     from swift.models.load import check_loading
     from swift.models.quantization import settle_quantization, stored_method
@@ -105,7 +111,7 @@ def open_for_training(config: SftConfig, decisions: Decisions) -> ModelSource:
     if len(model.adapters) > 1:
         raise SwiftError("--adapters: training goes on from one adapter", fix="merge the others first")
     check_loading(model)
-    source = find_source(model, decisions)
+    source = find_source(model, decisions, weights=weights)
     settle_quantization(model, source.record, decisions)
     settle_length(model, source, decisions)
     settle_kind(config, source, decisions)
@@ -135,6 +141,7 @@ def plan_run(
 ) -> TrainPlan:
     """Count steps and parameters and plan the memory, on a model without storage."""
     from swift.models.skeleton import model_skeleton
+    from swift.models.weights import prediction_heads
     from swift.plan.fits import available_memory
     from swift.train.arguments import training_arguments
     from swift.tuners.layers import layer_turns
@@ -144,6 +151,9 @@ def plan_run(
     reason = skeleton.reasons["dtype"]
     if config.tuner.train_type in WHOLE_WEIGHTS and str(skeleton.dtype) == "torch.bfloat16":
         reason += "; a change below 1/256 of a weight is rounded away: --torch_dtype float32 keeps it"
+    if heads := prediction_heads(source.path, skeleton.model.config.get_text_config()):
+        why = "transformers does not load them: they stay as they are, and whole models are saved with them"
+        decisions.add("multi-token prediction", f"{len(heads)} weights", "model", why)
     decisions.add("torch_dtype", str(skeleton.dtype).removeprefix("torch."), "model", reason)
     decisions.add("device", str(skeleton.device), "machine", skeleton.reasons["device"])
     if data.end_to_end:
@@ -237,6 +247,8 @@ def _memory_planner(
             step=step,
             packed=skeleton.packed,
             replaced=replaced_bytes(config, skeleton.packed, model) if skeleton.mapped else 0,
+            averaged=config.train.ema_decay is not None,
+            offload=config.train.activation_cpu_offload,
         )
 
     return planned
@@ -327,6 +339,10 @@ def load_and_tune(
     folder = resume if resume is not None and whole else source.path
     # The weights of a new head are random.
     transformers.set_seed(config.train.seed)
+    if config.tuner.tuner_backend == "unsloth":
+        from swift.tuners.unsloth import load_with_unsloth
+
+        return load_with_unsloth(config, source, folder, resume)
     head = task.head(template.tokenizer)
     loaded = load_as(config.model, folder, for_training=True, head=head)
     if head is not None and not whole:
@@ -368,6 +384,7 @@ def make_trainer(
     from swift.models.segments import takes_borders
     from swift.train import callbacks
     from swift.train.arguments import training_arguments
+    from swift.train.average import WeightAverage
     from swift.train.hooks import LastStep, LogFile, Progress
     from swift.train.keep import model_keeper
     from swift.train.meter import ChannelMeter
@@ -402,6 +419,7 @@ def make_trainer(
         save_total_limit=train.save_total_limit,
         weights_loaded=config.tuner.train_type in WHOLE_WEIGHTS or carries_adapter(loaded.model),
         schedule=schedule_of(config, loaded.model, source),
+        average=WeightAverage(loaded.model, train.ema_decay) if train.ema_decay else None,
         told=Told(run_folder / "dropped.jsonl", data.live.first, collator, template.fixed) if data.live else None,
         channel_meter=ChannelMeter(data.channels.names, computation.loss) if data.channels else None,
         callbacks=[LogFile(run_folder / "logging.jsonl"), Progress(), *extra, LastStep()],

@@ -54,7 +54,7 @@ def train(config: SftConfig) -> SftResult:
     from swift.train import assemble, setup
 
     rows = assemble.read_rows(config)
-    source = setup.open_for_training(config, decisions)
+    source = setup.open_for_training(config, decisions, weights=not rows.fails)
     say(config, "loading torch and transformers")
     from swift.train.process import process_kept
 

@@ -24,7 +24,8 @@ from swift.data.cache import (
     read_about,
     tokens_root,
 )
-from swift.data.drops import DroppedRows
+from swift.data.drops import DroppedRows, FailedRows
+from swift.data.encoding import check_some_left
 from swift.data.identity import code_identity, data_identity, key_of, template_identity
 from swift.data.token_files import TokenWriter, open_tokens, read_left_out, read_progress, write_left_out
 from swift.errors import SwiftError
@@ -67,7 +68,7 @@ class RunRows:
         kept: some rows of each set that was tokenised before.
 
     Raises:
-        SwiftError: a row or file cannot be used; nothing has been loaded yet.
+        SwiftError: a file cannot be used, or no row of a set can; nothing has been loaded yet.
     """
 
     def __init__(self, config: Any, seed: int, keep: bool = True) -> None:
@@ -93,6 +94,11 @@ class RunRows:
             self.found = self._read()
         return self.found
 
+    @property
+    def fails(self) -> bool:
+        """Whether rows that cannot be read stop the run, once it is known which cannot be encoded either."""
+        return self.config.data.strict and any(each.dropped for each in self.found or () if each)
+
     def held_rows(self) -> RowSet | None:
         """The rows for evaluation; where those for training are not read yet, they stay so if they can."""
         if self.found is None and self.config.data.val_dataset:
@@ -103,7 +109,7 @@ class RunRows:
         data, model = self.config.data, self.config.model
         names, shuffle = getattr(data, option), getattr(data, f"{option}_shuffle")
         hub: dict[str, Any] = {"use_hf": model.use_hf, "hub_token": model.hub_token}
-        return load_rows(names, data, seed=self.seed, shuffle=shuffle, option=option, **hub)
+        return load_rows(names, data, seed=self.seed, shuffle=shuffle, option=option, stop=False, **hub)
 
     def _read(self) -> tuple[RowSet, RowSet | None]:
         data = self.config.data
@@ -208,10 +214,14 @@ def how_made(config: Any, template: Template, task: Task, longest: int | None) -
 
 
 def fill(folder: Path, reader: RunRows, template: Template, task: Task, longest: int | None) -> dict[str, Any]:
-    """Tokenise the rows into the folders of a folder; gives what else has to be kept."""
+    """Tokenise the rows into the folders of a folder; gives what else has to be kept.
+
+    Raises:
+        SwiftError: rows cannot be used; it tells those of training and evaluation that cannot be read or encoded.
+    """
     from swift.engines.parity import spread
 
-    config, rows_of = reader.config, {}
+    config, rows_of, made, failed = reader.config, {}, [], FailedRows()
     sets = reader.read()
     facts = task.look([placed for rows in sets if rows for placed in rows.rows])
     encoder = task.encoder(template, longest)
@@ -219,7 +229,7 @@ def fill(folder: Path, reader: RunRows, template: Template, task: Task, longest:
         if rows is None or (name == HELD and not rows):
             continue
         (folder / name).mkdir(exist_ok=True)
-        encode_rows(
+        samples = encode_rows(
             rows,
             encoder,
             max_length=longest,
@@ -227,9 +237,14 @@ def fill(folder: Path, reader: RunRows, template: Template, task: Task, longest:
             num_proc=config.data.dataset_num_proc,
             strict=config.data.strict,
             folder=folder / name,
+            failed=failed,
         )
+        made.append(samples)
         write_left_out(rows.dropped, folder / name)
         rows_of[name] = [[row, source.name, source.line] for row, source in spread(rows.rows)]
+    failed.stop()
+    for samples in made:
+        check_some_left(samples)
     return {"fixed": template.fixed, "rows": rows_of, "facts": facts}
 
 

@@ -6,7 +6,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +24,7 @@ from swift.data.live import LazyCollator, StreamCollator
 from swift.errors import SwiftError
 from swift.tasks.base import Computation
 from swift.train import distributed
+from swift.train.average import WeightAverage
 from swift.train.folders import STATE, link_checkpoint, step_of
 from swift.train.hooks import AfterStep
 from swift.train.keep import KeepModel, load_whole
@@ -64,6 +65,7 @@ class SwiftTrainer(Trainer):
         told: Told | None = None,
         measures: Sequence[Measure] = (),
         offload: bool = False,
+        average: WeightAverage | None = None,
     ) -> None:
         super().__init__(
             model=model,
@@ -73,12 +75,12 @@ class SwiftTrainer(Trainer):
             eval_dataset=UnitIndex(eval_units) if eval_units else None,
         )
         restore_indexed_cpu()
-        first = [AfterStep(schedule.after_step)] if schedule else []
+        first = [AfterStep(part.after_step) for part in (schedule, average) if part is not None]
         for callback in [*first, *([told] if told else []), *callbacks]:
             self.add_callback(callback)
         self.told, self.measures = told, measures
         self.offload = ActivationOffload(model) if offload else None
-        self.schedule = schedule
+        self.schedule, self.average = schedule, average
         self.plan, self.collator, self.eval_collator, self.eval_units = plan, collator, eval_collator, eval_units
         self.computation, self.keep_model = computation, keep_model
         self.make_optimizer, self.symlinks = make_optimizer, symlinks
@@ -291,15 +293,15 @@ class SwiftTrainer(Trainer):
         model: Any = self._wrap_model(cast(Any, self.model), training=False)
         model.eval()
         evaluation = self.computation.evaluation()
-        with closing(self._loader(plan, collator, self.args.process_index)) as loader:
+        with self.averaged(), closing(self._loader(plan, collator, self.args.process_index)) as loader:
             for batch in loader:
                 batch = self._prepare_inputs(batch)
                 with self.compute_loss_context_manager(), self.accelerator.autocast():
                     evaluation.add(model, batch)
-        found = evaluation.result(distributed.all_gather)
-        for measure in self.measures if collator is self.eval_collator else ():
-            own = self.accelerator.unwrap_model(self.model)
-            found |= measure.figures(own, self.state.global_step, self.accelerator.autocast)
+            found = evaluation.result(distributed.all_gather)
+            for measure in self.measures if collator is self.eval_collator else ():
+                own = self.accelerator.unwrap_model(self.model)
+                found |= measure.figures(own, self.state.global_step, self.accelerator.autocast)
         result = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         result[f"{metric_key_prefix}_runtime"] = time.perf_counter() - started
         self.log(dict(result))
@@ -346,10 +348,14 @@ class SwiftTrainer(Trainer):
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(checkpoint))
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """A context in which the model has the average of its weights, where there is one."""
+        return self.average.acting() if self.average else nullcontext()
+
     def _write(self, folder: Path) -> None:
         """This process's part of a checkpoint; the main one writes the model and the state."""
         if self.args.should_save:
-            with self.schedule.acting_ranks() if self.schedule else nullcontext():
+            with self.averaged(), self.schedule.acting_ranks() if self.schedule else nullcontext():
                 self.keep_model(self.accelerator.unwrap_model(self.model), folder)
         if not self.args.save_only_model:
             self._save_optimizer_and_scheduler(str(folder))
@@ -358,7 +364,7 @@ class SwiftTrainer(Trainer):
             self.meter.save(folder / f"meter_{self.args.process_index}.json")
             if self.channel_meter:
                 self.channel_meter.save(folder / f"channels_{self.args.process_index}.json")
-            for part in (self.schedule, self.told):
+            for part in (self.schedule, self.told, self.average):
                 if part is not None and self.args.should_save:
                     part.save(folder)
         if not self.args.should_save:
@@ -429,7 +435,7 @@ class SwiftTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         elif not self.weights_loaded:
             load_whole(self.model, folder)
-        for part in (self.schedule, self.told):
+        for part in (self.schedule, self.told, self.average):
             if part is not None:
                 part.load(folder)
         file = folder / f"meter_{self.args.process_index}.json"

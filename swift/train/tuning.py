@@ -91,6 +91,10 @@ def check_tuner(config: SftConfig) -> None:
         )
     _check_loraplus(config)
     check_quantised(config)
+    if tuner.tuner_backend == "unsloth":
+        from swift.tuners.unsloth import check_unsloth
+
+        check_unsloth(config)
 
 
 def _check_attached(tuner: TunerConfig, shared: bool) -> None:

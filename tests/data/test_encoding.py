@@ -135,6 +135,18 @@ def test_rows_that_the_template_refuses_are_collected():
     assert [row.source.line for row in encode(rows, strict=False).dropped] == [1, 3]
 
 
+def test_rows_that_cannot_be_read_are_told_with_those_that_cannot_be_encoded():
+    rows = rowset(("a", "b!"), ("a", "b"), ("a" * 9, "b"))
+    rows.dropped = [Dropped(Source("d.jsonl", 7), "not JSON", "{")]
+    with pytest.raises(SwiftError, match="3 of 4 rows") as error:
+        encode(rows, max_length=5, truncation_strategy="raise")
+    for told in ("d.jsonl:7: not JSON", "d.jsonl:1: the text holds", "d.jsonl:3: 10 tokens are more", "--strict false"):
+        assert told in str(error.value)
+    with pytest.raises(SwiftError, match="1 of 4 rows") as error:
+        encode(rows, max_length=5, truncation_strategy="raise", strict=False)
+    assert "d.jsonl:3" in str(error.value) and "--strict" not in str(error.value)
+
+
 def test_nothing_left_is_an_error_that_says_why():
     with pytest.raises(SwiftError, match=r"no sample is left to train on: 2 × … tokens are more than --max_length …"):
         encode(rowset(("a" * 9, "b"), ("a" * 8, "b")), max_length=5)

@@ -13,7 +13,7 @@ from swift.compat import portable_config, portable_tokenizer_config, transformer
 from swift.errors import SwiftError
 from swift.models import load_model
 from swift.models.save import save_pretrained, save_tokenizer
-from swift.models.weights import tensor_files, tensor_names
+from swift.models.weights import prediction_heads, tensor_files, tensor_names
 
 ARCHITECTURES = [
     ("LlamaForCausalLM", {}),
@@ -163,6 +163,42 @@ def test_weights_that_the_architecture_does_not_load_are_carried_over(make_folde
         assert tensor_names(output / size) == set(weights)
         assert torch.equal(read_all(output / size)["model.layers.2.mtp.weight"], mtp["model.layers.2.mtp.weight"])
         load_model(output / size, device_map="cpu")
+
+
+HEADS = {
+    "DeepseekV3ForCausalLM": ("model.layers.2", {"num_nextn_predict_layers": 1, "first_k_dense_replace": 1}),
+    "Glm4MoeForCausalLM": ("model.layers.2", {"num_nextn_predict_layers": 1, "first_k_dense_replace": 1}),
+}
+MIXED = {
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "n_group": 1,
+    "topk_group": 1,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+}
+
+
+@pytest.mark.parametrize("architecture", HEADS)
+def test_heads_of_further_tokens_stay(make_folder: Any, tmp_path: Path, architecture: str) -> None:
+    prefix, changes = HEADS[architecture]
+    base, output = make_folder(architecture, **MIXED, **changes), tmp_path / "out"
+    heads = {f"{prefix}.eh_proj.weight": torch.rand(32, 64), f"{prefix}.enorm.weight": torch.rand(32)}
+    save_file(load_file(base / "model.safetensors") | heads, base / "model.safetensors", metadata={"format": "pt"})
+    model = load_model(base, device_map="cpu").model
+    assert prediction_heads(base, model.config.get_text_config()) == sorted(heads)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.add_(1.0)
+    save_pretrained(model, output, base_dir=base)
+    after = read_all(output)
+    assert after.keys() == read_all(base).keys()
+    assert all(torch.equal(after[name], heads[name]) for name in heads)
+    plain = make_folder(name="plain")
+    assert prediction_heads(plain, load_model(plain, device_map="cpu").model.config) == []
 
 
 def test_a_given_state_dict_is_what_is_saved(make_folder: Any, tmp_path: Path) -> None:

@@ -237,3 +237,28 @@ def test_a_head_some_tokens_at_a_time_holds_few_logits(monkeypatch: pytest.Monke
 
     whole, chunked = planned(model), planned(model, loss=loss)
     assert 0 < chunked.parts["logits"] < whole.parts["logits"] / 2
+
+
+def test_activations_that_wait_on_the_host_do_not_grow_with_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("swift.plan.trace.OFFLOADED", 64)
+
+    def activations(layers: int, **changes: Any) -> int:
+        with torch.device("meta"):
+            config = LlamaConfig(**{**SIZES, "num_hidden_layers": layers})
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).train()
+        return planned(model, device="cuda", **changes).parts["activations"]
+
+    assert activations(8) > 2.5 * activations(2)
+    few, many = (activations(layers, offload=True) for layers in (2, 8))
+    assert many < 1.2 * few < 0.8 * activations(2)
+
+
+def test_what_lies_beside_the_weights() -> None:
+    model = model_of("meta", lora=True)
+    trained = sum(numel for _, numel, _ in trainable_of(model))
+    plain, averaged = planned(model), planned(model, averaged=True)
+    assert averaged.parts == plain.parts | {"average": 4 * trained}
+    paged = planned(model, optimizer="paged_adamw_32bit", device="cuda")
+    assert paged.parts["optimizer"] == 0
+    assert any("of optimizer state move to the host" in note for note in paged.notes)
+    assert planned(model, optimizer="paged_adamw_32bit").parts["optimizer"] > 0

@@ -9,7 +9,7 @@ import numpy as np
 import openai
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+from transformers import AutoModel, AutoModelForSequenceClassification
 
 from swift.config import Decisions
 from swift.config.commands import DeployConfig
@@ -17,19 +17,9 @@ from swift.serve.run import find_model, load_texts
 from swift.serve.server import Server
 from swift.serve.service import Limits, Service
 from swift.tasks.choose import open_task
-from tests.tiny import make_tokenizer
+from tests.tiny import make_tokenizer, save_bert
 
 TEXTS = ["the sky", "the capital of France is Paris", "你好"]
-
-
-def save_bert(folder, **labels):
-    torch.manual_seed(0)
-    tokenizer = make_tokenizer(None)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    config = BertConfig(vocab_size=len(tokenizer), pad_token_id=0, initializer_range=0.5, **sizes, **labels)
-    BertForSequenceClassification(config).eval().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def serve(folder, task_type, **limits):

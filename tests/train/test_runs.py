@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -304,6 +305,22 @@ def test_bad_rows(train: Train, tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(SwiftError) as caught:
         train(dataset=[str(path)])
     assert said in str(caught.value)
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_all_bad_rows_are_told_before_weights_are_looked_for(
+    train: Train, base: Path, rows: Path, tmp_path: Path, lazy: bool
+) -> None:
+    bare, bad, held = tmp_path / "bare", tmp_path / "bad.jsonl", tmp_path / "held.jsonl"
+    shutil.copytree(base, bare, ignore=shutil.ignore_patterns("*.safetensors"))
+    media = json.dumps({"query": "q", "response": "a", "images": ["x.png"]})
+    bad.write_text(f"{rows.read_text()}broken\n" + ("" if lazy else media + "\n"))
+    held.write_text(f"{rows.read_text()}broken\n{media}\n")
+    with pytest.raises(SwiftError) as caught:
+        train(model=str(bare), dataset=[str(bad)], val_dataset=[str(held)], lazy_tokenize=lazy)
+    for where in (f"{bad}:24: ", f"{held}:24: ", f"{held}:25: ", *([] if lazy else [f"{bad}:25: "])):
+        assert where in str(caught.value)
     assert not (tmp_path / "output").exists()
 
 

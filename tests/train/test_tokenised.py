@@ -41,7 +41,7 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run(rows: Path | None, **options: Any) -> Any:
     """Tokenise as `swift sft` does, and give what it read and found."""
     given = {"dataset": [str(rows)]} if rows else {}
-    config = SftConfig.of(model="none", strict=False, **given, **options)
+    config = SftConfig.of(model="none", **{"strict": False, **given, **options})
     template = Template(byte_tokenizer(CHATML), loss_scale=config.template.loss_scale or "default")
     reader = RunRows(config, 0)
     decisions = Decisions()
@@ -74,6 +74,17 @@ def test_whatever_changes_a_token_has_a_place_of_its_own(rows: Path, tmp_path: P
         scale.write_text(json.dumps({"answer": [weight]}))
         places.add(run(rows, loss_scale=str(scale))[1].place)
     assert len(places) == 6
+
+
+def test_one_report_tells_all_failures_of_all_sets(rows: Path, tmp_path: Path) -> None:
+    with rows.open("a") as file:
+        file.write(json.dumps({"query": "q", "response": "a", "images": ["x.png"]}) + "\n")
+    held = tmp_path / "held.jsonl"
+    held.write_text(rows.read_text().replace("answer", "reply"))
+    with pytest.raises(SwiftError, match="4 of 68 rows cannot be used") as caught:
+        run(rows, strict=True, val_dataset=[str(held)])
+    for where in (f"{rows}:33: not JSON", f"{rows}:34: ", f"{held}:33: not JSON", f"{held}:34: "):
+        assert where in str(caught.value)
 
 
 def test_nothing_is_kept_where_nothing_is_asked_to_be(rows: Path, tmp_path: Path) -> None:
