@@ -33,7 +33,8 @@ def models() -> Iterator[dict[str, Any]]:
 
     Support is `proved` where the sweep trained and ran the architecture of a text model, `expected` where transformers
     has the architecture, `needs remote code` where that version of transformers has it not, and `not yet` where
-    `swift sft` does not train that kind at all: models of pictures and sounds, encoders, classifiers, reward models.
+    `swift sft` does not train what the model is for: pictures and sounds (rows of text it takes, where transformers has
+    the architecture), what encoders, classifiers and reward models give (see `--task_type`).
     """
     sweep = _read("sweep.json")
     for group in _read("models.json"):

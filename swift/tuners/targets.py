@@ -47,8 +47,16 @@ def all_linear(model: Any) -> list[str]:
     head = getattr(model, "get_output_embeddings", lambda: None)()
     heads = {name for name, module in model.named_modules() if module is head}
     barred = "out_proj" if model.config.model_type in STATE_SPACE else None
-    left_out = heads | _own_forward(model)
+    left_out = heads | _own_forward(model) | _of_media(model)
     return [name for name in linear_names(model) if name not in left_out and name.rpartition(".")[2] != barred]
+
+
+def _of_media(model: Any) -> set[str]:
+    """Modules for pictures and sounds: rows hold text alone, from which they would learn nothing."""
+    if model.config.get_text_config() is model.config:
+        return set()
+    reads = {id(module) for module in model.get_decoder().modules()}
+    return {name for name, module in model.named_modules() if id(module) not in reads}
 
 
 def _own_forward(model: Any) -> set[str]:
