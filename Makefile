@@ -11,10 +11,11 @@ PYTEST := -m pytest --numprocesses 2 --dist worksteal
 COMPAT ?= .venv-compat
 VLLM ?= .venv-vllm
 FUZZ ?= .venv-fuzz
+WHEELS ?= .wheels
 # A folder of chat templates, for the table of docs/templates.md.
 TEMPLATES ?= ../shared/chat_templates
 
-.PHONY: install demo test test-all test-compat test-vllm test-gpu lint docs bench bench-train bench-data bench-serve soak fuzz clean
+.PHONY: install demo test test-all test-compat test-vllm test-gpu test-signatures lint docs bench bench-train bench-data bench-serve soak fuzz clean
 
 install: $(STAMP)
 
@@ -59,6 +60,11 @@ test-vllm: install
 test-gpu: install
 	SWIFT_TEST_GPU=1 $(BIN)/python -m pytest tests/train/test_cuda.py tests/engines/test_cuda.py
 
+# What is sent to SGLang and LMDeploy against the signatures in their wheels, which are read and not installed.
+test-signatures: install
+	$(BIN)/python -m pip download --quiet --no-deps --dest $(WHEELS) sglang==0.5.23 lmdeploy==0.18.0
+	SWIFT_WHEELS=$(abspath $(WHEELS)) $(BIN)/python -m pytest tests/engines/test_packages.py
+
 docs: install
 	$(BIN)/python -m swift.config.reference docs/flags.md
 	@test ! -d "$(TEMPLATES)" || $(BIN)/python benchmarks/survey.py $(TEMPLATES) docs/templates.md
@@ -90,4 +96,4 @@ fuzz: install
 	@$(BIN)/python benchmarks/fuzz.py --schemathesis $(FUZZ)/bin/schemathesis
 
 clean:
-	rm -rf $(VENV) $(COMPAT) $(VLLM) $(FUZZ) build *.egg-info
+	rm -rf $(VENV) $(COMPAT) $(VLLM) $(FUZZ) $(WHEELS) build *.egg-info

@@ -43,7 +43,9 @@ if TYPE_CHECKING:
     from swift.config import InferConfig, MergeConfig, PtConfig, SftConfig, TunerConfig
     from swift.data import load_rows
     from swift.engines import AdapterRequest, InferRequest, PtEngine, RequestConfig, TextEngine
+    from swift.engines.lmdeploy import LmdeployEngine
     from swift.engines.remote import InferClient
+    from swift.engines.sglang import SglangEngine
     from swift.engines.vllm import VllmEngine
     from swift.errors import SwiftError
     from swift.export.merge import merge_lora
@@ -75,6 +77,7 @@ _HOMES = {
     "InferConfig": "swift.config",
     "InferRequest": "swift.engines",
     "LLaMAProConfig": "swift.tuners.configs",
+    "LmdeployEngine": "swift.engines.lmdeploy",
     "LoHaConfig": "peft",
     "LoKrConfig": "peft",
     "LoRAConfig": "swift.tuners.configs",
@@ -99,6 +102,7 @@ _HOMES = {
     "Seq2SeqTrainer": "swift.train.api",
     "SftConfig": "swift.config",
     "SftResult": "swift.train.result",
+    "SglangEngine": "swift.engines.sglang",
     "Swift": "swift.tuners.api",
     "SwiftError": "swift.errors",
     "Template": "swift.templates",

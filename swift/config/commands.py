@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
 
+from swift.config.app import PageConfig
 from swift.config.backends import BackendConfig
 from swift.config.data import DataConfig, TrainDataConfig
 from swift.config.deploy import RequestDefaultsConfig, ServeConfig
@@ -12,12 +13,13 @@ from swift.config.environments import EnvironmentConfig
 from swift.config.evaluate import EvalCommandConfig, TrainEvaluateConfig
 from swift.config.fields import Option, at_least, file_size, named, option, options_in, per_class
 from swift.config.generate import GenerateConfig
-from swift.config.model import ModelConfig, SourceConfig
+from swift.config.model import AnsweringModelConfig, ModelConfig, SourceConfig
 from swift.config.optimizer import OptimizerConfig
 from swift.config.output import OutputConfig, PluginConfig
 from swift.config.plan import MachineConfig
 from swift.config.predict import PredictConfig
 from swift.config.remote import RemoteConfig
+from swift.config.rollout import RolloutOptions
 from swift.config.task import TaskConfig
 from swift.config.template import PtTemplateConfig, TemplateConfig, TrainTemplateConfig
 from swift.config.train import TrainConfig
@@ -124,6 +126,12 @@ class BatchConfig:
     load_args: bool = option(True, "Take template, system text and switches from the adapter or checkpoint.")
     val_dataset: list[str] = option(help="Rows to answer; unset means a conversation.", factory=list, check=named)
     val_dataset_shuffle: bool = option(False, "Shuffle the rows.", needs=("val_dataset",))
+    val_dataset_sample: int | None = option(
+        None,
+        "Answer so many of the rows: the first, or with --val_dataset_shuffle any; unset means all.",
+        needs=("val_dataset",),
+        check=at_least(1),
+    )
     columns: dict[str, str] | None = option(
         None, 'Column names of the data to ours, as JSON: {"question": "query"}.', needs=("val_dataset",)
     )
@@ -168,7 +176,7 @@ class InferConfig(CommandConfig):
     """Conversation, or answers to a data set."""
 
     command: ClassVar[str] = "infer"
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: AnsweringModelConfig = field(default_factory=AnsweringModelConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
     template: TemplateConfig = field(default_factory=TemplateConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
@@ -183,13 +191,29 @@ class DeployConfig(CommandConfig):
     """A server for a model, with OpenAI's interface."""
 
     command: ClassVar[str] = "deploy"
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: AnsweringModelConfig = field(default_factory=AnsweringModelConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
     template: TemplateConfig = field(default_factory=TemplateConfig)
     generate: RequestDefaultsConfig = field(default_factory=RequestDefaultsConfig)
     backend: BackendConfig = field(default_factory=BackendConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
     plugins: PluginConfig = field(default_factory=PluginConfig)
+
+
+@dataclass
+class RolloutConfig(DeployConfig):
+    """A server for a training run, which asks for token ids and sends new weights."""
+
+    command: ClassVar[str] = "rollout"
+    rollout: RolloutOptions = field(default_factory=RolloutOptions)
+
+
+@dataclass
+class AppConfig(DeployConfig):
+    """A chat page for a model, or for a server at a URL."""
+
+    command: ClassVar[str] = "app"
+    page: PageConfig = field(default_factory=PageConfig)
 
 
 @dataclass
@@ -354,6 +378,8 @@ COMMANDS: dict[str, type[CommandConfig]] = {
         SftConfig,
         InferConfig,
         DeployConfig,
+        RolloutConfig,
+        AppConfig,
         EvalConfig,
         PrepareConfig,
         MergeConfig,

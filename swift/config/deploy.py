@@ -57,6 +57,11 @@ class ServeConfig:
     request_timeout: float = option(
         600.0, "Longest time for an answer, its waiting included; then 504.", unit="seconds", check=above(0)
     )
+    clamp_max_tokens: bool = option(
+        False,
+        "Cut an answer off where the context ends when a request's max_tokens is more than the context leaves; false "
+        "refuses such a request with 400.",
+    )
     max_logprobs: int = option(20, "Most top_logprobs that a request may ask for.", check=between(0, 20))
     ssl_keyfile: str | None = option(None, "Key of the server's TLS certificate.", check=named)
     ssl_certfile: str | None = option(None, "The certificate; with it the server speaks https.", check=named)

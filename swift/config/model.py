@@ -136,3 +136,15 @@ class ModelConfig(SourceConfig):
         check=_axis,
         needs=("quant_method", "hqq"),
     )
+
+
+@dataclass
+class AnsweringModelConfig(ModelConfig):
+    """The same for a model that answers."""
+
+    merge_lora: bool = option(
+        False,
+        "Merge the adapters that always act into the weights once they are loaded, in the dtype of the weights: faster "
+        "answers, up to rounding the same. swift merge-lora writes a merged model and proves it.",
+        needs=("adapters",),
+    )

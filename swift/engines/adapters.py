@@ -7,17 +7,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 from peft.tuners.lora import LoraModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from swift.errors import SwiftError
+from swift.models.adapter_files import check_adapter
 from swift.tuners.adapters import add_named
 
 BASE = "__base__"
 """PEFT's own name for no adapter at all."""
 UNMIXED = ("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters", "alora_invocation_tokens")
 """Parts of a LoRA adapter that PEFT does not choose row by row."""
+ABOUT_FILES = ("base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version")
+"""Settings that say nothing about what an adapter does."""
 
 
 class NamedAdapters:
@@ -87,6 +90,30 @@ class NamedAdapters:
                 self._act(None)
             else:
                 self.loaded = self.loaded.unload()
+
+    def replace(self, name: str, folder: Path) -> None:
+        """Put new weights in place of those of one, or add it.
+
+        Raises:
+            SwiftError: they do not fit the model, or the settings of the one that is there; nothing has changed then.
+        """
+        if name not in self.names:
+            self.add(name, folder)
+            return
+        check_adapter(folder)
+        settings = PeftConfig.from_pretrained(str(folder)).to_dict()
+        there = self.loaded.peft_config[name].to_dict()
+        other = sorted(key for key in settings if key not in ABOUT_FILES and settings[key] != there.get(key))
+        own, new = get_peft_model_state_dict(self.loaded, adapter_name=name), load_peft_weights(str(folder), "cpu")
+        shapes = [{key: weight.shape for key, weight in each.items()} for each in (own, new)]
+        if other or shapes[0] != shapes[1]:
+            raise SwiftError(
+                f"the adapter {name} is of another kind now: {', '.join(other) or 'its weights have other shapes'}",
+                where=str(folder),
+                fix="unload it first, or give the new one another name",
+            )
+        set_peft_model_state_dict(self.loaded, new, adapter_name=name)
+        self.names[name] = folder
 
     def check(self, name: str | None) -> None:
         """Raise SwiftError where there is no adapter of this name."""

@@ -167,10 +167,17 @@ class Answer:
         rest = text + self._stream.finish()
         self._texts.append(rest)
         last = self._delta(rest)
-        last.finish_reason = reason
+        last.finish_reason, last.stop_text = reason, self._stop_text
         if self._parser is not None:
             last.pieces += self._parser.finish()
         self.ticket.finish(self._choice(reason), last)
+
+    @property
+    def _stop_text(self) -> str | None:
+        """Which of the request's texts ended it; the template's own ends of turns are none of them."""
+        template = self.ticket.template
+        own = template.stop_strings if template is not None else ()
+        return None if self._stream.matched in own else self._stream.matched
 
     def _choice(self, reason: FinishReason) -> Choice:
         text = "".join(self._texts)
@@ -187,7 +194,7 @@ class Answer:
             )
         config = self.ticket.config
         logprobs = self._logprobs if config.logprobs or config.top_logprobs else None
-        return Choice(self.index, message, reason, self.token_ids, text, logprobs)
+        return Choice(self.index, message, reason, self.token_ids, text, logprobs, self._stop_text)
 
 
 def fail(answers: Sequence[Answer], error: BaseException) -> None:

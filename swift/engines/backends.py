@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +14,7 @@ from swift.config.commands import CommandConfig, DeployConfig, concerns, options
 from swift.config.decisions import Decisions
 from swift.config.model import ModelConfig
 from swift.engines.base import BACKENDS, engines
+from swift.environments.kinds import check_device
 from swift.environments.place import WHOLE, Environment, look, packages_of
 from swift.errors import SwiftError
 
@@ -46,6 +47,8 @@ def check_backend(name: str) -> Backend | None:
     if name == AUTO:
         return None
     engines.check(name)
+    if engines.is_builtin(name):
+        check_device(name)
     if name not in BACKENDS or not engines.is_builtin(name) or find_spec(name) is not None:
         return Backend(name)
     environment = look(name)
@@ -89,7 +92,8 @@ def choose_backend(name: str, source: ModelSource, config: ModelConfig, decision
 
 def _why_not_vllm(source: ModelSource, config: ModelConfig) -> str | None:
     """What keeps vLLM from running this model here; None where nothing does."""
-    from swift.engines.vllm import ELSEWHERE, generation_config_of
+    from swift.engines.packages import generation_config_of
+    from swift.engines.vllm import ELSEWHERE
     from swift.engines.vllm_adapters import check_alone, rank_of
 
     registry = _registry()
@@ -124,11 +128,11 @@ def _registry() -> str | None:
     return None
 
 
-def engine_options(config: BackendConfig, name: str, named: Sequence[Path] = ()) -> dict[str, Any]:
+def engine_options(config: BackendConfig, name: str, named: Mapping[str, Path] | None = None) -> dict[str, Any]:
     """What `from_source` of an engine takes besides: nothing where it has no options of its own.
 
     Args:
-        named: folders of adapters that requests will ask for by name.
+        named: adapters that requests will ask for by name, and their folders.
 
     Raises:
         SwiftError: the back end does not run one of the adapters.
@@ -139,7 +143,11 @@ def engine_options(config: BackendConfig, name: str, named: Sequence[Path] = ())
     if name == "vllm" and named:
         from swift.engines.vllm_adapters import rank_of
 
-        options = {"enable_lora": True, "max_lora_rank": max(map(rank_of, named)), "max_loras": len(named)} | options
+        folders = list(named.values())
+        options = {"enable_lora": True, "max_lora_rank": max(map(rank_of, folders)), "max_loras": len(named)} | options
+    elif named:
+        # They take adapters by name when they start.
+        options = {{"sglang": "lora_paths", "lmdeploy": "adapters"}[name]: dict(named)} | options
     return {"engine_options": options}
 
 

@@ -210,6 +210,7 @@ class Choice:
         token_ids: every token that was generated, the stop token included.
         text: the answer as it was generated, before reasoning and tool calls were parsed out of it.
         logprobs: of each of the tokens, where they were asked for.
+        stop_text: which of the texts that end an answer ended it.
     """
 
     index: int
@@ -218,6 +219,7 @@ class Choice:
     token_ids: list[int]
     text: str = ""
     logprobs: list[Logprob] | None = None
+    stop_text: str | None = None
 
 
 @dataclass
@@ -242,6 +244,23 @@ class Response:
 
 
 @dataclass
+class Scored:
+    """The log-probabilities of the tokens of a text that was there already.
+
+    Attributes:
+        token_ids: of the prompt, and of the answer behind it.
+        logprobs: of each token after those before it; None of the first.
+        ranks: the place of each among the likeliest, from 1; 0 of the first.
+        prompt_tokens: how many of the tokens are the prompt.
+    """
+
+    token_ids: list[int]
+    logprobs: list[Logprob | None]
+    ranks: list[int]
+    prompt_tokens: int = 0
+
+
+@dataclass
 class Delta:
     """A piece of a streamed answer; the last one of each answer carries its finish reason.
 
@@ -253,6 +272,7 @@ class Delta:
         token_ids: the tokens that are in no earlier piece; their text may come with a later one.
         logprobs: of these tokens, where they were asked for.
         error: why there is no answer; nothing follows.
+        stop_text: with the finish reason, which of the texts that end an answer ended it.
     """
 
     text: str
@@ -263,6 +283,7 @@ class Delta:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[Logprob] = field(default_factory=list)
     error: BaseException | None = None
+    stop_text: str | None = None
 
 
 OnResponse = Callable[[int, Response], None]
@@ -280,7 +301,13 @@ class Ticket(Protocol):
 
 
 class Engine(ABC):
-    """What answers requests: a local model, another process, or a server."""
+    """What answers requests: a local model, another process, or a server.
+
+    Attributes:
+        reads_media: pictures, films and sounds can go along with a request.
+    """
+
+    reads_media = False
 
     @abstractmethod
     def submit(
@@ -346,6 +373,26 @@ class Engine(ABC):
         finally:
             _cancel(tickets)
         return [responses[number] for number in range(len(requests))]
+
+    def score(
+        self,
+        requests: Sequence[InferRequest],
+        answers: Sequence[str | list[int]] | None = None,
+        *,
+        top_logprobs: int = 0,
+    ) -> list[Scored]:
+        """The log-probabilities of prompts, and of answers to them.
+
+        Args:
+            answers: one to each request, as a text or as token ids; None means the prompts alone.
+            top_logprobs: the likeliest tokens at each place as well.
+
+        Raises:
+            SwiftError: a request cannot be read, or the engine gives no log-probabilities of prompts.
+        """
+        raise SwiftError(
+            f"{type(self).__name__} gives no log-probabilities of prompts", fix="--infer_backend pt and vllm do"
+        )
 
     def _loaded(self, adapter: AdapterRequest) -> str:
         """The name of an adapter, loaded where it was not.
@@ -437,21 +484,7 @@ def _hand_over(loop: asyncio.AbstractEventLoop, told: asyncio.Queue[Delta], delt
         loop.call_soon_threadsafe(told.put_nowait, delta)
 
 
-NOT_BUILT = ("sglang", "lmdeploy")
-"""Back ends of ms-swift that are planned."""
-
-
-class _Engines(Registry[Any]):
-    def check(self, name: str) -> None:
-        if name in NOT_BUILT and name not in self:
-            raise SwiftError(
-                f"--infer_backend {name} is a back end of ms-swift that this version does not have yet",
-                fix="use --infer_backend pt",
-            )
-        super().check(name)
-
-
-engines: Registry[Any] = _Engines(
+engines: Registry[Any] = Registry(
     "engine",
     "infer_backend",
     {
@@ -459,10 +492,12 @@ engines: Registry[Any] = _Engines(
         "transformers": "swift.engines.transformers",
         "remote": "swift.engines.remote",
         "vllm": "swift.engines.vllm",
+        "sglang": "swift.engines.sglang",
+        "lmdeploy": "swift.engines.lmdeploy",
     },
 )
 
-BACKENDS = ("vllm",)
+BACKENDS = ("vllm", "sglang", "lmdeploy")
 """Engines that are packages of their own, with options of their own."""
 
 

@@ -30,8 +30,13 @@ class TextStream:
         # Text up to `_read` is decoded; decoding starts at `_start`, for decoders look at the neighbour to the left.
         self._start = self._read = 0
         self._held = ""
-        self.stopped = False
-        """Whether a stop text was seen; what follows it is dropped."""
+        self.matched: str | None = None
+        """The stop text that was seen; what follows it is dropped."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop text was seen."""
+        return self.matched is not None
 
     def push(self, token: int) -> str:
         """Take one token and give the text that is certain now."""
@@ -52,11 +57,11 @@ class TextStream:
 
     def _release(self, new: str, final: bool) -> str:
         text = self._held + new
-        found = [at for at in (text.find(stop) for stop in self._stop) if at >= 0]
+        found = [(at, stop) for stop in self._stop if (at := text.find(stop)) >= 0]
         if found:
-            self.stopped = True
+            at, self.matched = min(found)
             self._held = ""
-            return text[: min(found)]
+            return text[:at]
         keep = 0 if final else max((_overlap(text, stop) for stop in self._stop), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

@@ -1,4 +1,4 @@
-"""The engine of a back end that runs in an environment of its own, spoken to like any server."""
+"""The engine of a back end that runs in a process of its own, spoken to like any server."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ class OutsideEngine(RemoteEngine):
     """Answers by a process that it starts, which ends with this one.
 
     Args:
-        environment: of the back end.
+        environment: of the back end; None is this process's own.
         options: of `swift deploy`, by name.
+        more: as `Child` takes them.
 
     Raises:
         SwiftError: the process does not start; with its own words.
     """
 
-    def __init__(self, environment: Environment, options: dict[str, Any]) -> None:
-        self.child = Child(environment, options)
+    reads_media = False
+
+    def __init__(self, environment: Environment | None, options: dict[str, Any], **more: Any) -> None:
+        self.child = Child(environment, options, **more)
         super().__init__(self.child.base_url, api_key=self.child.api_key, max_batch_size=AT_ONCE)
 
     def close(self) -> None:

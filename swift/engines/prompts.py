@@ -67,6 +67,34 @@ def encode_prompt(template: Template, request: InferRequest, context: int | None
     return _fitting(template.prompt(request.messages, request.tools, **request.chat_template_kwargs), context)
 
 
+def encode_scored(
+    template: Template, requests: Sequence[InferRequest], answers: Sequence[str | list[int]] | None, context: int | None
+) -> list[tuple[list[int], list[int]]]:
+    """The token ids of prompts and of the answers to them, whose log-probabilities are asked for.
+
+    Raises:
+        SwiftError: a request cannot be read, or is too long with its answer.
+    """
+    given: Sequence[str | list[int]] = [[]] * len(requests) if answers is None else answers
+    if len(given) != len(requests):
+        raise SwiftError(f"{len(given)} answers to {len(requests)} requests", fix="give one to each")
+    found = []
+    for request, answer in zip(requests, given, strict=True):
+        # The context must leave no room behind what is only read.
+        prompt = encode_prompt(template, request, None if context is None else context + 1)
+        if isinstance(answer, str):
+            ids = list(template.tokenizer.encode(answer, add_special_tokens=False))
+        else:
+            _check_ids(answer, template.tokenizer, "answers")
+            ids = list(answer)
+        if context is not None and len(prompt) + len(ids) > context:
+            raise SwiftError(
+                f"prompt and answer have {len(prompt) + len(ids)} tokens; the context is {context}", fix="shorten them"
+            )
+        found.append((prompt, ids))
+    return found
+
+
 def raw_prompt(template: Template, prompt: str | list[int]) -> list[int]:
     """The token ids of a text as it is, with what the tokenizer puts before each; ids are themselves.
 

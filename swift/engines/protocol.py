@@ -120,6 +120,7 @@ class _Part:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[Logprob] | None = None
     reason: FinishReason | None = None
+    stop_text: str | None = None
 
     def take(self, told: dict[str, Any]) -> Delta:
         """A choice of a chunk, or of a whole answer."""
@@ -133,7 +134,9 @@ class _Part:
             self.logprobs = [*(self.logprobs or ()), *logprobs]
         if told.get("finish_reason"):
             self.reason = "length" if told["finish_reason"] == "length" else "stop"
-        return Delta(text, self.reason, None, pieces, self.index, ids, logprobs)
+            # Some servers tell the token here.
+            self.stop_text = told["stop_reason"] if isinstance(told.get("stop_reason"), str) else None
+        return Delta(text, self.reason, None, pieces, self.index, ids, logprobs, stop_text=self.stop_text)
 
     def _pieces(self, delta: dict[str, Any]) -> Iterator[Piece]:
         if reasoning := delta.get("reasoning_content") or delta.get("reasoning"):
@@ -167,7 +170,8 @@ class _Part:
         for call in self.calls:
             call["function"]["arguments"] = _arguments(call["function"]["arguments"])
         message = ChatMessage("assistant", self.content, self.reasoning or None, self.calls or None)
-        return Choice(self.index, message, self.reason or "stop", self.token_ids, "".join(self.texts), self.logprobs)
+        text, reason = "".join(self.texts), self.reason or "stop"
+        return Choice(self.index, message, reason, self.token_ids, text, self.logprobs, self.stop_text)
 
 
 class Reading:

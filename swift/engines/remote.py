@@ -67,6 +67,8 @@ class RemoteEngine(Engine):
         SwiftError: it is no URL.
     """
 
+    reads_media = True
+
     def __init__(
         self,
         base_url: str,

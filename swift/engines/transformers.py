@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +18,15 @@ from swift.config.decisions import Decisions
 from swift.config.model import ModelConfig
 from swift.engines.adapters import NamedAdapters
 from swift.engines.answers import Answer, Ticket
-from swift.engines.base import Delta, Engine, InferRequest, Listener, Logprob, RequestConfig, engine
+from swift.engines.base import Delta, Engine, InferRequest, Listener, Logprob, RequestConfig, Scored, engine
 from swift.engines.cache import grows
 from swift.engines.guides import Guides
 from swift.engines.options import load_parts, load_source_model, read_options
-from swift.engines.prompts import answer_limit, encode_prompt, end_ids, with_stops
+from swift.engines.prompts import answer_limit, encode_prompt, encode_scored, end_ids, with_stops
 from swift.engines.sampling import OF_GENERATE, Picker, PickingProcessor, greedy_arguments, row_seed
 from swift.engines.scheduler import Scheduler
+from swift.engines.scores import score
+from swift.engines.weights import read_weights, replace_weights
 from swift.errors import SwiftError
 from swift.models.length import limit_of
 from swift.models.source import ModelSource
@@ -114,6 +118,8 @@ class PtEngine(Engine):
         self._pad_id = self.tokenizer.pad_token_id
         if self._pad_id is None:
             self._pad_id = next(iter(self._stop_ids), 0)
+        # A text is read in portions, all by the same weights.
+        self._steady = threading.Lock()
         self._guides = Guides(self.tokenizer, self._stop_ids)
         self.scheduler = Scheduler(
             self.model,
@@ -172,6 +178,37 @@ class PtEngine(Engine):
         self.scheduler.submit([answer for own in ordered for answer in own])
         return [own[0].ticket for own in answers]
 
+    def score(
+        self,
+        requests: Sequence[InferRequest],
+        answers: Sequence[str | list[int]] | None = None,
+        *,
+        top_logprobs: int = 0,
+    ) -> list[Scored]:
+        """The log-probabilities of prompts, and of answers to them; others are answered meanwhile.
+
+        Raises:
+            SwiftError: a request cannot be read, or there is no such adapter.
+        """
+        for request in requests:
+            self.adapters.check(request.adapter)
+        found = []
+        for request, (prompt, ids) in zip(
+            requests, encode_scored(self.template, requests, answers, self.context), strict=True
+        ):
+            forward = partial(self.adapters.forward, [request.adapter])
+            with self._steady:
+                scored = score(
+                    self.scheduler.call,
+                    forward,
+                    [*prompt, *ids],
+                    model=self.model,
+                    top=top_logprobs,
+                    whole=not batches(self.model),
+                )
+            found.append(replace(scored, prompt_tokens=len(prompt)))
+        return found
+
     def add_adapter(self, name: str, folder: Path) -> None:
         """Load one more adapter, which requests then choose by its name; others are answered meanwhile.
 
@@ -192,6 +229,41 @@ class PtEngine(Engine):
         if users := self.scheduler.uses(name):
             raise SwiftError(f"{users} answers use the adapter {name}", fix="wait for them")
         self.adapters.remove(name)
+        self.scheduler.prefixes.forget()
+
+    def read_weights(self, folder: Path) -> dict[str, torch.Tensor]:
+        """The weights of a saved model, for `update_weights`.
+
+        Raises:
+            SwiftError: the folder holds none of this model's class.
+        """
+        return read_weights(self.model, folder)
+
+    def update_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Put new weights in place of those of the same names, between two steps; adapters stay as they are.
+
+        Answers under way go on with the new ones: who does not want that waits for them first.
+
+        Raises:
+            SwiftError: a name or a shape is none of the model's; then nothing has changed.
+        """
+        with self._steady:
+            self.scheduler.call(partial(self._update, weights))
+
+    def _update(self, weights: Mapping[str, torch.Tensor]) -> None:
+        replace_weights(self.model, weights)
+        self.scheduler.prefixes.forget()
+
+    def replace_adapter(self, name: str, folder: Path) -> None:
+        """Put an adapter in place of the one of its name, or beside the others.
+
+        Raises:
+            SwiftError: it does not fit the model, or the one before; that is there as it was then.
+        """
+        self.scheduler.call(partial(self._replace, name, folder))
+
+    def _replace(self, name: str, folder: Path) -> None:
+        self.adapters.replace(name, folder)
         self.scheduler.prefixes.forget()
 
     def forget(self) -> None:

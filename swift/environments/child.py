@@ -12,14 +12,17 @@ import sys
 import tempfile
 import threading
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 from swift.environments.place import Environment
 from swift.errors import SwiftError
 
 SERVED = re.compile(r"is served at (https?://\S+/v1)")
-UNLIMITED = {"max_queue": 1_000_000, "request_timeout": 1e9, "max_request_size": 1024.0}
+UNLIMITED = {"max_queue": 1_000_000, "request_timeout": 1e9, "max_request_size": 1024.0, "clamp_max_tokens": True}
 """The limits of a server that one run alone asks."""
+QUIET = {"log_level": "warning", "verbose": False, "result_path": None}
+"""Whoever asks writes the answers down itself."""
 END_SECONDS = 15.0
 """How long the child may take to end when it is asked to."""
 
@@ -31,24 +34,35 @@ class Child:
     killed.
 
     Args:
-        environment: whose Python runs it, for this process alone: on a loopback port, with a key of its own. None is
-            this process's own Python, and address and key are those of the options.
+        environment: whose Python runs it; None is this process's own.
         options: of `swift deploy`, by name.
+        private: it is for this process alone: on a loopback port, with a key of its own and no limits; else address
+            and key are those of the options.
+        name: what stands before its lines; None means the environment's name.
+        variables: of its environment, besides those of this process.
 
     Raises:
         SwiftError: it ends before it serves; with its own words.
     """
 
-    def __init__(self, environment: Environment | None, options: dict[str, Any]) -> None:
-        self.name = environment.name if environment else "swift deploy"
+    def __init__(
+        self,
+        environment: Environment | None,
+        options: dict[str, Any],
+        *,
+        private: bool = True,
+        name: str | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name = name or (environment.name if environment else "swift deploy")
         self._place = f"{self.name} in its environment" if environment else self.name
         self.api_key = secrets.token_hex(16)
         self._lines: deque[str] = deque(maxlen=30)
         self._served = threading.Event()
         self.base_url = ""
-        private = {"host": "127.0.0.1", "port": 0, "api_key": self.api_key, "log_level": "warning"}
+        own = {"host": "127.0.0.1", "port": 0, "api_key": self.api_key, **QUIET, **UNLIMITED}
         life, self._leash = os.pipe()
-        config = pipe_with(options | (private | UNLIMITED if environment else {}))
+        config = pipe_with(options | (own if private else {}))
         python = str(environment.python) if environment else sys.executable
         self._process = subprocess.Popen(
             [python, "-m", "swift.cli.leashed", str(life), "deploy", "--config", f"/dev/fd/{config}"],
@@ -57,6 +71,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            env={**os.environ, **(variables or {})},
             text=True,
             errors="replace",
         )

@@ -45,6 +45,8 @@ def install(name: str, path: Path | None = None) -> Environment:
     there = look(name, path)
     if there.state == WHOLE and there.wrong is None:
         return there
+    if path != place and place.is_dir() and not place.is_symlink():
+        _clear_usual(place, look(name, place))
     _clear(path, there)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -63,6 +65,20 @@ def install(name: str, path: Path | None = None) -> Environment:
         place.unlink(missing_ok=True)
         place.symlink_to(path)
     return look(name, path)
+
+
+def _clear_usual(place: Path, there: Environment) -> None:
+    """Make room for the link to an environment that lies elsewhere.
+
+    Raises:
+        SwiftError: another one lies there, and can be used.
+    """
+    if there.state == WHOLE:
+        raise SwiftError(
+            f"--path: there is an environment {there.name} already, at {place}",
+            fix=f"leave --path out, or: rm -r {place}",
+        )
+    _clear(place, there)
 
 
 def _clear(path: Path, there: Environment) -> None:

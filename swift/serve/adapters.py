@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
 from pydantic import Field
 
+from swift.errors import SwiftError
 from swift.serve.errors import ApiError
 from swift.serve.protocol import Body
 from swift.serve.service import Service
@@ -37,8 +38,12 @@ def add_adapters(app: FastAPI, service: Service) -> None:
         folder = Path(body.lora_path)
         if not folder.is_dir():
             raise ApiError(404, f"lora_path {body.lora_path} is no folder of the server", param="lora_path")
-        await service.in_turn(service.engine.add_adapter, name, folder)
-        service.adapters.append(name)
+
+        def add() -> None:
+            service.engine.add_adapter(name, folder)
+            service.adapters.append(name)
+
+        await service.change(add)
         return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
 
     @app.post("/v1/unload_lora_adapter", response_class=PlainTextResponse)
@@ -47,9 +52,13 @@ def add_adapters(app: FastAPI, service: Service) -> None:
         if name not in service.adapters:
             raise ApiError(404, f"there is no adapter {name}", param="lora_name")
         service.adapters.remove(name)
-        try:
-            await service.in_turn(service.engine.remove_adapter, name)
-        except ApiError:
-            service.adapters.append(name)
-            raise
+
+        def remove() -> None:
+            try:
+                service.engine.remove_adapter(name)
+            except SwiftError:
+                service.adapters.append(name)
+                raise
+
+        await service.change(remove)
         return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")

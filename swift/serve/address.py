@@ -7,8 +7,11 @@ import socket
 from swift.errors import SwiftError
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, names: tuple[str, str] = ("host", "port")) -> socket.socket:
     """Take an address, before a model is looked for; nobody can connect yet.
+
+    Args:
+        names: the options that name it.
 
     Raises:
         SwiftError: it is taken, or none of this machine's.
@@ -21,6 +24,6 @@ def bind(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise SwiftError(
-            f"--host {host} --port {port}: {why}", fix="choose another --port; 0 takes a free one"
+            f"--{names[0]} {host} --{names[1]} {port}: {why}", fix=f"choose another --{names[1]}; 0 takes a free one"
         ) from None
     return found

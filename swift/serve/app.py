@@ -45,6 +45,10 @@ def make_app(service: Service) -> FastAPI:
         _add_texts(app, service)
     if service.loads_adapters:
         add_adapters(app, service)
+    if service.updates is not None:
+        from swift.serve.rollout import add_rollout
+
+        add_rollout(app, service, service.updates)
     paths = frozenset(getattr(route, "path", "") for route in app.routes)
     app.add_middleware(Door, service=service)
     app.add_middleware(Watch, service=service, paths=paths)

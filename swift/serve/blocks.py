@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from swift.engines.base import Response
@@ -23,6 +24,7 @@ class Block:
         name: of the function that is called.
         id: of the call.
         text: the text, or the arguments as JSON.
+        mark: what no other block of any answer has.
     """
 
     kind: Kind
@@ -30,6 +32,7 @@ class Block:
     name: str = ""
     id: str = ""
     text: str = ""
+    mark: str = field(default_factory=lambda: secrets.token_hex(12))
 
     @property
     def arguments(self) -> Any:

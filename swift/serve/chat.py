@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -151,6 +150,7 @@ class ChatWriter:
             "message": message,
             "logprobs": self._logprobs.chat(choice.logprobs) if choice.logprobs is not None else None,
             "finish_reason": _reason(choice.finish_reason, "tool_calls" in message),
+            "stop_reason": choice.stop_text,
         }
         return written | ({"token_ids": choice.token_ids} if self._body.return_token_ids else {})
 
@@ -181,29 +181,29 @@ class ChatWriter:
             for each in found:
                 yield self._chunk(delta.index, each, delta, **more)
             if delta.finish_reason is not None:
-                yield self._chunk(delta.index, {}, None, _reason(delta.finish_reason, sent[delta.index].called), **more)
+                yield self._end(delta, sent[delta.index].called, more)
             if delta.response is not None and wants_usage:
                 yield event({**self._head, "choices": [], "usage": usage_of(delta.response.usage)})
 
     async def parts(self, asked: Asked, sent: list[Sent]) -> AsyncIterator[tuple[Delta, list[dict[str, Any]]]]:
         """The engine's pieces, each with what it adds to the message."""
-        metrics, last = self._service.metrics, asked.began
         async for _, delta in asked.pieces():
-            time_now = time.perf_counter()
-            (metrics.first if last == asked.began else metrics.between).observe(time_now - last)
-            last = time_now
             yield delta, self._deltas(delta, sent[delta.index])
 
-    def _chunk(
-        self, index: int, delta: dict[str, Any], source: Delta | None, reason: str | None = None, **more: Any
-    ) -> str:
-        choice: dict[str, Any] = {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
+    def _chunk(self, index: int, delta: dict[str, Any], source: Delta | None, **more: Any) -> str:
+        choice: dict[str, Any] = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
         if source is not None and source.logprobs:
             choice["logprobs"] = self._logprobs.chat(source.logprobs)
             source.logprobs = []
         if source is not None and self._body.return_token_ids:
             choice["token_ids"], source.token_ids = source.token_ids, []
         return event({**self._head, "choices": [choice], **more})
+
+    def _end(self, delta: Delta, called: bool, more: dict[str, Any]) -> str:
+        """The last event of one answer."""
+        reason = _reason(delta.finish_reason or "stop", called)
+        choice = {"index": delta.index, "delta": {}, "logprobs": None, "finish_reason": reason}
+        return event({**self._head, "choices": [{**choice, "stop_reason": delta.stop_text}], **more})
 
     def _deltas(self, delta: Delta, sent: Sent) -> list[dict[str, Any]]:
         """What a piece adds to the message; log-probabilities go out with the first of them."""

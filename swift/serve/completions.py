@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
-from swift.engines.base import Choice, InferRequest, RequestConfig, Usage
+from swift.engines.base import ChatMessage, Choice, InferRequest, Logprob, RequestConfig, Scored, Usage
 from swift.engines.base import Response as Answers
 from swift.engines.detokenize import decode
 from swift.serve.chat import usage_of
@@ -32,10 +32,26 @@ async def complete(service: Service, body: CompletionRequest, http: Request) -> 
         raise ApiError(400, "prompt is an empty list", param="prompt")
     requests = [InferRequest(prompt=prompt, adapter=adapter) for prompt in body.prompts]
     writer = TextWriter(service, body, config)
+    if body.scores:
+        top = max(body.logprobs or 0, body.prompt_logprobs or 0)
+        writer.scored = await while_there(http, service.score(requests, top))
+    if body.max_tokens == 0:
+        return _nothing_new(writer, body)
     if not body.stream:
         return JSONResponse(await while_there(http, _whole(service, requests, config, writer)))
     asked = await service.begin(requests, config, whole=False)
     return EventStream(with_errors(writer.events(asked)), asked.close)
+
+
+def _nothing_new(writer: TextWriter, body: CompletionRequest) -> Response:
+    """The prompts alone, as an answer.
+
+    Raises:
+        ApiError: they should come piece by piece.
+    """
+    if body.stream:
+        raise ApiError(400, "max_tokens 0 with stream: there is nothing to stream", param="stream")
+    return JSONResponse(writer.answer([writer.empty(place) for place in range(len(body.prompts))]))
 
 
 async def _whole(
@@ -55,6 +71,7 @@ class TextWriter:
         self._service, self._body, self._config = service, body, config
         self._tokenizer = getattr(service.engine, "tokenizer", None)
         self._logprobs = LogprobWriter(self._tokenizer, bool(body.return_tokens_as_token_ids))
+        self.scored: list[Scored] = []
         self._echo = [self._text(prompt) if body.echo else "" for prompt in body.prompts]
         self._head = {
             "id": new_id("cmpl"),
@@ -62,6 +79,12 @@ class TextWriter:
             "created": now(),
             "model": body.model or service.name,
         }
+
+    def empty(self, place: int) -> Answers:
+        """An answer without tokens."""
+        logprobs: list[Logprob] | None = [] if self._config.logprobs else None
+        ids = self.scored[place].token_ids if self.scored else []
+        return Answers([Choice(0, ChatMessage("assistant", ""), "length", [], "", logprobs)], Usage(len(ids), 0))
 
     def _text(self, prompt: str | list[int]) -> str:
         if isinstance(prompt, str):
@@ -79,14 +102,31 @@ class TextWriter:
 
     def _choice(self, place: int, choice: Choice) -> dict[str, Any]:
         before = self._echo[place]
-        found = choice.logprobs
         written = {
             "index": place * self._config.n + choice.index,
             "text": before + choice.text,
-            "logprobs": self._logprobs.text(found, len(before)) if found is not None else None,
+            "logprobs": self._told(place, choice.logprobs, len(before), first=True),
             "finish_reason": choice.finish_reason,
+            "stop_reason": choice.stop_text,
+            **self._of_prompt(place),
         }
         return written | ({"token_ids": choice.token_ids} if self._body.return_token_ids else {})
+
+    def _told(self, place: int, found: list[Logprob] | None, start: int, *, first: bool) -> dict[str, Any] | None:
+        """Log-probabilities of new tokens; with echo those of the prompt are the first."""
+        if found is None:
+            return None
+        if not (first and self._body.echo and self.scored):
+            return self._logprobs.text(found, start)
+        scored, top = self.scored[place], self._body.logprobs or 0
+        before = self._logprobs.prompt_text(scored, top)
+        behind = self._logprobs.text(found, start)
+        return {name: [*before[name], *behind[name]] for name in behind}
+
+    def _of_prompt(self, place: int) -> dict[str, Any]:
+        """vLLM's prompt_logprobs, where they are asked for."""
+        top = self._body.prompt_logprobs
+        return {} if top is None else {"prompt_logprobs": self._logprobs.prompt(self.scored[place], top)}
 
     async def events(self, asked: Asked) -> AsyncIterator[str]:
         """The pieces as events."""
@@ -96,18 +136,23 @@ class TextWriter:
         responses: list[Answers] = []
         async for place, delta in asked.pieces():
             index = place * self._config.n + delta.index
+            first = index not in lengths
             text = delta.text if index in lengths else self._echo[place] + delta.text
-            start = lengths.get(index, 0)
-            lengths[index] = start + len(text)
+            start = lengths.get(index, len(self._echo[place]))
             if delta.response is not None:
                 responses.append(delta.response)
             if not (text or delta.logprobs or delta.finish_reason):
                 continue
+            lengths[index] = start + len(delta.text)
+            # The prompt's own go out with the first piece, whether or not that has a token.
+            logprobs = delta.logprobs or ([] if first and self._body.echo and self.scored else None)
             choice: dict[str, Any] = {
                 "index": index,
                 "text": text,
-                "logprobs": self._logprobs.text(delta.logprobs, start) if delta.logprobs else None,
+                "logprobs": self._told(place, logprobs, start, first=first),
                 "finish_reason": delta.finish_reason,
+                "stop_reason": delta.stop_text,
+                **(self._of_prompt(place) if first else {}),
             }
             choice |= {"token_ids": delta.token_ids} if self._body.return_token_ids else {}
             yield event({**self._head, "choices": [choice], **more})

@@ -23,7 +23,7 @@ def run_deploy(args: DeployConfig, return_url: bool = False) -> Iterator[Any]:
     Raises:
         SwiftError: it ends before it serves; with its own words.
     """
-    child = Child(None, {"port": 0} | given_options(args))
+    child = Child(None, {"port": 0} | given_options(args), private=False)
     try:
         yield child.base_url if return_url else urlsplit(child.base_url).port
     finally:

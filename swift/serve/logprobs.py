@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from swift.engines.base import Logprob
+from swift.engines.base import Logprob, Scored
 from swift.engines.detokenize import decode
 
 LEAST = -9999.0
@@ -48,6 +48,40 @@ class LogprobWriter:
             "top_logprobs": [{self._name(token): max(value, LEAST) for token, value in each.top} for each in found],
             "text_offset": offsets,
         }
+
+    def prompt_text(self, scored: Scored, top: int) -> dict[str, list[Any]]:
+        """The same of a prompt that stands before its completion; its first token has none."""
+        offsets, start = [], 0
+        for token in scored.token_ids:
+            offsets.append(start)
+            start += len(self._text(token))
+        told: list[dict[str, float] | None] = [
+            None if each is None else {self._name(token): max(value, LEAST) for token, value in each.top[:top]}
+            for each in scored.logprobs
+        ]
+        return {
+            "tokens": [self._name(token) for token in scored.token_ids],
+            "token_logprobs": [None if each is None else max(each.logprob, LEAST) for each in scored.logprobs],
+            "top_logprobs": told,
+            "text_offset": offsets,
+        }
+
+    def prompt(self, scored: Scored, top: int) -> list[dict[str, Any] | None]:
+        """`prompt_logprobs` as vLLM has them: for each token, itself and the likeliest at its place, by their ids."""
+        found: list[dict[str, Any] | None] = []
+        for each, rank in zip(scored.logprobs, scored.ranks, strict=True):
+            if each is None:
+                found.append(None)
+                continue
+            places = {token: (value, at) for at, (token, value) in enumerate(each.top[:top], 1)}
+            places[each.token] = (each.logprob, rank)
+            found.append(
+                {
+                    str(token): {"logprob": max(value, LEAST), "rank": at, "decoded_token": self._text(token)}
+                    for token, (value, at) in places.items()
+                }
+            )
+        return found
 
     def _entry(self, token: int | str, logprob: float) -> dict[str, Any]:
         return {

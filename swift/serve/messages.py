@@ -10,6 +10,7 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from swift.engines.base import Choice as Answered
 from swift.engines.base import InferRequest
 from swift.serve.blocks import Block, Step, blocks_of, stream_blocks
 from swift.serve.chat import messages_of, open_chat
@@ -88,18 +89,16 @@ async def answer_messages(service: Service, body: MessagesRequest, http: Request
         "type": "message",
         "role": "assistant",
         "model": body.model or service.name,
-        "stop_sequence": None,
     }
     if not body.stream:
         answers = await while_there(http, opened.whole())
         choice = answers.choices[0]
         blocks = blocks_of(opened.writer.message(choice))
         usage = {"input_tokens": answers.usage.prompt_tokens, "output_tokens": answers.usage.completion_tokens}
-        reason = _reason(choice.finish_reason, any(block.kind == "call" for block in blocks))
-        content = [_content(block) for block in blocks]
-        return JSONResponse({**head, "content": content, "stop_reason": reason, "usage": usage})
+        end = _end(body, choice, any(block.kind == "call" for block in blocks))
+        return JSONResponse({**head, "content": [_content(block) for block in blocks], **end, "usage": usage})
     asked = await opened.begin()
-    return EventStream(_events(head, stream_blocks(opened.writer, asked)), asked.close)
+    return EventStream(_events(head, body, stream_blocks(opened.writer, asked)), asked.close)
 
 
 async def count_tokens(service: Service, body: CountRequest) -> dict[str, int]:
@@ -189,10 +188,13 @@ def _text(content: Any) -> str:
     return "".join(str(block.get("text") or "") for block in content)
 
 
-def _reason(reason: str, called: bool) -> str:
-    if reason == "length":
-        return "max_tokens"
-    return "tool_use" if called else "end_turn"
+def _end(body: MessagesRequest, choice: Answered, called: bool) -> dict[str, str | None]:
+    """Why the answer ended."""
+    if choice.finish_reason == "length":
+        return {"stop_reason": "max_tokens", "stop_sequence": None}
+    if choice.stop_text is not None and choice.stop_text in (body.stop_sequences or ()):
+        return {"stop_reason": "stop_sequence", "stop_sequence": choice.stop_text}
+    return {"stop_reason": "tool_use" if called else "end_turn", "stop_sequence": None}
 
 
 def _content(block: Block) -> dict[str, Any]:
@@ -203,11 +205,10 @@ def _content(block: Block) -> dict[str, Any]:
     return {"type": "text", "text": block.text}
 
 
-async def _events(head: dict[str, Any], steps: AsyncIterator[Step]) -> AsyncIterator[str]:
+async def _events(head: dict[str, Any], body: MessagesRequest, steps: AsyncIterator[Step]) -> AsyncIterator[str]:
     usage = {"input_tokens": 0, "output_tokens": 0}
-    yield named_event(
-        {"type": "message_start", "message": {**head, "content": [], "stop_reason": None, "usage": usage}}
-    )
+    begun = {**head, "content": [], "stop_reason": None, "stop_sequence": None, "usage": usage}
+    yield named_event({"type": "message_start", "message": begun})
     called = False
     try:
         async for step in steps:
@@ -215,10 +216,9 @@ async def _events(head: dict[str, Any], steps: AsyncIterator[Step]) -> AsyncIter
                 called = called or step.block.kind == "call"
                 yield named_event(_of_step(step, step.block))
             elif step.response is not None:
-                reason = _reason(step.response.choices[0].finish_reason, called)
+                delta = _end(body, step.response.choices[0], called)
                 spent = step.response.usage
                 usage = {"input_tokens": spent.prompt_tokens, "output_tokens": spent.completion_tokens}
-                delta = {"stop_reason": reason, "stop_sequence": None}
                 yield named_event({"type": "message_delta", "delta": delta, "usage": usage})
                 yield named_event({"type": "message_stop"})
     except ApiError as error:

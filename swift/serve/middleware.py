@@ -14,6 +14,8 @@ from swift.serve.service import MIB, Service
 LOG = logging.getLogger("swift.serve")
 OPEN = ("/health",)
 """Paths that need no key and have no line in the log."""
+UPDATES = ("/update_weights", "/update_adapter")
+"""Paths whose bodies hold weights."""
 LONGEST_BODY = 2000
 """Characters of a body in a log."""
 
@@ -64,15 +66,18 @@ class Door:
     """Lets those in that carry the key, with a body that is not too large."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
-        self.app, self.limits = app, service.limits
+        self.app, self.limits, self.updates = app, service.limits, service.updates
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Take one request."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         headers = dict(scope["headers"])
-        most = int(self.limits.max_request_size * MIB)
-        large = ApiError(413, f"the body is larger than {self.limits.max_request_size:g} MiB")
+        size = self.limits.max_request_size
+        if self.updates is not None and scope["path"] in UPDATES:
+            size = self.limits.max_update_size
+        most = int(size * MIB)
+        large = ApiError(413, f"the body is larger than {size:g} MiB")
         if scope["path"] not in OPEN and not self._has_key(headers):
             error = ApiError(401, "the key is missing or wrong; send Authorization: Bearer KEY", code="invalid_api_key")
             return await error.response(scope["path"], {"www-authenticate": "Bearer"})(scope, receive, send)

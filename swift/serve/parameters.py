@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from swift.engines.base import RequestConfig
 from swift.errors import SwiftError
 from swift.serve.errors import ApiError, mistake
 from swift.serve.protocol import ChatRequest, CompletionRequest, Sampling
 from swift.serve.service import Service
+
+if TYPE_CHECKING:
+    from swift.serve.rollout import RolloutSampling
 
 SAME = (
     "n", "temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed",
@@ -38,8 +41,19 @@ def text_config(service: Service, body: CompletionRequest) -> RequestConfig:
     Raises:
         ApiError: one of them is wrong.
     """
-    asked = body.logprobs is not None
-    return _config(service, body, None, max_tokens=body.max_tokens, logprobs=asked, top_logprobs=body.logprobs or 0)
+    asked, top = body.logprobs is not None, max(body.logprobs or 0, body.prompt_logprobs or 0)
+    config = _config(service, body, None, max_tokens=body.max_tokens or None, logprobs=asked, top_logprobs=top)
+    return config.with_values(top_logprobs=body.logprobs or 0)
+
+
+def rollout_config(service: Service, body: RolloutSampling) -> RequestConfig:
+    """The parameters of a training run's answers.
+
+    Raises:
+        ApiError: one of them is wrong.
+    """
+    top = body.top_logprobs or 0
+    return _config(service, body, None, max_tokens=body.max_tokens, logprobs=body.logprobs, top_logprobs=top)
 
 
 def _config(
@@ -54,7 +68,15 @@ def _config(
     values["stop"] = body.stop
     if body.logit_bias:
         values["logit_bias"] = {int(token): bias for token, bias in body.logit_bias.items()}
-    values["structured_outputs"] = structure or _structure(body)
+    wanted = _structure(body)
+    if structure is not None and wanted is not None:
+        raise ApiError(
+            400,
+            "tool_choice asks for a call, whose arguments follow the tool's own schema, and the request says what the "
+            "answer must be besides; give one of them",
+            param="tool_choice",
+        )
+    values["structured_outputs"] = structure or wanted
     try:
         return service.defaults.with_values(**{name: value for name, value in values.items() if value is not None})
     except SwiftError as error:

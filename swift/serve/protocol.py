@@ -230,15 +230,21 @@ class CompletionRequest(Sampling):
     """The body of /v1/completions."""
 
     prompt: str | list[int] | list[str] | list[list[int]]
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=0)
     logprobs: int | None = Field(None, ge=0)
+    prompt_logprobs: int | None = Field(None, ge=0)
     echo: bool | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> CompletionRequest:
-        if self.echo and self.logprobs is not None:
-            raise ValueError("echo with logprobs: the log-probabilities of a prompt are not there")
+        if self.max_tokens == 0 and not (self.echo or self.scores):
+            raise ValueError("max_tokens can be 0 with echo or prompt_logprobs alone")
         return self
+
+    @property
+    def scores(self) -> bool:
+        """Whether log-probabilities of the prompts are asked for."""
+        return self.prompt_logprobs is not None or bool(self.echo and self.logprobs is not None)
 
     @property
     def prompts(self) -> list[str | list[int]]:

@@ -185,12 +185,12 @@ def _item(block: Block, status: str = "completed") -> dict[str, Any]:
     """A block as an item of the output."""
     if block.kind == "call":
         call = {"call_id": block.id, "name": block.name, "arguments": block.text}
-        return {"type": "function_call", "id": f"fc_{block.id}", **call, "status": status}
+        return {"type": "function_call", "id": f"fc_{block.mark}", **call, "status": status}
     part = _part(block)
     content = [part] if block.text else []
     if block.kind == "reasoning":
-        return {"type": "reasoning", "id": f"rs_{block.place}", "summary": [], "content": content, "status": status}
-    return {"type": "message", "id": f"msg_{block.place}", "role": "assistant", "content": content, "status": status}
+        return {"type": "reasoning", "id": f"rs_{block.mark}", "summary": [], "content": content, "status": status}
+    return {"type": "message", "id": f"msg_{block.mark}", "role": "assistant", "content": content, "status": status}
 
 
 def _part(block: Block) -> dict[str, Any]:

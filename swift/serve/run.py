@@ -7,13 +7,13 @@ import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from swift.compat import quiet_libraries
-from swift.config.commands import DeployConfig
+from swift.config.commands import DeployConfig, RolloutConfig
 from swift.config.decisions import Decisions
 from swift.config.effect import note_without_effect
-from swift.engines.backends import check_backend, choose_backend, engine_options, options_for
+from swift.engines.backends import AUTO, check_backend, choose_backend, engine_options, options_for
 from swift.engines.base import engines
 from swift.engines.requests import sampling_request
 from swift.environments.child import enter
@@ -30,11 +30,14 @@ from swift.tasks.choose import open_task
 from swift.tasks.texts import TextTask
 from swift.templates.choose import choose_template
 
+if TYPE_CHECKING:
+    from swift.serve.rollout import Updates
+
 NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 
 
 def main(config: DeployConfig) -> int:
-    """Run `swift deploy` and return its exit status.
+    """Run `swift deploy` or `swift rollout` and return its exit status.
 
     Raises:
         SwiftError: model, adapters, template or address are not as they should be; all of it is told before the
@@ -50,6 +53,7 @@ def main(config: DeployConfig) -> int:
     bound = bind(config.serve.host, config.serve.port)
     source, named = find_model(config, decisions)
     task = open_task(config, source, decisions)
+    check_updates(config, task)
     if not isinstance(task, TextTask):
         settle_backend(config, source, named, decisions)
     if missing := [name for name in NEEDED if find_spec(name) is None]:
@@ -83,6 +87,7 @@ def main(config: DeployConfig) -> int:
         verbose=config.serve.verbose,
         results=results,
         loads_adapters=config.serve.allow_adapter_loading and hasattr(engine, "add_adapter"),
+        updates=open_updates(config),
     )
     server = Server(service, bound=bound, ssl=ssl, log_interval=config.serve.log_interval)
     _note_serving(config, decisions)
@@ -91,6 +96,36 @@ def main(config: DeployConfig) -> int:
     print(f"{service.name} is served at {server.url}/v1; Ctrl-C or SIGTERM ends it", file=sys.stderr, flush=True)
     server.run()
     return 0
+
+
+def check_updates(config: DeployConfig, task: Any) -> None:
+    """Stop where a training run could not change the weights.
+
+    Raises:
+        SwiftError: the engine does not take new weights, or the folder of saved ones is not there.
+    """
+    if not isinstance(config, RolloutConfig):
+        return
+    backend = config.serve.infer_backend
+    if isinstance(task, TextTask):
+        raise SwiftError(f"swift rollout: a model of the task {task.name} writes no answers", fix="use swift deploy")
+    if backend == AUTO or not hasattr(engines.get(backend), "update_weights"):
+        raise SwiftError(
+            f"--infer_backend {backend}: swift rollout cannot change its weights", fix="use --infer_backend pt"
+        )
+    given = config.rollout.allowed_update_path
+    if given is not None and not Path(given).expanduser().is_dir():
+        raise SwiftError(f"--allowed_update_path {given} is no folder", fix="make it, or name another")
+
+
+def open_updates(config: DeployConfig) -> Updates | None:
+    """What of the weights a training run may change; None where nobody may."""
+    from swift.serve.rollout import Updates
+
+    if not isinstance(config, RolloutConfig):
+        return None
+    given = config.rollout.allowed_update_path
+    return Updates(Path(given).expanduser() if given else None)
 
 
 def settle_backend(config: DeployConfig, source: ModelSource, named: dict[str, Path], decisions: Decisions) -> None:
@@ -127,7 +162,7 @@ def load_engine(config: DeployConfig, source: ModelSource, named: dict[str, Path
         max_batch_size=config.serve.max_batch_size,
         max_length=config.generate.max_length,
         decisions=decisions,
-        **engine_options(config.backend, config.serve.infer_backend, list(named.values())),
+        **engine_options(config.backend, config.serve.infer_backend, named),
     )
     for name, folder in named.items():
         engine.add_adapter(name, folder)
@@ -205,6 +240,10 @@ def find_model(config: DeployConfig, decisions: Decisions) -> tuple[ModelSource,
         source = replace(source, adapters=[])
     if config.serve.load_args:
         settle_quantization(config.model, source.record, decisions)
+    if config.model.merge_lora:
+        from swift.engines.options import check_merge
+
+        check_merge(source, config.model, config.serve.infer_backend)
     settle_length(config.model, source, decisions, recorded=config.serve.load_args)
     for name, folder in folders.items():
         check_base(read_record(folder), source.config, source.base)
@@ -249,6 +288,8 @@ def limits_of(config: DeployConfig) -> Any:
         max_request_size=given.max_request_size,
         request_timeout=given.request_timeout,
         max_logprobs=given.max_logprobs,
+        clamps=given.clamp_max_tokens,
+        max_update_size=config.rollout.max_update_size * 1024 if isinstance(config, RolloutConfig) else 0.0,
     )
 
 

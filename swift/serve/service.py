@@ -10,12 +10,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
-from swift.engines.base import Delta, InferRequest, RequestConfig, Response, Ticket
+from swift.engines.base import Delta, InferRequest, RequestConfig, Response, Scored, Ticket
 from swift.errors import SwiftError
 from swift.serve.errors import ApiError, failure, mistake
+from swift.serve.gate import Gate
 from swift.serve.metrics import Metrics
+
+if TYPE_CHECKING:
+    from swift.serve.rollout import Updates
 
 T = TypeVar("T")
 MIB = 1 << 20
@@ -34,6 +38,8 @@ class Limits:
         max_request_size: of a body, in MiB.
         request_timeout: of an answer with its waiting, in seconds.
         max_logprobs: alternatives at each token.
+        max_update_size: of a body with weights, in MiB.
+        clamps: an answer that may be longer than the context leaves is cut there; else it is refused.
     """
 
     api_key: str | None = None
@@ -42,6 +48,8 @@ class Limits:
     max_request_size: float = 8.0
     request_timeout: float = 600.0
     max_logprobs: int = 20
+    clamps: bool = False
+    max_update_size: float = 65536.0
 
     @property
     def most(self) -> int:
@@ -62,6 +70,7 @@ class Service:
         verbose: contents stand in the log.
         results: takes requests with their answers, as JSON lines.
         loads_adapters: clients may load and unload adapters.
+        updates: clients may change the weights.
         draining: nothing new is taken.
     """
 
@@ -74,14 +83,18 @@ class Service:
     verbose: bool = False
     results: TextIO | None = None
     loads_adapters: bool = False
+    updates: Updates | None = None
     draining: bool = False
 
     def __post_init__(self) -> None:
         self.created = int(time.time())
         self.open = 0
+        self.gate = Gate()
         self.metrics = Metrics(self)
         # Prompts are rendered one after the other, away from the loop that everybody else waits for.
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="swift-prompts")
+        # So are adapters loaded, which takes longer than anybody's prompt should wait.
+        self.loading = ThreadPoolExecutor(1, thread_name_prefix="swift-loading")
 
     def adapter_of(self, model: str | None) -> str | None:
         """The adapter that a model's name means; None is the model itself.
@@ -125,6 +138,7 @@ class Service:
         self._check_room(count)
         asked = Asked(self, requests, config)
         try:
+            await asked.enter()
             await asked.submit(self._pool, whole=whole)
         except BaseException as error:
             asked.close()
@@ -132,6 +146,25 @@ class Service:
                 raise mistake(error) from error
             raise
         return asked
+
+    def check_length(self, ticket: Any, config: RequestConfig) -> None:
+        """Refuse an answer that the request itself wants longer than the context leaves.
+
+        Raises:
+            ApiError: it does.
+        """
+        context, prompt = getattr(self.engine, "context", None), getattr(ticket, "prompt", None)
+        wanted = config.max_tokens
+        if self.limits.clamps or context is None or prompt is None or wanted in (None, self.defaults.max_tokens):
+            return
+        if len(prompt) + wanted > context:
+            raise ApiError(
+                400,
+                f"max_tokens is {wanted}, and the context of {context} tokens leaves {context - len(prompt)} after a "
+                f"prompt of {len(prompt)}; lower it, or leave it out",
+                param="max_tokens",
+                code="context_length_exceeded",
+            )
 
     def _check_room(self, count: int) -> None:
         if count > self.limits.most:
@@ -171,6 +204,22 @@ class Service:
         """There is no answer in time."""
         return ApiError(504, f"there was no answer within {self.limits.request_timeout:g} seconds")
 
+    async def score(self, requests: Sequence[InferRequest], top: int) -> list[Scored]:
+        """The log-probabilities of prompts, with so many alternatives.
+
+        Raises:
+            ApiError: too much is asked, a prompt cannot be read, or it takes too long.
+        """
+        with self.room(len(requests)):
+            await self.in_time(self.gate.enter())
+            try:
+                work = partial(self.engine.score, requests, top_logprobs=top)
+                return await self.in_time(asyncio.get_running_loop().run_in_executor(None, work))
+            except SwiftError as error:
+                raise mistake(error) from error
+            finally:
+                self.gate.leave()
+
     async def in_turn(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call what works on prompts, where prompts are worked on.
 
@@ -182,12 +231,25 @@ class Service:
         except SwiftError as error:
             raise mistake(error) from error
 
+    async def change(self, function: Callable[[], Any]) -> Any:
+        """Call what changes the model, one such call after the other; it goes on where the client's time is over.
+
+        Raises:
+            ApiError: it raised a SwiftError, or takes longer than is allowed.
+        """
+        work = asyncio.get_running_loop().run_in_executor(self.loading, function)
+        try:
+            return await self.in_time(asyncio.shield(work))
+        except SwiftError as error:
+            raise mistake(error) from error
+
 
 class Asked:
     """Requests of one client under way; `close` ends them, however far they are."""
 
     def __init__(self, service: Service, requests: Sequence[InferRequest], config: RequestConfig) -> None:
         self._service, self._requests, self._config = service, requests, config
+        self._whole = self._entered = False
         self._count = config.n * len(requests)
         self._told: asyncio.Queue[Told] = asyncio.Queue()
         self._tickets: list[Ticket] = []
@@ -198,15 +260,32 @@ class Asked:
         told = (0, Delta("", error=service.late))
         self._timer = self._loop.call_later(service.limits.request_timeout, self._told.put_nowait, told)
 
+    @property
+    def prompts(self) -> list[list[int]]:
+        """The token ids of each request's prompt."""
+        return [list(getattr(ticket, "prompt", ())) for ticket in self._tickets]
+
+    async def enter(self) -> None:
+        """Wait while the weights change.
+
+        Raises:
+            ApiError: that takes too long.
+        """
+        await self._service.in_time(self._service.gate.enter())
+        self._entered = True
+
     async def submit(self, pool: ThreadPoolExecutor, *, whole: bool) -> None:
         """Hand the requests to the engine."""
+        self._whole = whole
 
         def submit() -> None:
             for place, request in enumerate(self._requests):
                 if self._closed:
                     return
                 listener = partial(self._hand_over, place)
-                self._tickets.append(self._service.engine.submit(request, self._config, listener, whole=whole))
+                ticket = self._service.engine.submit(request, self._config, listener, whole=whole)
+                self._tickets.append(ticket)
+                self._service.check_length(ticket, self._config)
 
         done: Future[None] = pool.submit(submit)
         # The client may leave meanwhile, and nobody would end what is submitted after that.
@@ -224,15 +303,20 @@ class Asked:
         Raises:
             ApiError: generation failed, or took too long.
         """
-        open_requests = len(self._requests)
+        open_requests, last = len(self._requests), self.began
+        metrics = self._service.metrics
         while open_requests:
             place, delta = await self._told.get()
             if delta.error is not None:
-                self._service.metrics.note_failure(delta.error)
+                metrics.note_failure(delta.error)
                 raise failure(delta.error) from delta.error
+            now = time.perf_counter()
+            if not self._whole:
+                (metrics.first if last == self.began else metrics.between).observe(now - last)
+                last = now
             if delta.response is not None:
                 open_requests -= 1
-                self._service.metrics.note_response(delta.response, time.perf_counter() - self.began)
+                metrics.note_response(delta.response, now - self.began)
                 self._keep(self._requests[place], delta.response)
             yield place, delta
 
@@ -271,6 +355,8 @@ class Asked:
             return
         self._closed = True
         self._timer.cancel()
+        if self._entered:
+            self._service.gate.leave()
         self._service.open -= self._count
         self._cancel()
 

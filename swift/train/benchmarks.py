@@ -68,19 +68,19 @@ class Benchmarks:
         Raises:
             SwiftError: EvalScope fails.
         """
-        return distributed.from_main(lambda: self._ask(model, step, around))
+        return distributed.from_main_at_length(lambda: self._ask(model, step, around))
 
     def _ask(self, model: Any, step: int, around: Callable[[], AbstractContextManager[Any]]) -> dict[str, float]:
         from swift.engines import PtEngine
         from swift.evaluate.installed import task_of
         from swift.evaluate.results import Result, append
         from swift.serve.server import Server
-        from swift.serve.service import Service
+        from swift.serve.service import Limits, Service
 
         name, folder = f"step-{step}", self.folder / f"step-{step}"
         folder.mkdir(parents=True, exist_ok=True)
         engine = PtEngine((model, self.template), max_batch_size=self.at_once, around=around)
-        with Server(Service(engine, name)) as server:
+        with Server(Service(engine, name, limits=Limits(clamps=True))) as server:
             task = task_of(self.config.evaluate, f"{server.url}/v1", name, folder)
             found = _harness(self.config).run(task, folder / "evalscope.log")
         engine.forget()

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, TypeVar, cast
 
 from swift.errors import SwiftError
 
 T = TypeVar("T")
+
+BEAT_SECONDS = 20.0
+"""Between the signs of life of process 0; a process group waits for minutes."""
 
 
 def world_size() -> int:
@@ -55,16 +59,41 @@ def from_main(function: Callable[[], T]) -> T:
 
     Raises:
         SwiftError: the function raised it.
+        RuntimeError: in the other processes, where it raised something else.
     """
-    found: T | SwiftError | None = None
-    if is_main():
-        try:
-            found = function()
-        except SwiftError as error:
-            found = error
-    found = broadcast(found)
-    if isinstance(found, SwiftError):
-        raise found
+    return _shared(_outcome(function) if is_main() else None)
+
+
+def from_main_at_length(function: Callable[[], T]) -> T:
+    """`from_main` for what may take longer than a process group waits: process 0 says that it is still at work.
+
+    Raises:
+        SwiftError: as `from_main`.
+        RuntimeError: as `from_main`.
+    """
+    if world_size() == 1:
+        return function()
+    with ThreadPoolExecutor(1, thread_name_prefix="swift-main") as pool:
+        work = pool.submit(_outcome, function) if is_main() else None
+        while True:
+            if work is not None:
+                wait([work], BEAT_SECONDS)
+            if broadcast(work is not None and work.done()):
+                return _shared(work.result() if work is not None else None)
+
+
+def _outcome(function: Callable[[], T]) -> T | Exception:
+    try:
+        return function()
+    except Exception as error:
+        return error
+
+
+def _shared(own: T | Exception | None) -> T:
+    failed = isinstance(own, Exception) and not isinstance(own, SwiftError)
+    found = broadcast(RuntimeError(f"process 0 failed: {own!r}") if failed else own)
+    if isinstance(found, Exception):
+        raise own if isinstance(own, Exception) else found
     return cast(T, found)
 
 

@@ -100,6 +100,26 @@ def tuner_of(folder: Path) -> str | None:
     return next((name for name, row in table().items() if row["kind"] == kind), None)
 
 
+def check_merges(adapter: Path) -> None:
+    """Stop at an adapter that is not a change of weights.
+
+    Raises:
+        SwiftError: it names the tuner.
+    """
+    kind = tuner_of(adapter)
+    if kind in ATTACHED:
+        raise SwiftError(
+            f"--adapters {adapter}: an adapter of the kind {kind} changes what modules give, not their weights: there "
+            "is nothing to merge",
+            fix="keep the adapter beside its base: swift infer --adapters",
+        )
+    if kind and table()[kind].get("virtual"):
+        raise SwiftError(
+            f"--adapters {adapter}: {kind} tuning trains virtual tokens, not weights: there is nothing to merge",
+            fix="keep the adapter beside its base: swift infer --adapters",
+        )
+
+
 def _add(model: Any, folder: Path, name: str, trainable: bool) -> Any:
     from peft import PeftModel
     from safetensors import SafetensorError

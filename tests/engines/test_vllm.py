@@ -153,7 +153,8 @@ def test_in_an_event_loop(theirs):
 
 
 def test_what_vllm_lacks_is_said_before_it_is_asked(theirs, base, tmp_path):
-    from swift.engines.vllm import VllmEngine, generation_config_of
+    from swift.engines.packages import generation_config_of
+    from swift.engines.vllm import VllmEngine
 
     with pytest.raises(SwiftError, match="num_beams 2"):
         theirs.infer(requests(), RequestConfig(num_beams=2))
@@ -166,3 +167,16 @@ def test_what_vllm_lacks_is_said_before_it_is_asked(theirs, base, tmp_path):
         generation_config_of(tmp_path)
     with pytest.raises(SwiftError, match="give a list of texts"):
         theirs.infer(requests(), RequestConfig(structured_outputs={"choice": "sky"}))
+
+
+def test_prompts_and_answers_have_our_log_probabilities(ours, theirs):
+    asked, answers = [InferRequest(ask("hi")), InferRequest(prompt="The capital of France is")], ["yes", [70, 71]]
+    wanted, found = (engine.score(asked, answers, top_logprobs=2) for engine in (ours, theirs))
+    for one, other in zip(wanted, found, strict=True):
+        assert (one.token_ids, one.ranks, one.prompt_tokens) == (other.token_ids, other.ranks, other.prompt_tokens)
+        assert other.logprobs[0] is None
+        told = [[each.logprob for each in scored.logprobs[1:]] for scored in (one, other)]
+        assert told[1] == pytest.approx(told[0], abs=1e-3)
+        assert [[token for token, _ in each.top] for each in one.logprobs[1:]] == [
+            [token for token, _ in each.top] for each in other.logprobs[1:]
+        ]

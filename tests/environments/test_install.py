@@ -102,6 +102,18 @@ def test_an_environment_from_its_making_to_its_ruin(tiny, tmp_path, capsys):
     assert listed(capsys)["vllm"]["wrong"] == "its Python is gone: /nowhere/python3"
 
 
+def test_another_place_than_where_one_lies(tiny, tmp_path, capsys):
+    tiny()
+    usual = place.default_place("vllm")
+    assert main(["env", "install", "vllm"]) == 0
+    assert main(["env", "install", "vllm", "--path", str(tmp_path / "elsewhere")]) == 2
+    assert f"there is an environment vllm already, at {usual}" in capsys.readouterr().err
+    assert not (tmp_path / "elsewhere").exists() and listed(capsys)["vllm"]["state"] == "whole"
+    place.write_record(usual, state="failed", name="vllm")
+    assert main(["env", "install", "vllm", "--path", str(tmp_path / "elsewhere")]) == 0
+    assert listed(capsys)["vllm"]["path"] == str(tmp_path / "elsewhere") and usual.is_symlink()
+
+
 def test_what_cannot_be_imported_is_broken_and_can_be_made_again(tiny, capsys):
     tiny(code="raise ImportError('libtorch is of another version')")
     assert main(["env", "install", "vllm"]) == 2

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,8 +14,10 @@ from swift.infer.chat import Chat
 class Echo:
     """Answers with what it was asked, and keeps what it saw."""
 
+    reads_media = False
+
     def __init__(self):
-        self.seen, self.configs, self.closed = [], [], 0
+        self.seen, self.configs, self.requests, self.closed = [], [], [], 0
         self.interrupt_after = None
 
     def _response(self, request):
@@ -31,6 +34,7 @@ class Echo:
 
     def _take(self, request, config):
         self.seen.append(request.messages)
+        self.requests.append(request)
         self.configs.append(config)
         if "too long" in request.messages[-1]["content"]:
             raise SwiftError("the prompt has 9 tokens; the context is 8")
@@ -155,3 +159,25 @@ def test_ctrl_c_at_the_prompt_leaves(monkeypatch, capsys):
 
     monkeypatch.setattr("builtins.input", interrupt)
     assert Chat(Echo(), RequestConfig(), fancy=True).run() == 0
+
+
+def test_an_adapter_is_chosen_or_loaded(talk, tmp_path):
+    engine = Echo()
+    engine.adapters, loaded = SimpleNamespace(names={"robin": tmp_path}), []
+    engine.add_adapter = lambda name, folder: loaded.append((name, folder))
+    _, engine, _, _, err = talk(
+        f"/adapter robin\na\n/adapter {tmp_path}\nb\n/adapter none\nc\n/adapter x\n", None, engine
+    )
+    assert [request.adapter for request in engine.requests] == ["robin", str(tmp_path), None]
+    assert loaded == [(str(tmp_path), tmp_path)] and "there is no adapter x" in err and "there are robin" in err
+
+
+def test_a_picture_goes_along_with_the_next_question(talk, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"png")
+    engine = Echo()
+    engine.reads_media = True
+    talk(f"/image {tmp_path / 'a.png'}\nwhat is it?\nand now?\n", None, engine)
+    first, second = (request.messages[-1]["content"] for request in engine.requests)
+    assert [part["type"] for part in first] == ["image_url", "text"] and second == "and now?"
+    *_, err = talk(f"/image {tmp_path / 'a.png'}\n")
+    assert "/image: this engine reads text alone" in err

@@ -212,7 +212,7 @@ def test_mistakes(base, data, capsys):
     assert swift() == 2
     assert "no model is named" in capsys.readouterr().err
     assert swift("--model", base, "--infer_backend", "sglang") == 2
-    assert "does not have yet" in capsys.readouterr().err
+    assert "needs a CUDA device, and this machine has none" in capsys.readouterr().err
     assert swift("--model", base, "--val_dataset", data, "--max_batch_size", 0) == 2
     assert swift("--model", base, "--num_beams", 2, "--temperature", 1) == 2
 
@@ -269,3 +269,62 @@ def test_max_length_bounds_prompt_and_answer(base, data, tmp_path, capsys):
     assert swift(*words, "--max_length", longest + 3) == 0
     usages = [row["usage"] for row in lines(path)]
     assert max(usage["prompt_tokens"] + usage["completion_tokens"] for usage in usages) == longest + 3
+
+
+def test_several_processes_share_out_the_rows_and_go_on_after_a_break(base, data, tmp_path, monkeypatch, capsys):
+    words = [
+        "--model",
+        base,
+        "--val_dataset",
+        data,
+        "--temperature",
+        "0",
+        "--max_new_tokens",
+        "8",
+        "--write_batch_size",
+    ]
+    words += ["2", "--torch_dtype", "float32"]
+    assert swift(*words, "--result_path", tmp_path / "one.jsonl") == 0
+    wanted = {line["key"]: line["response"] for line in lines(tmp_path / "one.jsonl")}
+    kept = (tmp_path / "one.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "two.jsonl").write_text("".join(kept[:2]) + kept[2][:10])
+    monkeypatch.setenv("NPROC_PER_NODE", "2")
+    capsys.readouterr()
+    assert swift(*words, "--result_path", tmp_path / "two.jsonl") == 0
+    said = capsys.readouterr().err
+    assert "NPROC_PER_NODE" in said and "2 rows are answered" in said
+    assert {line["key"]: line["response"] for line in lines(tmp_path / "two.jsonl")} == wanted
+    monkeypatch.setenv("NPROC_PER_NODE", "two")
+    assert swift(*words, "--result_path", tmp_path / "two.jsonl") == 2
+    assert "NPROC_PER_NODE=two" in capsys.readouterr().err
+
+
+def test_a_mistake_of_one_of_several_processes_is_told(base, data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("NPROC_PER_NODE", "2")
+    (base / "model.safetensors").rename(tmp_path / "away")
+    try:
+        assert swift("--model", base, "--val_dataset", data, "--result_path", tmp_path / "a.jsonl") == 2
+    finally:
+        (tmp_path / "away").rename(base / "model.safetensors")
+    assert "ended with 2" in capsys.readouterr().err
+
+
+def test_a_sample_of_the_rows(base, data, tmp_path):
+    assert (
+        swift("--model", base, "--val_dataset", data, "--val_dataset_sample", 2, "--result_path", tmp_path / "a") == 0
+    )
+    assert len(lines(tmp_path / "a")) == 2
+
+
+def test_a_merged_adapter_answers_as_the_adapter_does(base, tmp_path, capsys):
+    adapter = save_adapter(tmp_path / "one", base)
+    asked, config = InferRequest(ask("hi")), RequestConfig(16, temperature=0)
+    engines = [
+        PtEngine(str(base), adapters=[str(adapter)], torch_dtype="float32", merge_lora=merge) for merge in (False, True)
+    ]
+    apart, merged = (engine.infer([asked], config)[0].choices[0].token_ids for engine in engines)
+    assert apart == merged and not any("lora" in name for name, _ in engines[1].model.named_parameters())
+    assert any("lora" in name for name, _ in engines[0].model.named_parameters())
+    words = ["--adapters", adapter, "--merge_lora", "true"]
+    assert swift("--model", base, *words, "--quant_method", "bnb") == 2
+    assert "the weights are quantised" in capsys.readouterr().err

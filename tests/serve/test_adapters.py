@@ -9,7 +9,8 @@ import pytest
 
 from swift.engines import InferRequest, PtEngine, RequestConfig
 from swift.serve.server import Server
-from swift.serve.service import Service
+from swift.serve.service import Limits, Service
+from tests.serve.serving import Scripted
 from tests.tiny import ask, save_adapter, save_tiny
 
 CONFIG = RequestConfig(12, temperature=0)
@@ -90,6 +91,23 @@ def test_an_adapter_that_answers_is_not_taken_away(folders):
         ended.set()
         thread.join()
         assert client.post("/v1/chat/completions", json=body("one")).status_code == 200
+
+
+def test_a_slow_adapter_holds_nobody_up_and_its_client_is_told_in_time():
+    engine, loads = Scripted("yes"), threading.Event()
+    engine.add_adapter = lambda name, folder: loads.wait(30)
+    with Server(Service(engine, "tiny", loads_adapters=True, limits=Limits(request_timeout=0.5))) as server:
+        sent = {"lora_name": "slow", "lora_path": "/"}
+        with httpx.Client(base_url=server.url, timeout=60) as client:
+            waiting = threading.Thread(target=lambda: answers.append(client.post("/v1/load_lora_adapter", json=sent)))
+            answers: list[httpx.Response] = []
+            waiting.start()
+            assert httpx.post(f"{server.url}/v1/chat/completions", json=body("tiny")).status_code == 200
+            waiting.join()
+            assert answers[0].status_code == 504
+            loads.set()
+            while len(client.get("/v1/models").json()["data"]) == 1:
+                pass
 
 
 def test_nobody_loads_adapters_unasked(folders):

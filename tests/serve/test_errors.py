@@ -13,6 +13,7 @@ import pytest
 from tests.serve.serving import Scripted, serve, tiny_engine
 from tests.tiny import ask
 
+TOOL = {"type": "function", "function": {"name": "f"}}
 CHAT = {"model": "tiny", "messages": ask("hi"), "max_tokens": 4}
 
 
@@ -36,6 +37,7 @@ def error_of(answer: httpx.Response) -> dict:
         ({"temperature": float("nan")}, "temperature", "finite"),
         ({"top_p": 2}, "top_p", "less than or equal to 1"),
         ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
+        ({"max_tokens": 2048}, "max_tokens", "the context of 2048 tokens leaves"),
         ({"max_tokens": True}, "max_tokens", "valid integer"),
         ({"n": 99}, "n", "are the most"),
         ({"seed": 10**30}, "seed", "less than"),
@@ -59,6 +61,7 @@ def error_of(answer: httpx.Response) -> dict:
         ({"response_format": {"type": "json_schema"}}, "response_format", "needs json_schema"),
         ({"structured_outputs": {"regex": "("}}, "structured_outputs", "cannot be used"),
         ({"guided_regex": "a", "guided_choice": ["b"]}, "guided_choice", "both say"),
+        ({"tools": [TOOL], "tool_choice": "required", "guided_regex": "a"}, "tool_choice", "give one of them"),
         ({"logit_bias": {"x": 1}}, "logit_bias", "no token id"),
         ({"stream_options": {"include_usage": True}}, None, "stream true"),
     ],
@@ -220,3 +223,31 @@ def test_the_log_has_contents_only_where_they_are_asked_for(caplog):
             httpx.post(f"{server.url}/v1/chat/completions", json={**CHAT, "messages": ask("a secret question")})
         assert ("secret" in caplog.text) == verbose
         assert "POST /v1/chat/completions 200" in caplog.text
+
+
+def test_an_answer_may_fill_the_context_and_be_cut_there_where_that_is_wanted(server):
+    url, ids = "/v1/completions", {"prompt": [70] * 2000, "temperature": 0}
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        refused = client.post(url, json={**ids, "max_tokens": 49})
+        assert refused.status_code == 400 and "leaves 48" in error_of(refused)["message"]
+        assert error_of(refused)["code"] == "context_length_exceeded"
+        assert client.post(url, json={**ids, "max_tokens": 48}).status_code == 200
+    with serve(Scripted("yes"), clamps=True) as lenient:
+        assert httpx.post(lenient.url + url, json={**ids, "max_tokens": 49}).status_code == 200
+
+
+def test_the_time_to_the_first_token_of_completions_is_measured():
+    with serve(Scripted("yes sir")) as server, httpx.Client(base_url=server.url) as client:
+        for path, body in (("/v1/completions", {"prompt": "hi"}), ("/v1/chat/completions", CHAT)):
+            before = client.get("/metrics").text
+            with client.stream("POST", path, json={**body, "stream": True}) as lines:
+                assert len(list(lines.iter_lines())) > 3
+            after = client.get("/metrics").text
+            assert count_of(after) == count_of(before) + 1
+            client.post(path, json=body)
+            assert count_of(client.get("/metrics").text) == count_of(after)
+
+
+def count_of(page: str) -> float:
+    name = "swift_time_to_first_token_seconds_count "
+    return next(float(line.removeprefix(name)) for line in page.splitlines() if line.startswith(name))

@@ -174,3 +174,27 @@ def test_errors_are_in_the_form_of_their_protocol():
         assert client.messages.create(model="tiny", max_tokens=9, messages=ask("hi")).content[0].text == "yes"
         with pytest.raises(anthropic.AuthenticationError):
             client.with_options(api_key="x").messages.create(model="tiny", max_tokens=9, messages=ask("hi"))
+
+
+def test_the_stop_sequence_that_ended_a_message_is_named():
+    with Both("the sky is blue") as both:
+        more = {"model": "tiny", "max_tokens": 99, "messages": ask("hi"), "stop_sequences": ["moon", " is"]}
+        found = both.anthropic.messages.create(**more)
+        assert (found.content[0].text, found.stop_reason, found.stop_sequence) == ("the sky", "stop_sequence", " is")
+        with both.anthropic.messages.stream(**more) as stream:
+            last = stream.get_final_message()
+        assert (last.content[0].text, last.stop_reason, last.stop_sequence) == ("the sky", "stop_sequence", " is")
+        choice = both.openai.chat.completions.create(model="tiny", messages=ask("hi"), stop=[" is"]).choices[0]
+        assert (choice.finish_reason, choice.stop_reason) == ("stop", " is")
+
+
+def test_no_two_items_of_responses_have_the_same_id():
+    with Both(CALLS, agent_template="hermes") as both:
+        found = [both.openai.responses.create(model="tiny", input="hi", tools=[FUNCTION]) for _ in range(2)]
+        ids = [item.id for response in found for item in response.output]
+        assert len(set(ids)) == len(ids) == 6
+        with both.openai.responses.stream(model="tiny", input="hi", tools=[FUNCTION]) as stream:
+            events = list(stream)
+        told(events)
+        begun = [event.item.id for event in events if event.type == "response.output_item.added"]
+        assert begun == [event.item.id for event in events if event.type == "response.output_item.done"]

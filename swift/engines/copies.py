@@ -1,0 +1,99 @@
+"""Several processes with the same model, among which requests are shared out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from importlib.util import find_spec
+from typing import Any
+
+from swift.engines.base import Delta, Engine, InferRequest, Listener, RequestConfig, Ticket
+from swift.engines.outside import OutsideEngine
+from swift.environments.place import Environment
+from swift.errors import SwiftError
+
+NEEDED = ("fastapi", "uvicorn", "prometheus_client")
+"""What the processes serve with."""
+
+
+class Copies(Engine):
+    """Answers by the process that has the least to do; each has its share of the devices.
+
+    Args:
+        count: processes.
+        environment: of the back end; None is this process's own.
+        options: of `swift deploy`, by name.
+
+    Raises:
+        SwiftError: there are fewer devices, or a process does not start.
+    """
+
+    def __init__(self, count: int, environment: Environment | None, options: dict[str, Any]) -> None:
+        if environment is None and (missing := [name for name in NEEDED if find_spec(name) is None]):
+            raise SwiftError(
+                f"NPROC_PER_NODE={count} needs {', '.join(missing)}, which is not installed",
+                fix="pip install 'ms-swift[serve]'",
+            )
+        shares = device_shares(count)
+
+        def start(place: int) -> OutsideEngine | SwiftError:
+            try:
+                return OutsideEngine(environment, options, name=f"process {place}", variables=shares[place])
+            except SwiftError as error:
+                return error
+
+        with ThreadPoolExecutor(count) as pool:
+            started = list(pool.map(start, range(count)))
+        self.engines = [each for each in started if isinstance(each, OutsideEngine)]
+        for each in started:
+            if isinstance(each, SwiftError):
+                self.close()
+                raise each
+        self._open = [0] * count
+
+    def submit(
+        self, request: InferRequest, config: RequestConfig, listener: Listener, *, whole: bool = False
+    ) -> Ticket:
+        """Send a request to one of the processes; the listener is told in the thread of the connections.
+
+        Raises:
+            SwiftError: the protocol cannot carry the request.
+        """
+        place = self._open.index(min(self._open))
+        self._open[place] += 1
+
+        def told(delta: Delta) -> None:
+            if delta.response is not None or delta.error is not None:
+                self._open[place] -= 1
+            listener(delta)
+
+        return self.engines[place].submit(request, config, told, whole=whole)
+
+    def close(self) -> None:
+        """End the processes."""
+        for each in self.engines:
+            with suppress(SwiftError):
+                each.close()
+
+
+def device_shares(count: int) -> Sequence[Mapping[str, str]]:
+    """The environment of each process: its share of the CUDA devices, or of the processors.
+
+    Raises:
+        SwiftError: there are fewer devices than processes.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        threads = max(1, len(os.sched_getaffinity(0)) // count)
+        return [{"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}] * count
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = named.split(",") if named else [str(place) for place in range(torch.cuda.device_count())]
+    each = len(devices) // count
+    if each == 0:
+        raise SwiftError(
+            f"NPROC_PER_NODE={count}: there are {len(devices)} devices", fix=f"export NPROC_PER_NODE={len(devices)}"
+        )
+    return [{"CUDA_VISIBLE_DEVICES": ",".join(devices[at * each : (at + 1) * each])} for at in range(count)]
