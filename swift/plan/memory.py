@@ -31,6 +31,11 @@ CPU_HOLES_SERVED = 0.065
 """The same, as a share of all that a forward pass asked the heap for: with gradient checkpointing little stays, but
 what stays pins the holes of what went. The larger of the two counts; `benchmarks/memory.py` shows how well they serve
 all cells."""
+CPU_KERNEL = round(0.66 * MIB)
+"""What oneDNN keeps for each product of matrices in 16 bit that has a shape of its own: 25 of LoRA take 16 MiB, 15 of
+whole weights 11, whatever the size of the model. The kernels of one shape of micro-batch are in `CPU_RUNTIME`."""
+CPU_KERNELS = 1024
+"""The most that it keeps (oneDNN, ONEDNN_PRIMITIVE_CACHE_CAPACITY)."""
 CUDA_WORKSPACE = 32 * MIB
 """cuBLAS's workspace on Hopper; 8 MiB before it (NVIDIA, cuBLAS library, CUBLAS_WORKSPACE_CONFIG)."""
 
@@ -96,7 +101,13 @@ class TracedBatch:
     notes: tuple[str, ...]
 
     def plan(
-        self, optimizer: str, *, world_size: int = 1, step: OptimizerStep | None = None, averaged: bool = False
+        self,
+        optimizer: str,
+        *,
+        world_size: int = 1,
+        shapes: int = 1,
+        step: OptimizerStep | None = None,
+        averaged: bool = False,
     ) -> MemoryPlan:
         """The peak with this optimizer; arguments as `plan_memory` takes them."""
         known = step is not None or _short_name(optimizer) in STATE_VALUES
@@ -113,6 +124,7 @@ class TracedBatch:
             self.trained,
             step,
             world_size=world_size,
+            kernels=_kernel_bytes(self.trace.kernels, shapes) if self.device == "cpu" else 0,
             device=self.device,
             notes=notes + self.notes,
             averaged=averaged,
@@ -124,6 +136,7 @@ def plan_memory(
     *,
     optimizer: str,
     world_size: int = 1,
+    shapes: int = 1,
     accumulated: bool = False,
     step: OptimizerStep | None = None,
     averaged: bool = False,
@@ -135,6 +148,7 @@ def plan_memory(
         model: as `trace_batch` takes it.
         optimizer: its name in transformers, such as adamw_torch_fused; an unknown one counts as AdamW, with a note.
         world_size: processes that each hold all of it (DDP); more than one adds DDP's gradient buckets.
+        shapes: number of shapes that micro-batches come in; on a CPU each has kernels of its own.
         accumulated: whether gradients outlive a micro-batch (gradient accumulation).
         step: what the optimizer holds, where it is not one that transformers names.
         averaged: whether an average of the trained weights lies beside them, in float32.
@@ -145,7 +159,7 @@ def plan_memory(
     """
     dropped = step is not None and step.in_backward
     traced = trace_batch(model, accumulated=accumulated or world_size > 1, gradients_dropped=dropped, **batch)
-    return traced.plan(optimizer, world_size=world_size, step=step, averaged=averaged)
+    return traced.plan(optimizer, world_size=world_size, shapes=shapes, step=step, averaged=averaged)
 
 
 def trace_batch(
@@ -281,6 +295,7 @@ def _assemble(
     step: OptimizerStep,
     *,
     world_size: int,
+    kernels: int,
     device: str,
     notes: tuple[str, ...],
     averaged: bool,
@@ -301,7 +316,7 @@ def _assemble(
     if averaged:
         parts["average"] = 4 * sum(numel for _, numel, _ in trainable)
     alive = parts["gradients"] + parts["activations"] + parts["logits"]
-    parts["overhead"] = buckets + _overhead(trace, alive, device)
+    parts["overhead"] = buckets + kernels + _overhead(trace, alive, device)
     return MemoryPlan(parts, moment, device, notes)
 
 
@@ -311,6 +326,11 @@ def _step_temporaries(optimizer: str, trainable: list[Trainable], device: str) -
         return 0
     sizes = [numel * dtype.itemsize for _, numel, dtype in trainable]
     return sum(sizes) if device == "cuda" else 2 * max(sizes)
+
+
+def _kernel_bytes(kernels: int, shapes: int) -> int:
+    """What is kept of so many kernels for all shapes but the first."""
+    return max(0, min(kernels * shapes, CPU_KERNELS) - kernels) * CPU_KERNEL
 
 
 def _overhead(trace: StepTrace, alive: int, device: str) -> int:

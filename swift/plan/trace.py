@@ -26,6 +26,7 @@ HEAP_LIMIT = 32 << 20
 """glibc maps blocks above this size on their own and returns them at once (mallopt(3), M_MMAP_THRESHOLD)."""
 OFFLOADED = 1 << 20
 """Bytes of the smallest activation that goes to the host where that is asked for."""
+MATMULS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default)
 KINDS = ("weights", "gradients", "activations", "logits")
 
 LossFunction = Callable[[Any, dict[str, Any], torch.Tensor, torch.Tensor], torch.Tensor]
@@ -43,6 +44,7 @@ class StepTrace:
         heap_peak: most bytes alive together, at any moment, in blocks up to `HEAP_LIMIT`, weights aside.
         mapped_peak: the same for larger blocks.
         heap_served: bytes of all blocks up to `HEAP_LIMIT` that the forward pass asked for, whether they stay or go.
+        kernels: different products of matrices in 16 bit, each of which a library compiles for itself.
     """
 
     peak: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
@@ -50,6 +52,7 @@ class StepTrace:
     heap_peak: int = 0
     mapped_peak: int = 0
     heap_served: int = 0
+    kernels: int = 0
 
     def scaled(self, times: int, *, logits: bool) -> StepTrace:
         """The trace of a micro-batch of so many times the rows; logits stay where they are computed some at a time."""
@@ -60,6 +63,7 @@ class StepTrace:
             heap_peak=self.heap_peak * times,
             mapped_peak=self.mapped_peak * times,
             heap_served=self.heap_served * times,
+            kernels=self.kernels,
         )
 
 
@@ -73,6 +77,7 @@ class LiveBytes(TorchDispatchMode):
         self.heap_peak = 0
         self.mapped_peak = 0
         self.heap_served = 0
+        self.kernels: set[Any] = set()
         self._highest = 0
         self._heap = 0
         self._mapped = 0
@@ -86,6 +91,8 @@ class LiveBytes(TorchDispatchMode):
             # A layer that is left out by chance (PEFT's module_dropout) is computed in the fullest step.
             return True
         result = func(*args, **(kwargs or {}))
+        if func in MATMULS and result.dtype.itemsize == 2:
+            self.kernels.add((func, *((each.shape, each.stride()) for each in args)))
         if isinstance(result, torch.Tensor):
             self.note(result)
         elif isinstance(result, (tuple, list)):
@@ -272,7 +279,8 @@ class _Step:
         served = self.live.heap_served
         value.backward()
         del value
-        return StepTrace(self.live.peak, saved, self.live.heap_peak, self.live.mapped_peak, served)
+        live = self.live
+        return StepTrace(live.peak, saved, live.heap_peak, live.mapped_peak, served, len(live.kernels))
 
 
 @contextlib.contextmanager

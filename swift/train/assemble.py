@@ -6,7 +6,7 @@ import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -242,6 +242,18 @@ class Prepared:
                 total = int(tokens[chosen].sum()) if padded is None else padded(chosen)
                 size, units = max((size, units), (total, chosen))
         return size, units
+
+    def shapes(self, multiple: int, steps: int) -> int:
+        """How many sizes the micro-batches of the first epoch have, as far as the run has steps.
+
+        Where samples are made later, those of the first samples count.
+        """
+        tokens = -(-self.train.tokens() // multiple) * multiple
+        if self.live is not None:
+            return len(np.unique(tokens))
+        padded = self.train.padded(multiple)
+        taken = (units for step in islice(self.plan.epoch(0), steps) for micro in step for units in micro if units)
+        return len({int(tokens[units].sum()) if self.end_to_end else padded(units) for units in taken})
 
     def largest_micro_batch(self, multiple: int) -> MicroBatch:
         """The micro-batch of the first epoch that takes most memory; the most that can come, by the first samples and

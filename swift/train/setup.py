@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from swift.models.load import LoadedModel
     from swift.models.skeleton import Skeleton
     from swift.models.source import ModelSource
+    from swift.plan.measure import MemoryMeter
     from swift.plan.memory import MemoryPlan
     from swift.plan.optimizer_step import OptimizerStep
     from swift.tasks.base import Task
@@ -238,6 +240,7 @@ def _memory_planner(
             micro_batch_tokens=largest.tokens,
             trained_positions=largest.logits,
             rows=largest.rows,
+            shapes=data.shapes(rounding(skeleton.device), count_steps(config, data)),
             masked=(data.end_to_end and not takes_borders(model)) or largest.rows > 1,
             by_segment=data.end_to_end and takes_borders(model),
             accumulated=data.plan.accumulation > 1,
@@ -323,6 +326,14 @@ def _open_run_folder(config: SftConfig, data: Prepared, resume: Path | None, dec
         write_dropped(data.dropped, run_folder / "dropped.jsonl")
     write_config(config, run_folder / "config.yaml", leave_out=NOT_REPEATED)
     return run_folder
+
+
+def start_meter(plan: TrainPlan) -> MemoryMeter:
+    """Measure memory from here on; the code that the trainer brings along is not in the plan, and comes before."""
+    from swift.plan.measure import MemoryMeter
+
+    import_module("swift.train.trainer")
+    return MemoryMeter(plan.memory.device).start()
 
 
 def load_and_tune(

@@ -69,7 +69,6 @@ def run(config: SftConfig, source: ModelSource, rows: RunRows | StreamRows, deci
         SwiftError: a mistake in the options, the rows or the model.
     """
     from swift.compat import quiet_libraries
-    from swift.plan.measure import MemoryMeter
     from swift.tasks.choose import open_task
     from swift.train import assemble, batch_size, distributed, outcome, predict, setup
     from swift.train.arguments import check_best
@@ -91,7 +90,7 @@ def run(config: SftConfig, source: ModelSource, rows: RunRows | StreamRows, deci
     distributed.start(config.train.more.get("ddp_backend"))
     resume = setup.find_checkpoint(config, source, data, decisions)
     batch_size.take_split(config, data, plan, resume)
-    meter = MemoryMeter(plan.memory.device).start()
+    meter = setup.start_meter(plan)
     loaded = setup.load_and_tune(config, source, template, task, data, resume)
     batch_size.find_batch_size(config, loaded, template, task, data, plan, decisions)
     run_folder = setup.open_run_folder(config, data, resume, decisions)

@@ -13,6 +13,8 @@ from swift.errors import SwiftError
 from swift.plan.memory import (
     CPU_HOLES,
     CPU_HOLES_SERVED,
+    CPU_KERNEL,
+    CPU_KERNELS,
     CPU_RUNTIME,
     MemoryPlan,
     optimizer_bytes,
@@ -91,6 +93,7 @@ def test_traced_bytes_equal_those_of_real_tensors(lora: bool, checkpointing: boo
     assert trace.saved == live.saved  # type: ignore[attr-defined]
     assert sum(trace.peak.values()) == sum(live.peak.values())
     assert trace.peak["weights"] == live.peak["weights"]
+    assert trace.kernels == len(live.kernels) > 0
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -205,6 +208,16 @@ def test_overhead_follows_from_the_measured_figures() -> None:
     assert trace.mapped_peak == 0
     holes = max(CPU_HOLES * trace.heap_peak, CPU_HOLES_SERVED * trace.heap_served)
     assert plan.parts["overhead"] == CPU_RUNTIME + trace.heap_peak + round(holes) - alive
+
+
+def test_kernels_of_each_shape_count_as_far_as_they_are_kept() -> None:
+    def overhead(shapes: int, **changes: Any) -> int:
+        return planned(model_of("meta", lora=True), shapes=shapes, **changes).parts["overhead"]
+
+    kernels = len(real_step(model_of("cpu", lora=True), checkpointing=False).kernels)
+    assert overhead(3) - overhead(1) == 2 * kernels * CPU_KERNEL
+    assert overhead(10_000) - overhead(1) == (CPU_KERNELS - kernels) * CPU_KERNEL
+    assert overhead(3, device="cuda") == overhead(1, device="cuda")
 
 
 def test_large_blocks_are_counted_apart() -> None:

@@ -70,6 +70,13 @@ def test_a_text_is_trained_whole(plain_base: Path, texts: Path) -> None:
         assert sample.input_ids.tolist() == sample.labels.tolist() == whole_ids(text)
 
 
+def test_micro_batches_come_in_as_many_shapes_as_they_have_padded_lengths(plain_base: Path, texts: Path) -> None:
+    data = prepared(plain_base, texts, gradient_accumulation_steps=1)
+    lengths = data.train.tokens().tolist()
+    assert data.shapes(1, len(lengths)) == len(set(lengths)) > 1
+    assert data.shapes(1, 1) == data.shapes(1000, len(lengths)) == 1
+
+
 @pytest.mark.parametrize("length", [2, 7, 16])
 def test_a_long_text_becomes_several_samples_and_no_token_is_lost(plain_base: Path, texts: Path, length: int) -> None:
     data = prepared(plain_base, texts, max_length=length, truncation_strategy="split").train.dataset
