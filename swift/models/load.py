@@ -22,6 +22,7 @@ from swift.models.quantization import (
     check_quantization,
     check_stored,
     keep_layout,
+    loading_arguments,
     quantise_by_hqq,
 )
 from swift.models.weights import check_weights, stored_dtype
@@ -173,7 +174,7 @@ def load_model(
             dtype=loading.dtype.dtype,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
-            **(model_kwargs or {}),
+            **loading_arguments(read_config(folder)) | (model_kwargs or {}),
             **placed,
         )
         if quantization is not None and quantization.method == "hqq":

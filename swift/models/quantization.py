@@ -250,6 +250,24 @@ def check_stored(raw: dict[str, Any], asked: Quantization | None, device: torch.
         raise SwiftError(f"the model's weights are quantised by {name}: {why_not[0]}", where="--model", fix=why_not[1])
 
 
+def loading_arguments(raw: dict[str, Any]) -> dict[str, Any]:
+    """What `from_pretrained` is given for a model that came quantised.
+
+    Layers of compressed-tensors have no weights until their first forward pass, which unpacks them for good: unpacked
+    while they load, they take adapters and no more memory.
+    """
+    if stored_method(raw) != "compressed-tensors":
+        return {}
+    from inspect import signature
+
+    from transformers import CompressedTensorsConfig
+
+    # transformers 4.57 knows the opposite, by the other name.
+    knows = "dequantize" in signature(CompressedTensorsConfig).parameters
+    unpacked: dict[str, Any] = {"dequantize": True} if knows else {"run_compressed": False}
+    return {"quantization_config": CompressedTensorsConfig(**unpacked)}
+
+
 def stored_method(raw: dict[str, Any]) -> str | None:
     """The method that a config.json says its weights are quantised by."""
     for source in (raw, raw.get("text_config") or {}):

@@ -21,7 +21,7 @@ from swift.ui.talk import Settings, Turn, answer
 WORDS = Path(__file__).parent / "table" / "words.json"
 AT_ONCE = 64
 """Visitors that are answered at the same time; the server makes others wait."""
-FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+FONTS: dict[str, Any] = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
 """Fonts that need no visit to another server."""
 CSS = "footer {display: none !important}"
 View = tuple[Any, list[dict[str, Any]], list[Turn]]
@@ -187,7 +187,7 @@ class Page:
                 f"--server_name {page.server_name} --server_port {port}: {error}", fix="choose another --server_port"
             ) from None
         try:
-            yield self.blocks.share_url or self.blocks.local_url
+            yield self.blocks.share_url or self.blocks.local_url or ""
         finally:
             self.blocks.close(verbose=False)
 
