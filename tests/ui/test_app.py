@@ -214,3 +214,20 @@ def test_the_command_serves_a_model_and_ends_with_it(tmp_path):
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0
     assert children and not any(Path(f"/proc/{child}").exists() for child in children)
+
+
+@needs_gradio
+@needs_browser
+def test_a_file_goes_along_and_a_server_that_reads_none_says_so(tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "dot.png")
+    with Visit(Scripted("blue"), is_multimodal=True) as visit:
+        visit.send("hi")
+        visit.says("hi", "blue")
+        visit.page.locator("#question input[type=file]").set_input_files(str(tmp_path / "dot.png"))
+        visit.page.locator("#question img").wait_for()
+        visit.send("what is this?")
+        visit.page.get_by_text("reads no pictures, films or sounds yet").wait_for()
+        visit.says("hi", "blue")
+        assert visit.page.locator("#question textarea").input_value() == "what is this?"
