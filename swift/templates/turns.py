@@ -239,9 +239,14 @@ class Turns:
         if opened.strip() and opened in heads[1]:
             at = heads[1].rindex(opened)
             # The two differ before the turn opens, as where only the whole conversation closes the turn before it. Some
-            # templates end every render with the prompt of one more turn, which is behind the end of this one.
-            if not (self.opening and self.opening in common and self.text_ending.stop in heads[1][len(common) : at]):
+            # templates end every render with the prompt of one more turn: behind a turn that says nothing is its end.
+            if start < len(text) or self.text_ending.stop not in heads[1][len(common) : at]:
                 behind = at + len(opened)
+        elif self.opening and self.opening in heads[0]:
+            header = heads[0][heads[0].rindex(self.opening) :]
+            if header in heads[1]:
+                # What differs stands before the opening of the turn, as an instruction that is always the last one.
+                behind = heads[1].index(header) + len(header)
         return served + len(common), trained + behind
 
     def _join(self, prompt: Traced, text: Traced, message: Any, index: int) -> Traced | None:

@@ -189,6 +189,15 @@ def test_bad_rows_are_told_before_the_model_is_loaded(base, data, tmp_path, caps
     assert not (tmp_path / "r.jsonl").exists()
 
 
+def test_all_bad_rows_are_told_at_once(base, data, tmp_path, capsys, unloaded):
+    with data.open("a") as file:
+        file.write("broken\n" + json.dumps({"query": "q", "images": ["a.png"]}) + "\n")
+    assert swift("--model", base, "--val_dataset", data) == 2
+    told = capsys.readouterr().err
+    assert "2 of 7 rows cannot be used" in told
+    assert f"{data}:6: not JSON" in told and f"{data}:7: pictures" in told
+
+
 def test_bad_rows_are_left_out_where_that_is_asked_for(base, data, tmp_path, capsys):
     bad = [{"nothing": 1}, {"messages": ask("x"), "images": ["a.png"]}]
     data.write_text("".join(json.dumps(row) + "\n" for row in bad) + data.read_text())

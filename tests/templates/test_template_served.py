@@ -41,6 +41,13 @@ EXPECTED: list[tuple[str, str, list[list[str]]]] = [
          "It is 20 degrees.<|im_end|>"]]),
     ("Spark2.5", "single", [["It is 4.<｜end▁of▁sentence｜>"]]),
     ("mistralai-Mistral-Nemo-Instruct-2407", "system", [["Hello!</s>"], ["Again!</s>"]]),
+    ("ByteDance-Seed-OSS", "empty", [["<seed:eos>"], ["Hello!<seed:eos>"]]),
+    ("CohereForAI-c4ai-command-r7b-12-2024-tool_use", "empty", [
+        [f"<|START_RESPONSE|>{text}<|END_RESPONSE|><|END_OF_TURN_TOKEN|>"] for text in ("", "Hello!")]),
+    ("CohereForAI-c4ai-command-r-plus-tool_use", "tools", [
+        ['\nAction:\n```json\n[\n    {\n        "tool_name": "get_weather",\n        "parameters": {\n            '
+         '"city": "Paris \\"x\\" ü"\n        }\n    }\n]```\n<|START_OF_TURN_TOKEN|>'],
+        ["It is 20 degrees.<|END_OF_TURN_TOKEN|>"]]),
 ]  # fmt: skip
 
 
