@@ -1,5 +1,6 @@
 # A server for a training run: token ids with log-probabilities, then other weights, without a new start.
-swift rollout --model demo --port 8013 --allowed_update_path "$HOME" &
+mkdir -p output/weights
+swift rollout --model demo --port 8013 --allowed_update_path output/weights &
 SERVER=$!
 curl -s --retry 200 --retry-connrefused --retry-delay 1 http://127.0.0.1:8013/health
 curl -sf http://127.0.0.1:8013/infer -H 'Content-Type: application/json' -d '{

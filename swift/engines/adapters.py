@@ -51,6 +51,9 @@ class NamedAdapters:
         Raises:
             SwiftError: there is one of this name, or it does not fit the model.
         """
+        if "." in name:
+            # PEFT makes the name of a module of it.
+            raise SwiftError(f"adapter {name}: a name has no full stop", fix="give it another name")
         if name in self.names:
             raise SwiftError(f"there is an adapter {name} already: {self.names[name]}", fix="give it another name")
         try:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib.util import find_spec
+from threading import Lock
 from typing import Any
 
 from swift.engines.base import Delta, Engine, InferRequest, Listener, RequestConfig, Ticket
@@ -51,7 +52,7 @@ class Copies(Engine):
             if isinstance(each, SwiftError):
                 self.close()
                 raise each
-        self._open = [0] * count
+        self._open, self._lock = [0] * count, Lock()
 
     def submit(
         self, request: InferRequest, config: RequestConfig, listener: Listener, *, whole: bool = False
@@ -61,15 +62,24 @@ class Copies(Engine):
         Raises:
             SwiftError: the protocol cannot carry the request.
         """
-        place = self._open.index(min(self._open))
-        self._open[place] += 1
+        with self._lock:
+            place = self._open.index(min(self._open))
+            self._open[place] += 1
+
+        def over() -> None:
+            with self._lock:
+                self._open[place] -= 1
 
         def told(delta: Delta) -> None:
             if delta.response is not None or delta.error is not None:
-                self._open[place] -= 1
+                over()
             listener(delta)
 
-        return self.engines[place].submit(request, config, told, whole=whole)
+        try:
+            return self.engines[place].submit(request, config, told, whole=whole)
+        except BaseException:
+            over()
+            raise
 
     def close(self) -> None:
         """End the processes."""
@@ -82,12 +92,21 @@ def device_shares(count: int) -> Sequence[Mapping[str, str]]:
     """The environment of each process: its share of the CUDA devices, or of the processors.
 
     Raises:
-        SwiftError: there are fewer devices than processes.
+        SwiftError: there are fewer devices than processes, or devices of another kind.
     """
     import torch
 
-    if not torch.cuda.is_available():
-        threads = max(1, len(os.sched_getaffinity(0)) // count)
+    from swift.models.devices import pick_device
+
+    kind = pick_device()[0].type
+    if kind not in ("cpu", "cuda"):
+        raise SwiftError(
+            f"NPROC_PER_NODE={count}: several processes share out CUDA devices or processors, not {kind}",
+            fix="unset it",
+        )
+    if kind == "cpu":
+        there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        threads = max(1, there // count)
         return [{"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}] * count
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     devices = named.split(",") if named else [str(place) for place in range(torch.cuda.device_count())]

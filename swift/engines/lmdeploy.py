@@ -61,6 +61,8 @@ class LmdeployEngine(PackageEngine):
         check_options(config, source, "LMDeploy", ELSEWHERE)
         check_alone(source.adapters)
         self.names = {name: Path(folder) for name, folder in (options.pop("adapters", None) or {}).items()}
+        if ALWAYS in self.names:
+            raise SwiftError(f"--adapters {ALWAYS}=…: this name is taken", fix="give the adapter another one")
         always = dict.fromkeys([ALWAYS], source.adapters[0]) if source.adapters else {}
         self._usual = ALWAYS if always else None
         self._numbers = count(1)

@@ -103,7 +103,11 @@ class PackageEngine(Engine):
         self._stop_ids = end_ids(template, self._defaults)
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name=self.package, daemon=True).start()
-        self.context = self._begin(source, config, options, max_length, decisions)
+        try:
+            self.context = self._begin(source, config, options, max_length, decisions)
+        except BaseException:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            raise
         atexit.register(self.close)
         decisions.add("max_model_len", self.context, "model", "prompt and answer together, in tokens")
 
@@ -201,8 +205,12 @@ class PackageEngine(Engine):
     def close(self) -> None:
         """End the package's processes; the interpreter does it at its end."""
         atexit.unregister(self.close)
-        self._wait(self._end())
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        if not self._loop.is_running():
+            return
+        try:
+            self._wait(self._end())
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()

@@ -59,6 +59,8 @@ class SglangEngine(PackageEngine):
         check_options(config, source, "SGLang", ELSEWHERE)
         check_alone(source.adapters)
         self.names = {name: Path(folder) for name, folder in (options.pop("lora_paths", None) or {}).items()}
+        if ALWAYS in self.names:
+            raise SwiftError(f"--adapters {ALWAYS}=…: this name is taken", fix="give the adapter another one")
         always = dict.fromkeys([ALWAYS], source.adapters[0]) if source.adapters else {}
         arguments = arguments_of(source, config, options, max_length, decisions, self.names | always)
         self._usual = ALWAYS if always else None

@@ -260,7 +260,8 @@ class PtEngine(Engine):
         Raises:
             SwiftError: it does not fit the model, or the one before; that is there as it was then.
         """
-        self.scheduler.call(partial(self._replace, name, folder))
+        with self._steady:
+            self.scheduler.call(partial(self._replace, name, folder))
 
     def _replace(self, name: str, folder: Path) -> None:
         self.adapters.replace(name, folder)

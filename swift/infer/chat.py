@@ -157,7 +157,7 @@ class Chat:
             self._say("\n(stopped)")
             answer = Message(role="assistant", content="".join(pieces)) if any(pieces) else None
         except SwiftError as error:
-            self._failed = True
+            self._failed, self.media = True, media
             self._say(f"error: {error}")
             return
         print(flush=True)

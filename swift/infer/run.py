@@ -51,6 +51,8 @@ def main(config: InferConfig) -> int:
     if config.batch.infer_backend == "remote":
         from swift.infer.remote import run as run_remote
 
+        if (count := wanted_processes()) > 1:
+            raise SwiftError(f"NPROC_PER_NODE={count}: a remote server is asked by one process", fix="unset it")
         return run_remote(config, request_config, decisions)
     if config.model.quant_method or config.model.max_memory:
         check_loading(config.model)

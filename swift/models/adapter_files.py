@@ -29,6 +29,8 @@ def check_adapter(folder: Path) -> dict[str, Any]:
         ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise SwiftError(f"adapter_config.json is broken: {error}", where=str(folder), fix=AGAIN) from None
+    if not isinstance(settings, dict):
+        raise SwiftError("adapter_config.json is broken: it holds no object", where=str(folder), fix=AGAIN)
     weights = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if weights is None:
         raise SwiftError(f"--adapters {folder} holds no weights: {WEIGHT_FILES[0]} is missing", fix=AGAIN)

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
 from pydantic import Field
 
-from swift.errors import SwiftError
+from swift.errors import SwiftError, first_line
 from swift.serve.errors import ApiError
 from swift.serve.protocol import Body
 from swift.serve.service import Service
@@ -27,6 +27,28 @@ class UnloadRequest(Body):
     lora_name: str = Field(min_length=1)
 
 
+def folder_of(given: str, name: str, within: Path | None = None) -> Path:
+    """A folder of the server that a request names.
+
+    Args:
+        name: the request's parameter.
+        within: where it must lie; None allows all places.
+
+    Raises:
+        ApiError: it lies elsewhere, is not there, or is no path at all.
+    """
+    try:
+        folder = Path(given) if within is None else Path(given).expanduser().resolve()
+        if within is not None and not folder.is_relative_to(within):
+            raise ApiError(400, f"{name} {given} does not lie in {within}", param=name)
+        there = folder.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ApiError(400, f"{name} is no path: {first_line(error)}", param=name) from None
+    if not there:
+        raise ApiError(404, f"{name} {given} is no folder of the server", param=name)
+    return folder
+
+
 def add_adapters(app: FastAPI, service: Service) -> None:
     """The two endpoints."""
 
@@ -35,13 +57,12 @@ def add_adapters(app: FastAPI, service: Service) -> None:
         name = body.lora_name
         if name == service.name or name in service.adapters:
             raise ApiError(400, f"there is a model {name} already", param="lora_name")
-        folder = Path(body.lora_path)
-        if not folder.is_dir():
-            raise ApiError(404, f"lora_path {body.lora_path} is no folder of the server", param="lora_path")
+        folder = folder_of(body.lora_path, "lora_path")
 
         def add() -> None:
             service.engine.add_adapter(name, folder)
-            service.adapters.append(name)
+            if name not in service.adapters:
+                service.adapters.append(name)
 
         await service.change(add)
         return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")

@@ -36,22 +36,37 @@ async def complete(service: Service, body: CompletionRequest, http: Request) -> 
         top = max(body.logprobs or 0, body.prompt_logprobs or 0)
         writer.scored = await while_there(http, service.score(requests, top))
     if body.max_tokens == 0:
-        return _nothing_new(writer, body)
+        lengths = [len(each.token_ids) for each in writer.scored]
+        return _nothing_new(
+            writer, body, lengths or [await service.in_turn(_length, service, each) for each in requests]
+        )
     if not body.stream:
         return JSONResponse(await while_there(http, _whole(service, requests, config, writer)))
     asked = await service.begin(requests, config, whole=False)
     return EventStream(with_errors(writer.events(asked)), asked.close)
 
 
-def _nothing_new(writer: TextWriter, body: CompletionRequest) -> Response:
+def _length(service: Service, request: InferRequest) -> int:
+    """Tokens of a prompt.
+
+    Raises:
+        SwiftError: it is none, or too long.
+    """
+    return len(service.engine.encode(request))
+
+
+def _nothing_new(writer: TextWriter, body: CompletionRequest, lengths: list[int]) -> Response:
     """The prompts alone, as an answer.
+
+    Args:
+        lengths: of the prompts, in tokens.
 
     Raises:
         ApiError: they should come piece by piece.
     """
     if body.stream:
         raise ApiError(400, "max_tokens 0 with stream: there is nothing to stream", param="stream")
-    return JSONResponse(writer.answer([writer.empty(place) for place in range(len(body.prompts))]))
+    return JSONResponse(writer.answer([writer.empty(length) for length in lengths]))
 
 
 async def _whole(
@@ -80,11 +95,10 @@ class TextWriter:
             "model": body.model or service.name,
         }
 
-    def empty(self, place: int) -> Answers:
-        """An answer without tokens."""
+    def empty(self, length: int) -> Answers:
+        """An answer without tokens, to a prompt of so many."""
         logprobs: list[Logprob] | None = [] if self._config.logprobs else None
-        ids = self.scored[place].token_ids if self.scored else []
-        return Answers([Choice(0, ChatMessage("assistant", ""), "length", [], "", logprobs)], Usage(len(ids), 0))
+        return Answers([Choice(0, ChatMessage("assistant", ""), "length", [], "", logprobs)], Usage(length, 0))
 
     def _text(self, prompt: str | list[int]) -> str:
         if isinstance(prompt, str):

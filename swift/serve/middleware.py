@@ -42,7 +42,7 @@ class Watch:
 
         async def receiving() -> Message:
             message = await receive()
-            if self.service.verbose and (body := message.get("body")):
+            if self.service.verbose and scope["path"] not in UPDATES and (body := message.get("body")):
                 self._log(">", body)
             return message
 

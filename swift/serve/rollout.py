@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 
 from swift.engines.base import Choice, InferRequest
 from swift.errors import SwiftError, first_line
+from swift.serve.adapters import folder_of
 from swift.serve.chat import messages_of, usage_of
 from swift.serve.errors import ApiError, mistake
 from swift.serve.parameters import rollout_config
@@ -93,12 +94,7 @@ class Updates:
         """
         if self.allowed is None:
             raise ApiError(400, "path: this server reads no folders; --allowed_update_path names one", param="path")
-        folder = Path(given).expanduser().resolve()
-        if not folder.is_relative_to(self.allowed.expanduser().resolve()):
-            raise ApiError(400, f"path {given} does not lie in {self.allowed}", param="path")
-        if not folder.is_dir():
-            raise ApiError(404, f"path {given} is no folder of the server", param="path")
-        return folder
+        return folder_of(given, "path", within=self.allowed.expanduser().resolve())
 
 
 def add_rollout(app: FastAPI, service: Service, updates: Updates) -> None:
@@ -120,7 +116,8 @@ def add_rollout(app: FastAPI, service: Service, updates: Updates) -> None:
     @app.post("/update_weights")
     async def weights(request: Request) -> dict[str, Any]:
         if _is_file(request):
-            tensors = _tensors(await request.body())
+            data = await request.body()
+            tensors = await service.change(lambda: _tensors(data))
         else:
             folder = updates.folder(WeightsFolder.model_validate(await _json(request)).path)
             tensors = await service.change(lambda: service.engine.read_weights(folder))
@@ -131,7 +128,7 @@ def add_rollout(app: FastAPI, service: Service, updates: Updates) -> None:
         if _is_file(request):
             name, data = request.query_params.get("name", ""), await request.body()
             with tempfile.TemporaryDirectory(prefix="swift-adapter-") as place:
-                _write_adapter(Path(place), data)
+                await service.change(lambda: _write_adapter(Path(place), data))
                 return await _change(service, updates, _replacing(service, name, Path(place)))
         body = AdapterFolder.model_validate(await _json(request))
         return await _change(service, updates, _replacing(service, body.name, updates.folder(body.path)))

@@ -210,15 +210,26 @@ class Service:
         Raises:
             ApiError: too much is asked, a prompt cannot be read, or it takes too long.
         """
-        with self.room(len(requests)):
+        count = len(requests)
+        self._check_room(count)
+        self.open += count
+        try:
             await self.in_time(self.gate.enter())
-            try:
-                work = partial(self.engine.score, requests, top_logprobs=top)
-                return await self.in_time(asyncio.get_running_loop().run_in_executor(None, work))
-            except SwiftError as error:
-                raise mistake(error) from error
-            finally:
-                self.gate.leave()
+        except BaseException:
+            self.open -= count
+            raise
+        work = asyncio.get_running_loop().run_in_executor(None, partial(self.engine.score, requests, top_logprobs=top))
+
+        def over(_: Any) -> None:
+            self.open -= count
+            self.gate.leave()
+
+        # The work goes on where its client has left, and the weights are in use as long.
+        work.add_done_callback(over)
+        try:
+            return await self.in_time(asyncio.shield(work))
+        except SwiftError as error:
+            raise mistake(error) from error
 
     async def in_turn(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call what works on prompts, where prompts are worked on.

@@ -11,6 +11,7 @@ from typing import Any
 VARIABLES = (
     "ACCELERATE_",
     "FSDP_",
+    "UNSLOTH_",
     "TENSORBOARD_LOGGING_DIR",
     "CUDA_LAUNCH_BLOCKING",
     "CUBLAS_WORKSPACE_CONFIG",
@@ -18,7 +19,7 @@ VARIABLES = (
     "HCCL_DETERMINISTIC",
     "FLASH_ATTENTION_DETERMINISTIC",
 )
-"""How the names of environment variables begin that TrainingArguments and `enable_full_determinism` set."""
+"""How the names of environment variables begin that TrainingArguments, `enable_full_determinism` and we set."""
 
 FLAGS = (
     "fp32_precision",

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from swift.config.commands import AppConfig, options_of
@@ -19,10 +20,14 @@ from swift.engines.remote import RemoteEngine
 from swift.environments.child import Child
 from swift.errors import SwiftError
 from swift.serve.address import bind
+from swift.ui.talk import NUMBERS
 
 NEEDED = ("gradio", "fastapi", "uvicorn", "prometheus_client")
-OF_A_URL = ("api_key", "served_model_name")
+OF_A_URL = ("api_key", "served_model_name", "ssl_keyfile", "ssl_certfile")
 """Options of the server that mean something where it is somebody else's."""
+OF_THE_PAGE = ("ssl_keyfile", "ssl_certfile")
+SAMPLED = ("max_new_tokens", *NUMBERS)
+"""Options of generation that the page's settings begin with."""
 
 
 def main(config: AppConfig) -> int:
@@ -61,6 +66,7 @@ def check(config: AppConfig) -> None:
         )
     page = config.page
     bind(page.server_name, page.server_port, names=("server_name", "server_port")).close()
+    _check_certificate(config)
     if page.base_url is None:
         if page.is_multimodal:
             raise SwiftError(
@@ -68,12 +74,20 @@ def check(config: AppConfig) -> None:
             )
         return
     for name, spec in options_of(AppConfig).items():
-        local = spec.group in ("model", "task", "template", "backend", "serve") and name not in OF_A_URL
-        if local and name != "system" and typed(config, name):
+        local = spec.group in ("model", "task", "template", "backend", "serve", "plugins") and name not in OF_A_URL
+        unset = spec.group == "generate" and name not in SAMPLED
+        if (local or unset) and name != "system" and typed(config, name):
             raise SwiftError(
                 f"--{name} has no meaning with --base_url: the server there has its own model",
                 fix="leave it out; --served_model_name names one of the server's models",
             )
+
+
+def _check_certificate(config: AppConfig) -> None:
+    for name in OF_THE_PAGE:
+        file = getattr(config.serve, name)
+        if file is not None and not Path(file).is_file():
+            raise SwiftError(f"--{name} {file} is no file", fix="name one in PEM form")
 
 
 @contextmanager
@@ -90,6 +104,9 @@ def answering(config: AppConfig, decisions: Decisions) -> Iterator[RemoteEngine]
         engine.close()
         return
     options = {"port": 0, "api_key": secrets.token_hex(16), "log_level": "warning"} | given_options(config)
+    # The page has them: between it and its own server nobody listens.
+    for name in OF_THE_PAGE:
+        options.pop(name, None)
     child = Child(None, options, private=False)
     try:
         engine = RemoteEngine(child.base_url, api_key=str(options["api_key"]))

@@ -23,6 +23,9 @@ AT_ONCE = 64
 """Visitors that are answered at the same time; the server makes others wait."""
 FONTS: dict[str, Any] = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
 """Fonts that need no visit to another server."""
+LARGEST_FILE = "64mb"
+FORGOTTEN = (3600, 86400)
+"""Seconds between two looks for old files that visitors sent, and their age."""
 CSS = "footer {display: none !important}"
 View = tuple[Any, list[dict[str, Any]], list[Turn]]
 """What the question's box, the conversation and its memory show."""
@@ -45,7 +48,7 @@ class Page:
         self.blocks = self._built()
 
     def _built(self) -> gr.Blocks:
-        with gr.Blocks(title=self.title, analytics_enabled=False, fill_height=True) as blocks:
+        with gr.Blocks(title=self.title, analytics_enabled=False, fill_height=True, delete_cache=FORGOTTEN) as blocks:
             gr.Markdown(f"# {self.title}")
             chat = gr.Chatbot(show_label=False, elem_id="chat", scale=1, min_height=320)
             turns = gr.State([])
@@ -181,6 +184,11 @@ class Page:
                 quiet=True,
                 ssr_mode=False,
                 footer_links=[],
+                max_file_size=LARGEST_FILE,
+                ssl_keyfile=self.config.serve.ssl_keyfile,
+                ssl_certfile=self.config.serve.ssl_certfile,
+                # Gradio asks its own page whether it is there.
+                ssl_verify=False,
             )
         except OSError as error:
             raise SwiftError(

@@ -51,8 +51,9 @@ class Settings:
             try:
                 found[each.name] = kind(text) if str(text).strip() else None
             except ValueError:
+                wanted = "a whole number" if kind is int else "a number"
                 raise SwiftError(
-                    f"{each.name} is {text!r}; it must be a number", fix="correct it, or empty it"
+                    f"{each.name} is {text!r}; it must be {wanted}", fix="correct it, or empty it"
                 ) from None
         return cls(**found)
 

@@ -12,6 +12,7 @@ from swift.serve.server import Server
 from swift.serve.service import Limits, Service
 from tests.serve.serving import Scripted
 from tests.tiny import ask, save_adapter, save_tiny
+from tests.waiting import until
 
 CONFIG = RequestConfig(12, temperature=0)
 
@@ -106,8 +107,7 @@ def test_a_slow_adapter_holds_nobody_up_and_its_client_is_told_in_time():
             waiting.join()
             assert answers[0].status_code == 504
             loads.set()
-            while len(client.get("/v1/models").json()["data"]) == 1:
-                pass
+            until(lambda: len(client.get("/v1/models").json()["data"]) > 1)
 
 
 def test_nobody_loads_adapters_unasked(folders):

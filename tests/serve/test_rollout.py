@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-import time
 
 import httpx
 import pytest
@@ -17,6 +16,7 @@ from swift.serve.rollout import CONFIG, Updates
 from swift.serve.server import Server
 from swift.serve.service import Limits, Service
 from tests.tiny import ask, save_adapter, save_tiny
+from tests.waiting import until
 
 CONFIG_12 = RequestConfig(12, temperature=0, logprobs=True)
 BYTES = {"content-type": "application/octet-stream"}
@@ -108,8 +108,7 @@ def test_an_update_waits_for_answers_under_way_and_later_ones_wait_for_it(server
                 found += json.loads(line[6:])["choices"][0].get("token_ids") or []
             if found and not threads[0].ident:
                 threads[0].start()
-                while not server.service.gate._closing:
-                    time.sleep(0.001)
+                until(lambda: server.service.gate._closing)
                 threads[1].start()
         order.append("first")
     for thread in threads:

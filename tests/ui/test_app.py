@@ -23,6 +23,7 @@ from swift.errors import SwiftError
 from swift.ui.talk import Settings, Turn, answer, kind_of, request_of
 from tests.serve.serving import Scripted, serve
 from tests.tiny import save_tiny
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -156,8 +157,7 @@ def test_a_conversation_in_a_browser(tmp_path):
         assert [turn["role"] for turn in engine.requests[-1].messages] == ["system", "user", "assistant", "user"]
         assert engine.tickets[-1].config.temperature == 0.5
         visit.page.locator("#retry").click()
-        while len(engine.requests) < 3:
-            time.sleep(0.01)
+        until(lambda: len(engine.requests) >= 3)
         visit.says("what is blue?", "the sky is blue", "and red?", "the sky is blue")
         visit.page.locator("#undo").click()
         visit.says("what is blue?", "the sky is blue")
@@ -178,13 +178,9 @@ def test_an_answer_is_stopped_and_stays_as_far_as_it_came():
     with Visit(engine, lang="zh", studio_title="工作室") as visit:
         assert visit.page.locator("#send").inner_text() == "发送" and visit.page.title() == "工作室"
         visit.send("count")
-        while not engine.tickets:
-            time.sleep(0.01)
+        until(lambda: engine.tickets)
         visit.page.locator("#stop").click()
-        deadline = time.monotonic() + 10
-        while visit.server.service.open:
-            assert time.monotonic() < deadline, "the answer goes on"
-            time.sleep(0.02)
+        until(lambda: not visit.server.service.open, 10)
         hold.set()
         visit.send("again")
         visit.says("count", "again", "one two three")
@@ -200,11 +196,13 @@ def test_the_command_serves_a_model_and_ends_with_it(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "swift", "app", *words], stderr=subprocess.PIPE, text=True, env=environment
     )
-    said = []
+    said, late = [], threading.Timer(180, process.kill)
+    late.start()
     for line in process.stderr:
         said.append(line)
         if "the page is at" in line:
             break
+    late.cancel()
     address = re.search(r"page is at (\S+);", said[-1])
     assert address, "".join(said)
     client = Client(address[1], verbose=False)
