@@ -151,6 +151,9 @@ def test_a_conversation_in_a_browser(tmp_path):
         visit.page.locator("#settings button").first.click()
         visit.page.locator("#system textarea").fill("be brief")
         visit.page.locator("#temperature textarea").fill("0.5")
+        visit.page.locator("#question textarea").click()
+        # The page hands its fields on a little later.
+        visit.page.wait_for_timeout(500)
         visit.send("and red?")
         visit.says("what is blue?", "the sky is blue", "and red?", "the sky is blue")
         engine = visit.server.service.engine
