@@ -18,9 +18,9 @@ from typing import Any
 from swift.config.decisions import Decisions
 from swift.config.model import ModelConfig
 from swift.engines.base import Logprob, RequestConfig, engine
-from swift.engines.packages import PackageEngine, Tokens, check_options
+from swift.engines.packages import NamingEngine, Tokens, check_options
 from swift.engines.sampling import row_seed, sampling_of
-from swift.engines.vllm_adapters import check_alone, rank_of
+from swift.engines.vllm_adapters import rank_of
 from swift.errors import SwiftError, first_line
 from swift.models.source import ModelSource
 
@@ -34,14 +34,12 @@ ELSEWHERE = {
     "quant_method": "--engine_kwargs '{\"model_format\": …}'",
 }
 """Options of loading a model, and what stands for them here."""
-ALWAYS = "always"
-"""The name of the adapter that acts where a request names none."""
 LACKING = ("presence_penalty", "frequency_penalty", "logit_bias")
 """Parameters of requests that LMDeploy does not have."""
 
 
 @engine("lmdeploy")
-class LmdeployEngine(PackageEngine):
+class LmdeployEngine(NamingEngine):
     """Answers by LMDeploy on CUDA devices: by TurboMind where that runs the model, by its PyTorch engine where not.
 
     A greedy answer is `PtEngine`'s up to rounding. A sampled one has the same distribution and a seed of its own, made
@@ -59,14 +57,9 @@ class LmdeployEngine(PackageEngine):
         decisions: Decisions,
     ) -> int:
         check_options(config, source, "LMDeploy", ELSEWHERE)
-        check_alone(source.adapters)
-        self.names = {name: Path(folder) for name, folder in (options.pop("adapters", None) or {}).items()}
-        if ALWAYS in self.names:
-            raise SwiftError(f"--adapters {ALWAYS}=…: this name is taken", fix="give the adapter another one")
-        always = dict.fromkeys([ALWAYS], source.adapters[0]) if source.adapters else {}
-        self._usual = ALWAYS if always else None
+        adapters = self._take_names(options.pop("adapters", None) or {}, source)
         self._numbers = count(1)
-        backend, arguments = arguments_of(source, config, options, max_length, decisions, self.names | always)
+        backend, arguments = arguments_of(source, config, options, max_length, decisions, adapters)
         decisions.add("lmdeploy", backend, "machine", "its engine for this model")
         self.llm = self._wait(_start_llm(source, config, backend, arguments))
         return int(self.llm.session_len)
@@ -90,12 +83,6 @@ class LmdeployEngine(PackageEngine):
         """
         self._adapter(name)
         del self.names[name]
-
-    def _adapter(self, name: str | None) -> str | None:
-        if name is not None and name not in self.names:
-            there = f"there are {', '.join(sorted(self.names))}" if self.names else "none is loaded by a name"
-            raise SwiftError(f"there is no adapter {name}", fix=there)
-        return name or self._usual
 
     def _params(self, config: RequestConfig, prompt: list[int], index: int, ends: set[int], limit: int) -> Any:
         """The parameters as LMDeploy's GenerationConfig."""

@@ -22,6 +22,7 @@ from swift.engines.answers import Answer, Ticket, fail
 from swift.engines.base import Engine, InferRequest, Listener, Logprob, RequestConfig
 from swift.engines.prompts import answer_limit, encode_prompt, end_ids, with_stops
 from swift.engines.sampling import OF_GENERATE
+from swift.engines.vllm_adapters import check_alone
 from swift.environments.kinds import check_device
 from swift.errors import SwiftError
 from swift.models.source import ModelSource
@@ -35,6 +36,8 @@ Tokens = Sequence[tuple[int, Logprob | None]]
 
 NOT_THERE = ("typical_p", "epsilon_cutoff", "eta_cutoff")
 """Parameters of sampling that a generation config may set and none of the packages has."""
+ALWAYS = "always"
+"""The name of the adapter that acts where a request names none."""
 
 
 class PackageEngine(Engine):
@@ -214,6 +217,30 @@ class PackageEngine(Engine):
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+
+class NamingEngine(PackageEngine):
+    """A package that knows adapters by their names alone."""
+
+    def _take_names(self, given: Mapping[str, str | Path], source: ModelSource) -> dict[str, Path]:
+        """The adapters to start with, by name: those given, and the one that acts where a request names none.
+
+        Raises:
+            SwiftError: several would act, or a name is taken.
+        """
+        check_alone(source.adapters)
+        self.names = {name: Path(folder) for name, folder in given.items()}
+        if ALWAYS in self.names:
+            raise SwiftError(f"--adapters {ALWAYS}=…: this name is taken", fix="give the adapter another one")
+        self._usual = ALWAYS if source.adapters else None
+        always = {ALWAYS: source.adapters[0]} if source.adapters else {}
+        return self.names | always
+
+    def _adapter(self, name: str | None) -> str | None:
+        if name is not None and name not in self.names:
+            there = f"there are {', '.join(sorted(self.names))}" if self.names else "none is loaded by a name"
+            raise SwiftError(f"there is no adapter {name}", fix=there)
+        return name or self._usual
 
 
 class PackageTicket(Ticket):

@@ -27,6 +27,7 @@ from swift.engines.answers import Answer, fail
 from swift.engines.cache import join, length_of, new_cache, select
 from swift.engines.prefixes import Prefixes
 from swift.engines.sampling import pick
+from swift.engines.threads import release_threads
 from swift.errors import SwiftError
 
 PORTION = {"cpu": 512}
@@ -159,6 +160,7 @@ class Scheduler:
 
     def _wake(self) -> None:
         if self._thread is None:
+            release_threads()
             _ALIVE.add(self)
             self._thread = threading.Thread(target=self._work, name="swift-generate", daemon=True)
             self._thread.start()

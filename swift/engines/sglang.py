@@ -16,9 +16,9 @@ from typing import Any
 from swift.config.decisions import Decisions
 from swift.config.model import ModelConfig
 from swift.engines.base import Logprob, RequestConfig, engine
-from swift.engines.packages import PackageEngine, Tokens, check_options
+from swift.engines.packages import NamingEngine, Tokens, check_options
 from swift.engines.sampling import row_seed, sampling_of
-from swift.engines.vllm_adapters import check_alone, rank_of
+from swift.engines.vllm_adapters import rank_of
 from swift.errors import SwiftError, first_line
 from swift.models.source import ModelSource
 
@@ -32,14 +32,12 @@ ELSEWHERE = {
     "quant_method": "--sglang_quantization",
 }
 """Options of loading a model, and what stands for them here."""
-ALWAYS = "always"
-"""The name of the adapter that acts where a request names none."""
 MOST_REPETITION = 2.0
 """SGLang's own bound of repetition_penalty."""
 
 
 @engine("sglang")
-class SglangEngine(PackageEngine):
+class SglangEngine(NamingEngine):
     """Answers by SGLang, in processes that it starts on CUDA devices.
 
     A greedy answer is `PtEngine`'s up to rounding. A sampled one has the same distribution and a seed of its own, made
@@ -57,13 +55,8 @@ class SglangEngine(PackageEngine):
         decisions: Decisions,
     ) -> int:
         check_options(config, source, "SGLang", ELSEWHERE)
-        check_alone(source.adapters)
-        self.names = {name: Path(folder) for name, folder in (options.pop("lora_paths", None) or {}).items()}
-        if ALWAYS in self.names:
-            raise SwiftError(f"--adapters {ALWAYS}=…: this name is taken", fix="give the adapter another one")
-        always = dict.fromkeys([ALWAYS], source.adapters[0]) if source.adapters else {}
-        arguments = arguments_of(source, config, options, max_length, decisions, self.names | always)
-        self._usual = ALWAYS if always else None
+        adapters = self._take_names(options.pop("lora_paths", None) or {}, source)
+        arguments = arguments_of(source, config, options, max_length, decisions, adapters)
         self._numbers = count()
         self.llm = self._wait(_start_llm(arguments))
         return int(self.llm.tokenizer_manager.model_config.context_len)
@@ -99,12 +92,6 @@ class SglangEngine(PackageEngine):
         if not told.success:
             raise SwiftError(f"SGLang keeps the adapter {name}: {told.error_message}", fix="wait for its answers")
         del self.names[name]
-
-    def _adapter(self, name: str | None) -> str | None:
-        if name is not None and name not in self.names:
-            there = f"there are {', '.join(sorted(self.names))}" if self.names else "none is loaded by a name"
-            raise SwiftError(f"there is no adapter {name}", fix=there)
-        return name or self._usual
 
     def _params(self, config: RequestConfig, prompt: list[int], index: int, ends: set[int], limit: int) -> Any:
         """The parameters of `SamplingParams`, and those of the request itself."""

@@ -26,6 +26,7 @@ from swift.engines.prompts import answer_limit, encode_prompt, encode_scored, en
 from swift.engines.sampling import OF_GENERATE, Picker, PickingProcessor, greedy_arguments, row_seed
 from swift.engines.scheduler import Scheduler
 from swift.engines.scores import score
+from swift.engines.threads import release_threads
 from swift.engines.weights import read_weights, replace_weights
 from swift.errors import SwiftError
 from swift.models.length import limit_of
@@ -131,6 +132,8 @@ class PtEngine(Engine):
             around=around,
             solo=stretched(self.model),
         )
+        # Who asks may be another thread than who loaded.
+        release_threads()
 
     @classmethod
     def from_source(
