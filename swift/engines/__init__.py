@@ -15,9 +15,8 @@ from swift.engines.base import (
     RequestConfig,
     Response,
     Usage,
-    engine,
-    engines,
 )
+from swift.engines.names import engine, engines
 
 if TYPE_CHECKING:
     from swift.engines.texts import TextEngine

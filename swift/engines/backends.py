@@ -13,7 +13,7 @@ from swift.config.backends import BackendConfig
 from swift.config.commands import CommandConfig, DeployConfig, concerns, options_of
 from swift.config.decisions import Decisions
 from swift.config.model import ModelConfig
-from swift.engines.base import BACKENDS, engines
+from swift.engines.names import BACKENDS, engines
 from swift.environments.kinds import check_device
 from swift.environments.place import WHOLE, Environment, look, packages_of
 from swift.errors import SwiftError

@@ -1,4 +1,4 @@
-"""What every engine takes and gives, and the registry of engines."""
+"""What every engine takes and gives."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol
 
 from swift.errors import SwiftError
-from swift.registry import Registry
 from swift.rows import Message
 from swift.templates.parsing import Piece
 
 OTHER = "give another value, or none for the model's own"
 
-E = TypeVar("E", bound=type)
 FinishReason = Literal["stop", "length"]
 
 
@@ -482,30 +480,3 @@ def _hand_over(loop: asyncio.AbstractEventLoop, told: asyncio.Queue[Delta], delt
     # A loop that has ended has nobody left to tell.
     with suppress(RuntimeError):
         loop.call_soon_threadsafe(told.put_nowait, delta)
-
-
-engines: Registry[Any] = Registry(
-    "engine",
-    "infer_backend",
-    {
-        "pt": "swift.engines.transformers",
-        "transformers": "swift.engines.transformers",
-        "remote": "swift.engines.remote",
-        "vllm": "swift.engines.vllm",
-        "sglang": "swift.engines.sglang",
-        "lmdeploy": "swift.engines.lmdeploy",
-    },
-)
-
-BACKENDS = ("vllm", "sglang", "lmdeploy")
-"""Engines that are packages of their own, with options of their own."""
-
-
-def engine(name: str) -> Callable[[E], E]:
-    """Decorator: register an engine class under the name that `--infer_backend` takes.
-
-    The command line makes one by `from_source(source, template, config, *, max_batch_size, max_length, decisions)`:
-    what `swift.models.source.find_source` found, not loaded yet, the options of the model, and the table that takes a
-    note of what was chosen. Back ends with options of their own take `engine_options` besides.
-    """
-    return engines.register(name)

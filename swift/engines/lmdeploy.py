@@ -15,14 +15,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from swift.config.decisions import Decisions
-from swift.config.model import ModelConfig
-from swift.engines.base import Logprob, RequestConfig, engine
-from swift.engines.packages import NamingEngine, Tokens, check_options
+from swift.engines.base import Logprob, RequestConfig
+from swift.engines.names import engine
+from swift.engines.packages import NamingEngine, Start, Tokens, check_options
 from swift.engines.sampling import row_seed, sampling_of
 from swift.engines.vllm_adapters import rank_of
 from swift.errors import SwiftError, first_line
-from swift.models.source import ModelSource
 
 ELSEWHERE = {
     "attn_impl": "--infer_backend pt",
@@ -48,20 +46,13 @@ class LmdeployEngine(NamingEngine):
 
     package = "lmdeploy"
 
-    def _begin(
-        self,
-        source: ModelSource,
-        config: ModelConfig,
-        options: dict[str, Any],
-        max_length: int | None,
-        decisions: Decisions,
-    ) -> int:
-        check_options(config, source, "LMDeploy", ELSEWHERE)
-        adapters = self._take_names(options.pop("adapters", None) or {}, source)
+    def _begin(self, start: Start) -> int:
+        check_options(start.config, start.source, "LMDeploy", ELSEWHERE)
+        adapters = self._take_names(start.options.pop("adapters", None) or {}, start.source)
         self._numbers = count(1)
-        backend, arguments = arguments_of(source, config, options, max_length, decisions, adapters)
-        decisions.add("lmdeploy", backend, "machine", "its engine for this model")
-        self.llm = self._wait(_start_llm(source, config, backend, arguments))
+        backend, arguments = arguments_of(start, adapters)
+        start.decisions.add("lmdeploy", backend, "machine", "its engine for this model")
+        self.llm = self._wait(_start_llm(start, backend, arguments))
         return int(self.llm.session_len)
 
     def add_adapter(self, name: str, folder: Path) -> None:
@@ -140,18 +131,11 @@ class LmdeployEngine(NamingEngine):
         return error
 
 
-def arguments_of(
-    source: ModelSource,
-    config: ModelConfig,
-    options: dict[str, Any],
-    max_length: int | None,
-    decisions: Decisions,
-    adapters: Mapping[str, Path],
-) -> tuple[str, Any]:
+def arguments_of(start: Start, adapters: Mapping[str, Path]) -> tuple[str, Any]:
     """The name of LMDeploy's engine for a model, and its config.
 
     Args:
-        options: LMDeploy's own, by its names; they go over all others. `backend` names the engine.
+        start: among its options `backend` names the engine.
         adapters: by the names that requests have for them; its PyTorch engine alone has any.
 
     Raises:
@@ -162,11 +146,8 @@ def arguments_of(
     from lmdeploy import PytorchEngineConfig, TurbomindEngineConfig
     from lmdeploy.archs import autoget_backend
 
-    from swift.models.devices import pick_device
-    from swift.models.load import dtype_of
-
-    options = dict(options)
-    backend = options.pop("backend", None) or ("pytorch" if adapters else autoget_backend(str(source.path)))
+    options = dict(start.options)
+    backend = options.pop("backend", None) or ("pytorch" if adapters else autoget_backend(str(start.source.path)))
     kind = {"pytorch": PytorchEngineConfig, "turbomind": TurbomindEngineConfig}.get(backend)
     if kind is None or (adapters and backend != "pytorch"):
         raise SwiftError(f"--engine_kwargs backend {backend}", fix="pytorch or turbomind; adapters need pytorch")
@@ -176,12 +157,10 @@ def arguments_of(
             where="--engine_kwargs",
             fix=f"see {kind.__name__} in its documentation",
         )
-    dtype = dtype_of(source.path, config.torch_dtype, pick_device()[0])
-    name = str(dtype.dtype).removeprefix("torch.")
-    decisions.add("torch_dtype", name, "model", dtype.reason)
+    name = start.dtype()
     if name == "float32":
         raise SwiftError("--torch_dtype float32 is not for LMDeploy", fix="give bfloat16 or float16")
-    values: dict[str, Any] = {"dtype": name, "session_len": config.max_model_len or max_length, **options}
+    values: dict[str, Any] = {"dtype": name, "session_len": start.length, **options}
     if adapters:
         for folder in adapters.values():
             rank_of(folder)
@@ -216,7 +195,7 @@ def _logprob(token: int, told: Mapping[int, float] | None) -> Logprob | None:
     return Logprob(token, told[token], [*sorted(told.items(), key=lambda pair: -pair[1])])
 
 
-async def _start_llm(source: ModelSource, config: ModelConfig, backend: str, arguments: Any) -> Any:
+async def _start_llm(start: Start, backend: str, arguments: Any) -> Any:
     """LMDeploy, started in the loop that its answers come to.
 
     Raises:
@@ -228,10 +207,10 @@ async def _start_llm(source: ModelSource, config: ModelConfig, backend: str, arg
 
     try:
         found = AsyncEngine(
-            str(source.path),
+            str(start.source.path),
             backend=backend,
             backend_config=arguments,
-            trust_remote_code=config.trust_remote_code,
+            trust_remote_code=start.config.trust_remote_code,
         )
         found.start_loop(asyncio.get_running_loop(), use_async_api=True)
         return found

@@ -10,7 +10,7 @@ from swift.config.decisions import Decisions
 from swift.config.fields import options_in
 from swift.config.model import AnsweringModelConfig, ModelConfig
 from swift.config.template import TemplateConfig
-from swift.engines.base import BACKENDS
+from swift.engines.names import BACKENDS
 from swift.errors import SwiftError
 from swift.models.heads import Head
 from swift.models.length import settle_length

@@ -12,6 +12,7 @@ import threading
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -38,6 +39,40 @@ NOT_THERE = ("typical_p", "epsilon_cutoff", "eta_cutoff")
 """Parameters of sampling that a generation config may set and none of the packages has."""
 ALWAYS = "always"
 """The name of the adapter that acts where a request names none."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a package starts with.
+
+    Attributes:
+        source: the model.
+        config: the options of loading it.
+        options: the package's own, by its names; they go over all others.
+        max_length: longest prompt with its answer, in tokens; None means the model's context.
+        decisions: takes a note of what is chosen.
+    """
+
+    source: ModelSource
+    config: ModelConfig
+    options: dict[str, Any]
+    max_length: int | None
+    decisions: Decisions
+
+    @property
+    def length(self) -> int | None:
+        """Longest prompt with its answer, in tokens."""
+        return self.config.max_model_len or self.max_length
+
+    def dtype(self) -> str:
+        """The name of the weights' dtype."""
+        from swift.models.devices import pick_device
+        from swift.models.load import dtype_of
+
+        dtype = dtype_of(self.source.path, self.config.torch_dtype, pick_device()[0])
+        name = str(dtype.dtype).removeprefix("torch.")
+        self.decisions.add("torch_dtype", name, "model", dtype.reason)
+        return name
 
 
 class PackageEngine(Engine):
@@ -72,7 +107,8 @@ class PackageEngine(Engine):
         config, own = split_options(model, options, self.package)
         decisions = Decisions()
         source, template = find_parts(config, decisions, load_args=load_args, backend=self.package)
-        self._open(source, template, config.model, own | dict(engine_kwargs or {}), max_length, decisions)
+        options = own | dict(engine_kwargs or {})
+        self._open(template, Start(source, config.model, options, max_length, decisions))
 
     @classmethod
     def from_source(
@@ -89,40 +125,25 @@ class PackageEngine(Engine):
         """Start on what `find_source` found; how many answers are generated at once is the package's own choice."""
         check_installed(cls.package)
         made = cls.__new__(cls)
-        made._open(source, template, config, dict(engine_options or {}), max_length, decisions)
+        made._open(template, Start(source, config, dict(engine_options or {}), max_length, decisions))
         return made
 
-    def _open(
-        self,
-        source: ModelSource,
-        template: Template,
-        config: ModelConfig,
-        options: dict[str, Any],
-        max_length: int | None,
-        decisions: Decisions,
-    ) -> None:
+    def _open(self, template: Template, start: Start) -> None:
         self.template, self.tokenizer = template, template.tokenizer
-        self._defaults = generation_config_of(source.path, self.package)
+        self._defaults = generation_config_of(start.source.path, self.package)
         self._stop_ids = end_ids(template, self._defaults)
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name=self.package, daemon=True).start()
         try:
-            self.context = self._begin(source, config, options, max_length, decisions)
+            self.context = self._begin(start)
         except BaseException:
             self._loop.call_soon_threadsafe(self._loop.stop)
             raise
         atexit.register(self.close)
-        decisions.add("max_model_len", self.context, "model", "prompt and answer together, in tokens")
+        start.decisions.add("max_model_len", self.context, "model", "prompt and answer together, in tokens")
 
     @abstractmethod
-    def _begin(
-        self,
-        source: ModelSource,
-        config: ModelConfig,
-        options: dict[str, Any],
-        max_length: int | None,
-        decisions: Decisions,
-    ) -> int:
+    def _begin(self, start: Start) -> int:
         """Start the package with its own options, and give the longest prompt with its answer, in tokens.
 
         Raises:

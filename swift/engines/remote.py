@@ -24,8 +24,8 @@ from swift.engines.base import (
     OnResponse,
     RequestConfig,
     Response,
-    engine,
 )
+from swift.engines.names import engine
 from swift.engines.protocol import WITH_IDS, Reading, body_of, message_of
 from swift.errors import SwiftError
 from swift.rows import Message

@@ -13,14 +13,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from swift.config.decisions import Decisions
-from swift.config.model import ModelConfig
-from swift.engines.base import Logprob, RequestConfig, engine
-from swift.engines.packages import NamingEngine, Tokens, check_options
+from swift.engines.base import Logprob, RequestConfig
+from swift.engines.names import engine
+from swift.engines.packages import NamingEngine, Start, Tokens, check_options
 from swift.engines.sampling import row_seed, sampling_of
 from swift.engines.vllm_adapters import rank_of
 from swift.errors import SwiftError, first_line
-from swift.models.source import ModelSource
 
 ELSEWHERE = {
     "attn_impl": "--engine_kwargs '{\"attention_backend\": …}'",
@@ -46,17 +44,10 @@ class SglangEngine(NamingEngine):
 
     package = "sglang"
 
-    def _begin(
-        self,
-        source: ModelSource,
-        config: ModelConfig,
-        options: dict[str, Any],
-        max_length: int | None,
-        decisions: Decisions,
-    ) -> int:
-        check_options(config, source, "SGLang", ELSEWHERE)
-        adapters = self._take_names(options.pop("lora_paths", None) or {}, source)
-        arguments = arguments_of(source, config, options, max_length, decisions, adapters)
+    def _begin(self, start: Start) -> int:
+        check_options(start.config, start.source, "SGLang", ELSEWHERE)
+        adapters = self._take_names(start.options.pop("lora_paths", None) or {}, start.source)
+        arguments = arguments_of(start, adapters)
         self._numbers = count()
         self.llm = self._wait(_start_llm(arguments))
         return int(self.llm.tokenizer_manager.model_config.context_len)
@@ -150,18 +141,10 @@ class SglangEngine(NamingEngine):
         return error
 
 
-def arguments_of(
-    source: ModelSource,
-    config: ModelConfig,
-    options: dict[str, Any],
-    max_length: int | None,
-    decisions: Decisions,
-    adapters: Mapping[str, Path],
-) -> dict[str, Any]:
+def arguments_of(start: Start, adapters: Mapping[str, Path]) -> dict[str, Any]:
     """The arguments of `sglang.Engine`, which are those of its `ServerArgs`.
 
     Args:
-        options: SGLang's own, by its names; they go over all others.
         adapters: by the names that requests have for them.
 
     Raises:
@@ -170,28 +153,22 @@ def arguments_of(
     from sglang.srt.arg_groups.arg_utils import record_fields
     from sglang.srt.server_args import ServerArgs
 
-    from swift.models.devices import pick_device
-    from swift.models.load import dtype_of
-
-    if unknown := sorted(options.keys() - {each.name for each in record_fields(ServerArgs)}):
+    if unknown := sorted(start.options.keys() - {each.name for each in record_fields(ServerArgs)}):
         raise SwiftError(
             f"SGLang has no argument {', '.join(unknown)}",
             where="--engine_kwargs",
             fix="see `python -m sglang.launch_server --help`",
         )
-    dtype = dtype_of(source.path, config.torch_dtype, pick_device()[0])
-    name = str(dtype.dtype).removeprefix("torch.")
-    decisions.add("torch_dtype", name, "model", dtype.reason)
     values: dict[str, Any] = {
-        "model_path": str(source.path),
-        "tokenizer_path": str(source.tokenizer_folder),
-        "trust_remote_code": config.trust_remote_code,
-        "dtype": name,
-        "context_length": config.max_model_len or max_length,
+        "model_path": str(start.source.path),
+        "tokenizer_path": str(start.source.tokenizer_folder),
+        "trust_remote_code": start.config.trust_remote_code,
+        "dtype": start.dtype(),
+        "context_length": start.length,
         # Our own defaults of requests hold.
         "sampling_defaults": "openai",
         "grammar_backend": "llguidance",
-        **options,
+        **start.options,
     }
     if adapters:
         values["lora_paths"] = {name: str(folder) for name, folder in adapters.items()}

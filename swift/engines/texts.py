@@ -128,7 +128,7 @@ class TextEngine:
         Raises:
             SwiftError: it is empty or too long, or an id is none of the tokenizer's.
         """
-        if isinstance(text, list) and text and all(isinstance(token, int) for token in text):
+        if passage is None and isinstance(text, list) and text and all(isinstance(token, int) for token in text):
             most = len(self.tokenizer)
             if wrong := [token for token in text if not 0 <= token < most]:
                 raise SwiftError(
@@ -189,7 +189,17 @@ def cosine(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def _turns(text: Text) -> Sequence[Message]:
-    return [Message(role="user", content=text)] if isinstance(text, str) else text  # type: ignore[return-value]
+    """A text as a conversation.
+
+    Raises:
+        SwiftError: it is token ids, which no template can set beside another text.
+    """
+    if isinstance(text, str):
+        return [Message(role="user", content=text)]
+    turns = [turn for turn in text if not isinstance(turn, int)]
+    if len(turns) < len(text):
+        raise SwiftError("a question and its passage are token ids", fix="give both as texts or as messages")
+    return turns
 
 
 def open_texts(

@@ -18,9 +18,10 @@ from swift.config.decisions import Decisions
 from swift.config.model import ModelConfig
 from swift.engines.adapters import NamedAdapters
 from swift.engines.answers import Answer, Ticket
-from swift.engines.base import Delta, Engine, InferRequest, Listener, Logprob, RequestConfig, Scored, engine
+from swift.engines.base import Delta, Engine, InferRequest, Listener, Logprob, RequestConfig, Scored
 from swift.engines.cache import grows
 from swift.engines.guides import Guides
+from swift.engines.names import engine
 from swift.engines.options import load_parts, load_source_model, read_options
 from swift.engines.prompts import answer_limit, encode_prompt, encode_scored, end_ids, with_stops
 from swift.engines.sampling import OF_GENERATE, Picker, PickingProcessor, greedy_arguments, row_seed

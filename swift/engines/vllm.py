@@ -12,16 +12,14 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from swift.config.decisions import Decisions
-from swift.config.model import ModelConfig
-from swift.engines.base import InferRequest, Logprob, RequestConfig, Scored, engine
-from swift.engines.packages import PackageEngine, Tokens, check_options
+from swift.engines.base import InferRequest, Logprob, RequestConfig, Scored
+from swift.engines.names import engine
+from swift.engines.packages import PackageEngine, Start, Tokens, check_options
 from swift.engines.prompts import encode_scored
 from swift.engines.sampling import row_seed, sampling_of
 from swift.engines.vllm_adapters import VllmAdapters, lora_arguments
 from swift.environments.guard import descendants, end_with_us
 from swift.errors import SwiftError, first_line
-from swift.models.source import ModelSource
 
 ELSEWHERE = {
     "attn_impl": "--engine_kwargs '{\"attention_backend\": …}'",
@@ -45,17 +43,10 @@ class VllmEngine(PackageEngine):
 
     package = "vllm"
 
-    def _begin(
-        self,
-        source: ModelSource,
-        config: ModelConfig,
-        options: dict[str, Any],
-        max_length: int | None,
-        decisions: Decisions,
-    ) -> int:
-        self.adapters = VllmAdapters(source.adapters)
+    def _begin(self, start: Start) -> int:
+        self.adapters = VllmAdapters(start.source.adapters)
         self._numbers = count()
-        arguments = arguments_of(source, config, options, max_length, decisions)
+        arguments = arguments_of(start)
         before = descendants()
         self.llm = self._wait(_start_llm(arguments))
         # vLLM's own processes stay behind, with the device's memory, where this one is killed (0.32).
@@ -194,13 +185,8 @@ class VllmEngine(PackageEngine):
         return error
 
 
-def arguments_of(
-    source: ModelSource, config: ModelConfig, options: dict[str, Any], max_length: int | None, decisions: Decisions
-) -> dict[str, Any]:
+def arguments_of(start: Start) -> dict[str, Any]:
     """The arguments of `AsyncEngineArgs`.
-
-    Args:
-        options: vLLM's own, by its names; they go over all others.
 
     Raises:
         SwiftError: vLLM does not have one of them, or does not have what the model's options ask for.
@@ -209,29 +195,23 @@ def arguments_of(
 
     from vllm.engine.arg_utils import AsyncEngineArgs
 
-    from swift.models.devices import pick_device
-    from swift.models.load import dtype_of
-
-    check_options(config, source, "vLLM", ELSEWHERE)
-    if unknown := sorted(options.keys() - {each.name for each in fields(AsyncEngineArgs)}):
+    check_options(start.config, start.source, "vLLM", ELSEWHERE)
+    if unknown := sorted(start.options.keys() - {each.name for each in fields(AsyncEngineArgs)}):
         raise SwiftError(
             f"vLLM has no argument {', '.join(unknown)}", where="--engine_kwargs", fix="see `vllm serve --help=all`"
         )
-    dtype = dtype_of(source.path, config.torch_dtype, pick_device()[0])
-    name = str(dtype.dtype).removeprefix("torch.")
-    decisions.add("torch_dtype", name, "model", dtype.reason)
     values: dict[str, Any] = {
-        "model": str(source.path),
-        "tokenizer": str(source.tokenizer_folder),
-        "trust_remote_code": config.trust_remote_code,
-        "dtype": name,
-        "max_model_len": config.max_model_len or max_length,
+        "model": str(start.source.path),
+        "tokenizer": str(start.source.tokenizer_folder),
+        "trust_remote_code": start.config.trust_remote_code,
+        "dtype": start.dtype(),
+        "max_model_len": start.length,
         # Our own defaults of requests hold, and our own ends of answers.
         "generation_config": "vllm",
         "structured_outputs_config": {"backend": "guidance"},
         "disable_log_stats": True,
-        **options,
-        **lora_arguments(source.adapters, options),
+        **start.options,
+        **lora_arguments(start.source.adapters, start.options),
     }
     return {key: value for key, value in values.items() if value is not None}
 

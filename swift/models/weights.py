@@ -119,7 +119,8 @@ def prediction_heads(folder: Path, config: Any) -> list[str]:
 
     def is_head(name: str) -> bool:
         layer = _LAYER.search(name)
-        return _MTP.search(name) is not None or (None not in (layer, layers) and int(layer[1]) >= layers)  # type: ignore[index, operator]
+        behind = layer is not None and layers is not None and int(layer[1]) >= layers
+        return behind or _MTP.search(name) is not None
 
     if not any(getattr(config, key, None) for key in _HEADS):
         return []

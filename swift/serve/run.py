@@ -14,7 +14,7 @@ from swift.config.commands import DeployConfig, RolloutConfig
 from swift.config.decisions import Decisions
 from swift.config.effect import note_without_effect
 from swift.engines.backends import AUTO, check_backend, choose_backend, engine_options, options_for
-from swift.engines.base import engines
+from swift.engines.names import engines
 from swift.engines.requests import sampling_request
 from swift.environments.child import enter
 from swift.errors import SwiftError

@@ -26,7 +26,8 @@ class EpochLoader(DataLoader):
 
     def set_epoch(self, epoch: int) -> None:
         """Give the sampler the order of this epoch."""
-        self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+        sampler: Any = self.batch_sampler
+        sampler.set_epoch(epoch)
 
 
 def start_worker(number: int) -> None:

@@ -108,7 +108,7 @@ def load_with_unsloth(config: SftConfig, source: ModelSource, folder: Path, resu
                 use_rslora=tuner.use_rslora,
                 modules_to_save=tuner.modules_to_save or None,
             )
-    except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
+    except (RuntimeError, ValueError) as error:
         raise SwiftError(
             f"--tuner_backend unsloth: Unsloth does not take this model: {error}", fix="leave it out"
         ) from error

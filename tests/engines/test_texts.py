@@ -63,6 +63,10 @@ def test_scores_of_passages(tmp_path: Path) -> None:
     assert engine.score("what is the sky?", TEXTS, activation=False) == pytest.approx(wanted.tolist(), abs=1e-4)
     order = wanted.argsort(descending=True).tolist()
     assert engine.rerank("what is the sky?", TEXTS) == [(at, found[at]) for at in order]
+    ids = make_tokenizer(None).encode(TEXTS[0])
+    for question, passage in ((ids, TEXTS[0]), (TEXTS[0], ids)):
+        with pytest.raises(SwiftError, match="token ids"):
+            engine.score(question, [passage])
     assert engine.score("what is the sky?", []) == []
 
 

@@ -76,11 +76,11 @@ def test_the_weights_come_back_whatever_happens() -> None:
         for weight in model.parameters():
             weight.add_(1.0)
     average.after_step(1)
-    with pytest.raises(ZeroDivisionError), average.acting():
+    with pytest.raises(KeyboardInterrupt), average.acting():
         share = 1 - 2 / 11
         for name, weight in model.named_parameters():
             torch.testing.assert_close(weight, before[name] + share)
-        1 / 0  # noqa: B018
+        raise KeyboardInterrupt
     for name, weight in model.named_parameters():
         torch.testing.assert_close(weight, before[name] + 1)
 

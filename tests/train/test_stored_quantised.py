@@ -80,7 +80,8 @@ def test_an_adapter_is_trained_on_it(kind: str, train: Callable[..., SftResult],
     assert losses(whole)[4] < losses(whole)[1] and whole.run_folder is not None
     part = str(whole.run_folder / "checkpoint-2")
     again = train(output_dir=str(tmp_path / "again"), resume_from_checkpoint=part, **common)
-    ours, theirs = (load_file(run.checkpoint / "adapter_model.safetensors") for run in (whole, again))  # type: ignore[operator]
+    assert whole.checkpoint is not None and again.checkpoint is not None
+    ours, theirs = (load_file(run / "adapter_model.safetensors") for run in (whole.checkpoint, again.checkpoint))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert answer(PtEngine(None, adapters=[str(whole.checkpoint)]))
 
