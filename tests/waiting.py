@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 
-def until(true: Callable[[], Any], seconds: float = 60) -> None:
-    """Wait until something is true; fail where it does not come to be."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it never came to be"
+def until(happens: Callable[[], Any], seconds: float = 60) -> float:
+    """Wait until something is true, and give the seconds that it took; fail where it does not come to be."""
+    began = time.monotonic()
+    while not happens():
+        assert time.monotonic() - began < seconds, "it did not happen"
         time.sleep(0.01)
+    return time.monotonic() - began

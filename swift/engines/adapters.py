@@ -11,6 +11,7 @@ from peft import PeftConfig, PeftModel, get_peft_model_state_dict, load_peft_wei
 from peft.tuners.lora import LoraModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 
+from swift.engines.plain_lora import no_adapter
 from swift.errors import SwiftError
 from swift.models.adapter_files import check_adapter
 from swift.tuners.adapters import add_named
@@ -121,8 +122,7 @@ class NamedAdapters:
     def check(self, name: str | None) -> None:
         """Raise SwiftError where there is no adapter of this name."""
         if name is not None and name not in self.names:
-            there = f"there are {', '.join(sorted(self.names))}" if self.names else "none is loaded by a name"
-            raise SwiftError(f"there is no adapter {name}", fix=there)
+            raise no_adapter(name, self.names)
 
     def together(self, one: str | None, other: str | None) -> bool:
         """Whether answers of these two can be in one batch."""

@@ -93,8 +93,8 @@ def choose_backend(name: str, source: ModelSource, config: ModelConfig, decision
 def _why_not_vllm(source: ModelSource, config: ModelConfig) -> str | None:
     """What keeps vLLM from running this model here; None where nothing does."""
     from swift.engines.packages import generation_config_of
+    from swift.engines.plain_lora import check_alone, rank_of
     from swift.engines.vllm import ELSEWHERE
-    from swift.engines.vllm_adapters import check_alone, rank_of
 
     registry = _registry()
     if registry is None:
@@ -141,7 +141,7 @@ def engine_options(config: BackendConfig, name: str, named: Mapping[str, Path] |
         return {}
     options = config.arguments(name)
     if name == "vllm" and named:
-        from swift.engines.vllm_adapters import rank_of
+        from swift.engines.plain_lora import rank_of
 
         folders = list(named.values())
         options = {"enable_lora": True, "max_lora_rank": max(map(rank_of, folders)), "max_loras": len(named)} | options

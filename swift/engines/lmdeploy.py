@@ -18,8 +18,8 @@ from typing import Any
 from swift.engines.base import Logprob, RequestConfig
 from swift.engines.names import engine
 from swift.engines.packages import NamingEngine, Start, Tokens, check_options
+from swift.engines.plain_lora import rank_of
 from swift.engines.sampling import row_seed, sampling_of
-from swift.engines.vllm_adapters import rank_of
 from swift.errors import SwiftError, first_line
 
 ELSEWHERE = {
@@ -163,7 +163,7 @@ def arguments_of(start: Start, adapters: Mapping[str, Path]) -> tuple[str, Any]:
     values: dict[str, Any] = {"dtype": name, "session_len": start.length, **options}
     if adapters:
         for folder in adapters.values():
-            rank_of(folder)
+            rank_of(folder, "LMDeploy")
         values["adapters"] = {name: str(folder) for name, folder in adapters.items()}
     return backend, kind(**{key: value for key, value in values.items() if value is not None})
 

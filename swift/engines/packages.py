@@ -21,9 +21,9 @@ from swift.config.decisions import Decisions
 from swift.config.model import ModelConfig
 from swift.engines.answers import Answer, Ticket, fail
 from swift.engines.base import Engine, InferRequest, Listener, Logprob, RequestConfig
+from swift.engines.plain_lora import check_alone, no_adapter
 from swift.engines.prompts import answer_limit, encode_prompt, end_ids, with_stops
 from swift.engines.sampling import OF_GENERATE
-from swift.engines.vllm_adapters import check_alone
 from swift.environments.kinds import check_device
 from swift.errors import SwiftError
 from swift.models.source import ModelSource
@@ -249,7 +249,7 @@ class NamingEngine(PackageEngine):
         Raises:
             SwiftError: several would act, or a name is taken.
         """
-        check_alone(source.adapters)
+        check_alone(source.adapters, self.package)
         self.names = {name: Path(folder) for name, folder in given.items()}
         if ALWAYS in self.names:
             raise SwiftError(f"--adapters {ALWAYS}=…: this name is taken", fix="give the adapter another one")
@@ -259,8 +259,7 @@ class NamingEngine(PackageEngine):
 
     def _adapter(self, name: str | None) -> str | None:
         if name is not None and name not in self.names:
-            there = f"there are {', '.join(sorted(self.names))}" if self.names else "none is loaded by a name"
-            raise SwiftError(f"there is no adapter {name}", fix=there)
+            raise no_adapter(name, self.names)
         return name or self._usual
 
 

@@ -16,8 +16,8 @@ from typing import Any
 from swift.engines.base import Logprob, RequestConfig
 from swift.engines.names import engine
 from swift.engines.packages import NamingEngine, Start, Tokens, check_options
+from swift.engines.plain_lora import rank_of
 from swift.engines.sampling import row_seed, sampling_of
-from swift.engines.vllm_adapters import rank_of
 from swift.errors import SwiftError, first_line
 
 ELSEWHERE = {
@@ -62,7 +62,7 @@ class SglangEngine(NamingEngine):
             if self.names[name] == folder:
                 return
             raise SwiftError(f"there is an adapter {name} already: {self.names[name]}", fix="give it another name")
-        rank_of(folder)
+        rank_of(folder, "SGLang")
         told = self._wait(_loaded(self.llm, name, folder))
         if not told.success:
             raise SwiftError(
@@ -172,7 +172,7 @@ def arguments_of(start: Start, adapters: Mapping[str, Path]) -> dict[str, Any]:
     }
     if adapters:
         values["lora_paths"] = {name: str(folder) for name, folder in adapters.items()}
-        values.setdefault("max_lora_rank", max(map(rank_of, adapters.values())))
+        values.setdefault("max_lora_rank", max(rank_of(folder, "SGLang") for folder in adapters.values()))
     return {key: value for key, value in values.items() if value is not None}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from swift.engines.plain_lora import check_alone, no_adapter, rank_of
 from swift.errors import SwiftError
 from swift.models.adapter_files import check_adapter
 
@@ -63,24 +64,13 @@ class VllmAdapters:
         if name is None:
             return self._usual
         if name not in self.names:
-            there = f"there are {', '.join(sorted(self.names))}" if self.names else "none is loaded by a name"
-            raise SwiftError(f"there is no adapter {name}", fix=there)
+            raise no_adapter(name, self.names)
         return self._made(name, self.names[name], self._ids[name])
 
     def _made(self, name: str, folder: Path, number: int | None = None) -> Any:
         from vllm.lora.request import LoRARequest
 
         return LoRARequest(name, number or next(self._numbers), str(folder))
-
-
-def check_alone(always: list[Path]) -> None:
-    """Raise SwiftError where several adapters are to act together."""
-    if len(always) > 1:
-        raise SwiftError(
-            f"{len(always)} adapters that act together: vLLM applies one to a request",
-            where="--adapters",
-            fix="merge them first: swift merge-lora --adapters A B",
-        )
 
 
 def mixes_wrongly() -> bool:
@@ -108,27 +98,6 @@ def write_empty(like: Path, folder: Path) -> None:
     save_file(tensors, folder / "adapter_model.safetensors")
     settings = check_adapter(like) | {"r": 1, "lora_alpha": 1, "rank_pattern": {}, "alpha_pattern": {}}
     (folder / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
-
-
-def rank_of(folder: Path) -> int:
-    """The rank of a LoRA adapter.
-
-    Raises:
-        SwiftError: vLLM cannot run it.
-    """
-    settings = check_adapter(folder)
-    why = None
-    if settings.get("peft_type") != "LORA":
-        why = f"it is of the kind {settings.get('peft_type')}"
-    elif settings.get("use_dora"):
-        why = "it is DoRA"
-    elif settings.get("modules_to_save") or settings.get("trainable_token_indices"):
-        why = "it holds whole modules or tokens of its own"
-    if why is not None:
-        raise SwiftError(
-            f"vLLM runs plain LoRA adapters alone, and {why}", where=str(folder), fix="merge it: swift merge-lora"
-        )
-    return max([settings["r"], *(settings.get("rank_pattern") or {}).values()])
 
 
 def lora_arguments(adapters: list[Path], options: dict[str, Any]) -> dict[str, Any]:

@@ -200,7 +200,10 @@ class Chat:
         known += getattr(getattr(engine, "adapters", None), "names", ())
         folder = Path(name).expanduser()
         if name not in known and folder.is_dir() and hasattr(engine, "add_adapter"):
-            engine.add_adapter(name, folder)
+            # Engines take no full stop in a name.
+            name = name.replace(".", "-")
+            if name not in known:
+                engine.add_adapter(name, folder)
         elif name not in known:
             there = f"there are {', '.join(known)}" if known else "name the folder of one"
             raise SwiftError(f"there is no adapter {name}", fix=there)

@@ -172,6 +172,17 @@ def test_an_adapter_is_chosen_or_loaded(talk, tmp_path):
     assert loaded == [(str(tmp_path), tmp_path)] and "there is no adapter x" in err and "there are robin" in err
 
 
+def test_a_folder_with_a_full_stop_is_called_without(talk, tmp_path):
+    engine, loaded = Echo(), []
+    engine.adapters = SimpleNamespace(names={})
+    engine.add_adapter = lambda name, folder: loaded.append((name, folder))
+    folder = tmp_path / "v1.5"
+    folder.mkdir()
+    _, engine, _, _, _ = talk(f"/adapter {folder}\na\n", None, engine)
+    assert loaded == [(str(folder).replace(".", "-"), folder)]
+    assert engine.requests[-1].adapter == loaded[0][0]
+
+
 def test_a_picture_goes_along_with_the_next_question(talk, tmp_path):
     (tmp_path / "a.png").write_bytes(b"png")
     engine = Echo()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 
 import httpx
 import openai
@@ -12,6 +11,7 @@ import pytest
 
 from tests.serve.serving import Scripted, serve, tiny_engine
 from tests.tiny import ask
+from tests.waiting import until
 
 TOOL = {"type": "function", "function": {"name": "f"}}
 CHAT = {"model": "tiny", "messages": ask("hi"), "max_tokens": 4}
@@ -139,14 +139,6 @@ def test_a_full_queue_is_429():
         for thread in threads:
             thread.join()
         assert client.post("/v1/chat/completions", json=CHAT).status_code == 200
-
-
-def until(happens, seconds: float = 10) -> float:
-    began = time.monotonic()
-    while not happens():
-        assert time.monotonic() - began < seconds, "it did not happen"
-        time.sleep(0.01)
-    return time.monotonic() - began
 
 
 def test_a_late_answer_is_504_and_its_place_is_free():
