@@ -27,6 +27,5 @@ class PageConfig:
     studio_title: str | None = option(None, "Title of the page; unset means the name of the model.", check=named)
     is_multimodal: bool | None = option(
         None,
-        "Let files be sent along: pictures, films and sounds, to a server at --base_url that reads them.",
-        needs=("base_url",),
+        "Let files be sent along: pictures, films and sounds; unset follows what the server says of its model.",
     )

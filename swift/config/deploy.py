@@ -63,6 +63,19 @@ class ServeConfig:
         "refuses such a request with 400.",
     )
     max_logprobs: int = option(20, "Most top_logprobs that a request may ask for.", check=between(0, 20))
+    allowed_media_path: str | None = option(
+        None,
+        "Folder whose files requests may name as media, as file:///FOLDER/picture.png; unset means none.",
+        check=named,
+    )
+    allowed_media_domains: list[str] = option(
+        list,
+        "Hosts that media may be fetched from, with all below them; '*' means every one with a public address. Media "
+        "inside the request (data URLs) need neither option.",
+    )
+    max_media_size: float = option(
+        32.0, "Largest medium that is read from a file or a host.", unit="MiB", check=above(0)
+    )
     ssl_keyfile: str | None = option(None, "Key of the server's TLS certificate.", check=named)
     ssl_certfile: str | None = option(None, "The certificate; with it the server speaks https.", check=named)
     allow_adapter_loading: bool = option(

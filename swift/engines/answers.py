@@ -24,6 +24,7 @@ from swift.engines.detokenize import TextStream, decode
 if TYPE_CHECKING:
     from swift.engines.sampling import Picker
     from swift.templates import Template
+    from swift.templates.media import MediaPrompt
 
 END_TOKENS = 64
 """Tokens of a prompt's end that are looked at."""
@@ -36,7 +37,12 @@ class Ticket:
         prompt: its token ids.
         template: parses the answer; None where the prompt is no conversation's.
         whole: tell nothing but the response.
+
+    Attributes:
+        media: what belongs to the prompt besides its ids.
     """
+
+    media: MediaPrompt | None = None
 
     def __init__(
         self,

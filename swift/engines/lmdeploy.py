@@ -15,6 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from swift.engines.answers import Answer
 from swift.engines.base import Logprob, RequestConfig
 from swift.engines.names import engine
 from swift.engines.packages import NamingEngine, Start, Tokens, check_options
@@ -105,14 +106,14 @@ class LmdeployEngine(NamingEngine):
             response_format=structure_of(config.structured_outputs),
         )
 
-    async def _tokens(self, prompt: list[int], params: Any, adapter: Any) -> AsyncGenerator[Tokens, None]:
+    async def _tokens(self, answer: Answer, params: Any, adapter: Any) -> AsyncGenerator[Tokens, None]:
         request = await self.llm.preprocess(
             messages=None,
             session_id=next(self._numbers),
             gen_config=params,
             do_preprocess=False,
             adapter_name=adapter,
-            input_ids=list(prompt),
+            input_ids=list(answer.prompt),
         )
         async with aclosing(self.llm.generate(request, stream_response=True)) as told:
             async for output in told:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import mimetypes
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +20,26 @@ TYPES = {"image": "image/png", "video": "video/mp4", "audio": "audio/wav"}
 """What is said of bytes whose type nothing tells."""
 
 
-def with_media(request: InferRequest) -> list[Message]:
+def with_media(request: InferRequest, part: Callable[[str, Any], Any] | None = None) -> list[Message]:
     """The messages with the request's media as parts: where a tag stands for them, else before the last turn's text.
+
+    Args:
+        part: makes a part of a medium and its kind; None means in the OpenAI protocol.
 
     Raises:
         SwiftError: there are more tags than media, or one cannot be read.
     """
+    part = part or part_of
     left = {kind: list(getattr(request, name)) for kind, name in KINDS.items()}
     if not any(left.values()):
         return request.messages
     messages = [
-        {**message, "content": list(_parts(message["content"], left))}
+        {**message, "content": list(_parts(message["content"], left, part))}
         if message.get("role") == "user" and isinstance(message.get("content"), str)
         else message
         for message in request.messages
     ]
-    rest = [part_of(kind, each) for kind, found in left.items() for each in found]
+    rest = [part(kind, each) for kind, found in left.items() for each in found]
     if rest:
         content = messages[-1].get("content")
         own = content if isinstance(content, list) else [{"type": "text", "text": content or ""}]
@@ -42,7 +47,7 @@ def with_media(request: InferRequest) -> list[Message]:
     return messages  # type: ignore[return-value]
 
 
-def _parts(text: str, left: dict[str, list[Any]]) -> Any:
+def _parts(text: str, left: dict[str, list[Any]], part: Callable[[str, Any], Any]) -> Any:
     """The parts of a text; what its tags stand for is taken away from the media that are left."""
     at = 0
     for tag in TAGS.finditer(text):
@@ -53,7 +58,7 @@ def _parts(text: str, left: dict[str, list[Any]]) -> Any:
             )
         if before := text[at : tag.start()]:
             yield {"type": "text", "text": before}
-        yield part_of(kind, left[kind].pop(0))
+        yield part(kind, left[kind].pop(0))
         at = tag.end()
     if text[at:] or not at:
         yield {"type": "text", "text": text[at:]}

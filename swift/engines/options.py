@@ -17,6 +17,7 @@ from swift.models.length import settle_length
 from swift.models.quantization import settle_quantization
 from swift.models.source import ModelSource, find_source
 from swift.templates.choose import choose_template
+from swift.templates.media import MediaReader
 from swift.tuners.adapters import add_adapters, check_merges
 
 if TYPE_CHECKING:
@@ -73,15 +74,16 @@ def split_options(model: str | None, options: dict[str, Any], name: str) -> tupl
     return read_options(model, ours), own
 
 
-def load_parts(config: InferConfig, *, load_args: bool) -> tuple[Any, Template]:
-    """Load the model that the options name, with its adapters, and its template.
+def load_parts(config: InferConfig, *, load_args: bool) -> tuple[Any, Template, MediaReader | None]:
+    """Load the model that the options name, with its adapters, its template, and what reads media for it.
 
     Raises:
         SwiftError: model, adapters or template cannot be found, read or put together.
     """
     decisions = Decisions()
     source, template = find_parts(config, decisions, load_args=load_args)
-    return load_source_model(source, config.model, decisions), template
+    reader = MediaReader.find(source.path, template, trust_remote_code=config.model.trust_remote_code)
+    return load_source_model(source, config.model, decisions), template, reader
 
 
 def find_parts(

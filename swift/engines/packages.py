@@ -22,7 +22,7 @@ from swift.config.model import ModelConfig
 from swift.engines.answers import Answer, Ticket, fail
 from swift.engines.base import Engine, InferRequest, Listener, Logprob, RequestConfig
 from swift.engines.plain_lora import check_alone, no_adapter
-from swift.engines.prompts import answer_limit, encode_prompt, end_ids, with_stops
+from swift.engines.prompts import answer_limit, end_ids, read_prompt, with_stops
 from swift.engines.sampling import OF_GENERATE
 from swift.environments.kinds import check_device
 from swift.errors import SwiftError
@@ -30,6 +30,7 @@ from swift.models.source import ModelSource
 
 if TYPE_CHECKING:
     from swift.templates import Template
+    from swift.templates.media import MediaReader
 
 T = TypeVar("T")
 Tokens = Sequence[tuple[int, Logprob | None]]
@@ -91,6 +92,8 @@ class PackageEngine(Engine):
 
     package: ClassVar[str]
     """Its name, as `--infer_backend` has it."""
+    reader: MediaReader | None = None
+    """Reads media for the model; None where text alone is read."""
 
     def __init__(
         self,
@@ -159,7 +162,7 @@ class PackageEngine(Engine):
         """
 
     @abstractmethod
-    def _tokens(self, prompt: list[int], params: Any, adapter: Any) -> AsyncGenerator[Tokens, None]:
+    def _tokens(self, answer: Answer, params: Any, adapter: Any) -> AsyncGenerator[Tokens, None]:
         """The tokens of an answer as they come; closing it makes the package drop the request."""
 
     @abstractmethod
@@ -184,8 +187,8 @@ class PackageEngine(Engine):
         """Take a request; the listener is told in a thread of the engine.
 
         Raises:
-            SwiftError: the prompt is longer than the context, holds media, or cannot be rendered; the package lacks a
-                parameter; there is no such adapter.
+            SwiftError: the prompt is longer than the context, holds media that are not read, or cannot be rendered;
+                the package lacks a parameter; there is no such adapter.
         """
         if config.num_beams > 1:
             raise SwiftError(
@@ -193,9 +196,10 @@ class PackageEngine(Engine):
             )
         config = with_stops(config, self.template)
         adapter = self._adapter(request.adapter)
-        prompt = self.encode(request)
+        prompt, media = read_prompt(self.template, request, self.context, self.reader)
         template = self.template if request.prompt is None else None
         ticket = PackageTicket(request, config, prompt, template, self.tokenizer, listener, whole=whole)
+        ticket.media = media
         ends = set(config.stop_token_ids) | (set() if config.ignore_eos else self._stop_ids)
         limit = answer_limit(config, prompt, self.context)
         params = [self._params(config, prompt, index, ends, limit) for index in range(config.n)]
@@ -207,7 +211,7 @@ class PackageEngine(Engine):
     async def _answer(self, answer: Answer, params: Any, adapter: Any) -> None:
         """Hand the package's tokens to an answer."""
         try:
-            async with aclosing(self._tokens(answer.prompt, params, adapter)) as told:
+            async with aclosing(self._tokens(answer, params, adapter)) as told:
                 async for tokens in told:
                     for token, logprob in tokens:
                         if not answer.over:
@@ -222,9 +226,9 @@ class PackageEngine(Engine):
         """The prompt's token ids.
 
         Raises:
-            SwiftError: the request holds media, has nothing to answer, or is longer than the context.
+            SwiftError: the request holds media that are not read, has nothing to answer, or is longer than the context.
         """
-        return encode_prompt(self.template, request, self.context)
+        return read_prompt(self.template, request, self.context, self.reader)[0]
 
     def close(self) -> None:
         """End the package's processes; the interpreter does it at its end."""

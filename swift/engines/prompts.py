@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from swift.engines.base import InferRequest, RequestConfig
+from swift.engines.media import with_media
 from swift.errors import SwiftError
-from swift.templates.messages import check_media
+from swift.templates.messages import check_media, media_in
 
 if TYPE_CHECKING:
     from swift.templates import Template
+    from swift.templates.media import MediaPrompt, MediaReader
 
 
 LONGEST_DEFAULT = 2048
@@ -52,6 +54,35 @@ def encode_prompt(template: Template, request: InferRequest, context: int | None
     check_media(vars(request), request.messages)
     if request.prompt is not None:
         return _fitting(raw_prompt(template, request.prompt), context)
+    _check_conversation(template, request)
+    return _fitting(template.prompt(request.messages, request.tools, **request.chat_template_kwargs), context)
+
+
+def read_prompt(
+    template: Template, request: InferRequest, context: int | None, reader: MediaReader | None
+) -> tuple[list[int], MediaPrompt | None]:
+    """The prompt's token ids, checked against the context, and what belongs to them where the request holds media.
+
+    Args:
+        reader: the model's; None where it reads text alone.
+
+    Raises:
+        SwiftError: as `encode_prompt`; a medium cannot be read, or the model has no place for it.
+    """
+    found = media_in(vars(request), request.messages)
+    if not found:
+        return encode_prompt(template, request, context), None
+    if reader is None:
+        raise SwiftError(f"this model reads text alone, and there are {', '.join(found)}", fix="leave them out")
+    if request.prompt is not None:
+        raise SwiftError(f"a prompt has no place for {', '.join(found)}", fix="send messages")
+    _check_conversation(template, request)
+    messages = with_media(request, lambda kind, media: {"type": kind, kind: media})
+    prompt = reader.prompt(messages, request.tools, **request.chat_template_kwargs)
+    return _fitting(prompt.ids, context), prompt
+
+
+def _check_conversation(template: Template, request: InferRequest) -> None:
     if not request.messages:
         raise SwiftError("the request has no messages", fix="give it a turn of the user")
     if request.messages[-1].get("role") == "assistant":
@@ -64,7 +95,6 @@ def encode_prompt(template: Template, request: InferRequest, context: int | None
             "the chat template drops the tools of the request",
             fix="give --agent_template hermes, or a template that knows tools with --chat_template FILE.jinja",
         )
-    return _fitting(template.prompt(request.messages, request.tools, **request.chat_template_kwargs), context)
 
 
 def encode_scored(

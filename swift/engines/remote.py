@@ -134,6 +134,16 @@ class RemoteEngine(Engine):
         """
         return _start(self._name_and_owner()).result()[0]
 
+    @property
+    def says_reads_media(self) -> bool | None:
+        """Whether the server says that its model reads media; None where it says nothing of it.
+
+        Raises:
+            SwiftError: it does not answer, or refuses.
+        """
+        told = [entry.get("reads_media") for entry in _start(self._entries()).result()]
+        return told[0] if told and isinstance(told[0], bool) else None
+
     def close(self) -> None:
         """Close the connections."""
         _start(self._client.aclose()).result()

@@ -2,8 +2,8 @@
 
 The batch is one padded cache of keys and values in which all rows end together, so that a step is one call of the
 model with a token of each row, on any device and for any architecture whose memory are keys and values. Prompts are
-read in portions between the steps, so that a long one holds up nobody. What cannot be batched so, a beam search or a
-model with another kind of memory, runs through `generate` in batches that begin and end together.
+read in portions between the steps, so that a long one holds up nobody. What cannot be batched so, a beam search, a
+prompt with media or a model with another kind of memory, runs through `generate` in batches that begin and end together.
 """
 
 from __future__ import annotations
@@ -271,7 +271,7 @@ class Scheduler:
 
     def _alone(self, answer: Answer) -> bool:
         """Whether an answer goes through `generate`."""
-        return not self._batches or answer.picker is None
+        return not self._batches or answer.picker is None or answer.ticket.media is not None
 
     def _fits(self, answer: Answer, running: list[Answer], chosen: list[Answer]) -> bool:
         others = [*running, *chosen]
@@ -426,4 +426,5 @@ def _key(answer: Answer) -> tuple[Any, ...]:
     """What answers of one call of `generate` have in common; where a picker chooses, its parameters are its own."""
     config = answer.ticket.config
     beams = (config.num_beams, config.repetition_penalty) if answer.picker is None else ()
-    return (answer.adapter, answer.picker is None, config.ignore_eos, *beams)
+    request = None if answer.ticket.media is None else id(answer.ticket)
+    return (answer.adapter, request, answer.picker is None, config.ignore_eos, *beams)

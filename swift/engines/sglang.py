@@ -13,6 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from swift.engines.answers import Answer
 from swift.engines.base import Logprob, RequestConfig
 from swift.engines.names import engine
 from swift.engines.packages import NamingEngine, Start, Tokens, check_options
@@ -116,9 +117,11 @@ class SglangEngine(NamingEngine):
         asked = config.logprobs or config.top_logprobs
         return {"sampling_params": params, "return_logprob": bool(asked), "top_logprobs_num": config.top_logprobs}
 
-    async def _tokens(self, prompt: list[int], params: Any, adapter: Any) -> AsyncGenerator[Tokens, None]:
+    async def _tokens(self, answer: Answer, params: Any, adapter: Any) -> AsyncGenerator[Tokens, None]:
         number, known, whole = f"swift-{next(self._numbers)}", 0, False
-        told = await self.llm.async_generate(input_ids=prompt, stream=True, rid=number, lora_path=adapter, **params)
+        told = await self.llm.async_generate(
+            input_ids=answer.prompt, stream=True, rid=number, lora_path=adapter, **params
+        )
         try:
             async for output in told:
                 # All tokens so far, in a list that SGLang goes on with.

@@ -23,7 +23,7 @@ from swift.engines.cache import grows
 from swift.engines.guides import Guides
 from swift.engines.names import engine
 from swift.engines.options import load_parts, load_source_model, read_options
-from swift.engines.prompts import answer_limit, encode_prompt, encode_scored, end_ids, with_stops
+from swift.engines.prompts import answer_limit, encode_scored, end_ids, read_prompt, with_stops
 from swift.engines.sampling import OF_GENERATE, Picker, PickingProcessor, greedy_arguments, row_seed
 from swift.engines.scheduler import Scheduler
 from swift.engines.scores import score
@@ -32,6 +32,7 @@ from swift.engines.weights import read_weights, replace_weights
 from swift.errors import SwiftError
 from swift.models.length import limit_of
 from swift.models.source import ModelSource
+from swift.templates.media import MediaReader, repeated
 
 if TYPE_CHECKING:
     from swift.templates import Template
@@ -83,6 +84,7 @@ class PtEngine(Engine):
         max_length: longest prompt with its answer, in tokens; None means the model's context.
         load_args: take template, system text and switches from the adapter or checkpoint.
         around: makes the context in which the model is called, such as autocast.
+        reader: reads media for a model that is loaded; None means that it reads text alone.
         options: the options of the model and the template that `swift infer` takes, by their names: `adapters`,
             `torch_dtype`, `agent_template`, …
 
@@ -98,18 +100,21 @@ class PtEngine(Engine):
         max_length: int | None = None,
         load_args: bool = True,
         around: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        reader: MediaReader | None = None,
         **options: Any,
     ) -> None:
         if max_batch_size < 1:
             raise SwiftError(f"max_batch_size is {max_batch_size}; it must be at least 1", fix="8 is usual")
         if not isinstance(model, tuple):
-            model = load_parts(read_options(model, options), load_args=load_args)
+            found, template, reader = load_parts(read_options(model, options), load_args=load_args)
+            model = found, template
         elif options:
             raise SwiftError(
                 f"{', '.join(options)}: no effect on a model and a template that are loaded",
                 fix="load them with it, or name the model instead",
             )
         loaded, self.template = model
+        self.reader, self.reads_media = reader, reader is not None
         loaded.eval()
         self.adapters = NamedAdapters(loaded)
         self.model = self.adapters.model
@@ -149,7 +154,8 @@ class PtEngine(Engine):
     ) -> PtEngine:
         """Load what `find_source` found; the command line builds its engine so."""
         loaded = load_source_model(source, config, decisions)
-        return cls((loaded, template), max_batch_size=max_batch_size, max_length=max_length)
+        reader = MediaReader.find(source.path, template, trust_remote_code=config.trust_remote_code)
+        return cls((loaded, template), max_batch_size=max_batch_size, max_length=max_length, reader=reader)
 
     def submit(
         self, request: InferRequest, config: RequestConfig, listener: Listener, *, whole: bool = False
@@ -157,8 +163,8 @@ class PtEngine(Engine):
         """Take a request; the listener is told in the thread that runs the model.
 
         Raises:
-            SwiftError: the prompt is longer than the context, holds media, or cannot be rendered; there is no such
-                adapter.
+            SwiftError: the prompt is longer than the context, holds media that the model does not read, or cannot be
+                rendered; there is no such adapter.
         """
         answers = self._answers(request, config, listener, whole=whole)
         self.scheduler.submit(answers)
@@ -279,18 +285,20 @@ class PtEngine(Engine):
         """The prompt's token ids.
 
         Raises:
-            SwiftError: the request holds media, has nothing to answer, or is longer than the context.
+            SwiftError: the request holds media that the model does not read, has nothing to answer, or is longer than
+                the context.
         """
-        return encode_prompt(self.template, request, self.context)
+        return read_prompt(self.template, request, self.context, self.reader)[0]
 
     def _answers(
         self, request: InferRequest, config: RequestConfig, listener: Listener, *, whole: bool
     ) -> list[Answer]:
         config = with_stops(config, self.template)
         self.adapters.check(request.adapter)
-        prompt = self.encode(request)
+        prompt, media = read_prompt(self.template, request, self.context, self.reader)
         template = self.template if request.prompt is None else None
         ticket = Ticket(request, config, prompt, template, self.tokenizer, listener, whole=whole)
+        ticket.media = media
         ends = set(config.stop_token_ids) | (set() if config.ignore_eos else self._stop_ids)
         limit = answer_limit(config, prompt, self.context)
         return [
@@ -317,11 +325,15 @@ class PtEngine(Engine):
         watch = _Watch(answers)
         criteria = [watch] if pickers else [_Cancelled(answers)]
         forever = any(answer.ticket.config.ignore_eos for answer in answers)
+        # Answers with media are those of one request.
+        media = answers[0].ticket.media
+        tensors = {} if media is None else repeated(media.tensors, len(answers), self.model)
         out = self.model.generate(
             input_ids=ids.to(self.model.device),
             attention_mask=mask.to(self.model.device),
             logits_processor=LogitsProcessorList([PickingProcessor(pickers, watch.note)] if pickers else []),
             stopping_criteria=StoppingCriteriaList(criteria),
+            **tensors,
             **greedy_arguments(
                 answers[0].ticket.config,
                 max_new_tokens=max(answer.limit for answer in answers),

@@ -12,6 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from swift.engines.answers import Answer
 from swift.engines.base import InferRequest, Logprob, RequestConfig, Scored
 from swift.engines.names import engine
 from swift.engines.packages import PackageEngine, Start, Tokens, check_options
@@ -20,6 +21,7 @@ from swift.engines.sampling import row_seed, sampling_of
 from swift.engines.vllm_adapters import VllmAdapters, lora_arguments
 from swift.environments.guard import descendants, end_with_us
 from swift.errors import SwiftError, first_line
+from swift.templates.media import MediaPrompt, MediaReader
 
 ELSEWHERE = {
     "attn_impl": "--engine_kwargs '{\"attention_backend\": …}'",
@@ -45,6 +47,9 @@ class VllmEngine(PackageEngine):
 
     def _begin(self, start: Start) -> int:
         self.adapters = VllmAdapters(start.source.adapters)
+        trust = start.config.trust_remote_code
+        self.reader = MediaReader.find(start.source.path, self.template, trust_remote_code=trust)
+        self.reads_media = self.reader is not None
         self._numbers = count()
         arguments = arguments_of(start)
         before = descendants()
@@ -152,11 +157,13 @@ class VllmEngine(PackageEngine):
             output_kind=RequestOutputKind.DELTA,
         )
 
-    async def _tokens(self, prompt: list[int], params: Any, adapter: Any) -> AsyncGenerator[Tokens, None]:
+    async def _tokens(self, answer: Answer, params: Any, adapter: Any) -> AsyncGenerator[Tokens, None]:
         from vllm.inputs.engine import tokens_input
 
         number = str(next(self._numbers))
-        outputs = self.llm.generate(tokens_input(prompt), params, number, lora_request=adapter)
+        media = answer.ticket.media
+        prompt: Any = tokens_input(answer.prompt) if media is None else _media_input(media)
+        outputs = self.llm.generate(prompt, params, number, lora_request=adapter)
         async with aclosing(outputs) as told:
             async for output in told:
                 new = output.outputs[0]
@@ -257,6 +264,22 @@ def structure_of(wanted: dict[str, Any] | None) -> Any:
     if "json" in given:
         given["json"] = given["json"] | {"x-guidance": COMPACT}
     return StructuredOutputsParams(**given)
+
+
+def _media_input(media: MediaPrompt) -> dict[str, Any]:
+    """A prompt with media as vLLM takes it: it writes the tokens that stand for each by itself."""
+    told: dict[str, Any] = {}
+    if pictures := media.media.get("image"):
+        told["image"] = pictures
+    if films := media.media.get("video"):
+        told["video"] = [_film(*each) for each in films]
+    if sounds := media.media.get("audio"):
+        told["audio"] = [(samples, media.rate) for samples in sounds]
+    return {"prompt_token_ids": media.short, "multi_modal_data": told}
+
+
+def _film(frames: Any, metadata: Any) -> Any:
+    return frames if metadata is None else (frames, {**metadata, "do_sample_frames": False})
 
 
 def _logprob(token: int, told: Mapping[int, Any], top: int | None) -> Logprob:

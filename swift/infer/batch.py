@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 from swift.config.commands import InferConfig
 from swift.config.data import DataConfig
 from swift.engines import Engine, InferRequest, RequestConfig, Response
-from swift.engines.prompts import encode_prompt
+from swift.engines.prompts import read_prompt
 from swift.engines.questions import Question, question_of
 from swift.errors import SwiftError
 from swift.infer.results import ResultFile
 from swift.models.source import ModelSource
 from swift.tasks.wording import answer_figures
+from swift.templates.media import MediaReader
 
 if TYPE_CHECKING:
     from rich.progress import Progress, Task
@@ -150,11 +151,17 @@ def prepare(
         SwiftError: rows that cannot be answered, or a result file that cannot be written or continued.
     """
     context = config.generate.max_length or source.limit
+    reader = MediaReader.find(source.path, template, trust_remote_code=config.model.trust_remote_code)
+
+    def encode(request: InferRequest) -> list[int] | tuple[list[int], str]:
+        ids, media = read_prompt(template, request, context, reader)
+        return ids if media is None else (ids, media.digest())
+
     return open_batch(
         config,
         request_config,
         rows,
-        lambda request: encode_prompt(template, request, context),
+        encode,
         settings=settings_of(config, source),
         path=default_path(source),
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from swift.compat import tokenizer_loader
+from swift.compat import read_json, tokenizer_loader
 from swift.errors import SwiftError, first_line
 from swift.models.architecture import concrete_class, find_class, load_config, read_config
 from swift.models.attention import choose_attention
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["LoadedModel", "load_config", "load_model", "load_tokenizer"]
 
 
+PROCESSOR_TEMPLATE = "chat_template.json"
+"""Where models that read pictures keep the chat template that their tokenizer lacks."""
 PLACES = ("cpu", "disk", "mps")
 """What has memory besides numbered devices."""
 
@@ -255,7 +257,10 @@ def load_tokenizer(path: str | Path, trust_remote_code: bool = False) -> PreTrai
     """
     folder = Path(path)
     try:
-        return tokenizer_loader(folder).from_pretrained(folder, trust_remote_code=trust_remote_code)
+        tokenizer = tokenizer_loader(folder).from_pretrained(folder, trust_remote_code=trust_remote_code)
+        if tokenizer.chat_template is None and (folder / PROCESSOR_TEMPLATE).is_file():
+            tokenizer.chat_template = read_json(folder / PROCESSOR_TEMPLATE).get("chat_template")
+        return tokenizer
     except (ValueError, KeyError, TypeError, OSError, ImportError, AttributeError, RuntimeError) as error:
         if not any(folder.glob("*token*")):
             raise SwiftError(

@@ -15,10 +15,11 @@ from swift.rows import Message
 from swift.serve.errors import media
 from swift.serve.logprobs import LogprobWriter
 from swift.serve.parameters import chat_config
-from swift.serve.protocol import ChatRequest, Turn
+from swift.serve.protocol import ChatRequest, Part, Turn
 from swift.serve.service import Asked, Service
 from swift.serve.streams import EventStream, event, new_id, now, while_there, with_errors
 from swift.serve.tools import ToolUse, as_call, new_call, tool_use
+from swift.templates.messages import KIND_OF
 
 TEXTS = ("text", "input_text", "output_text", "refusal")
 
@@ -82,39 +83,52 @@ def chat_request(service: Service, body: ChatRequest, use: ToolUse) -> InferRequ
     """The request as engines take it.
 
     Raises:
-        ApiError: there is no such model, or the messages hold media.
+        ApiError: there is no such model, or the messages hold what is not read.
     """
     switches = dict(body.chat_template_kwargs or {})
     if body.reasoning_effort is not None:
         switches.setdefault("reasoning_effort", body.reasoning_effort)
     return InferRequest(
-        messages=messages_of(body.messages),
+        messages=messages_of(body.messages, reads_media=service.reads_media),
         tools=use.tools,
         chat_template_kwargs=switches,
         adapter=service.adapter_of(body.model),
     )
 
 
-def messages_of(turns: list[Turn]) -> list[Message]:
+def messages_of(turns: list[Turn], *, reads_media: bool) -> list[Message]:
     """The messages as templates take them: the developer is who others call system.
 
+    Args:
+        reads_media: contents may hold pictures, films and sounds.
+
     Raises:
-        ApiError: they hold media.
+        ApiError: they hold what is not read.
     """
-    other = [part.type for turn in turns if isinstance(turn.content, list) for part in turn.content]
-    if other := [kind for kind in other if kind not in TEXTS]:
-        raise media(other)
+    kinds = [part.type for turn in turns if isinstance(turn.content, list) for part in turn.content]
+    if other := [kind for kind in kinds if kind not in TEXTS and not (reads_media and kind in KIND_OF)]:
+        raise media(other, reads_media=reads_media)
     messages: list[Message] = []
     for turn in turns:
         message: Any = turn.model_dump(exclude_none=True)
         if isinstance(turn.content, list):
-            message["content"] = "".join(part.text or "" for part in turn.content)
+            message["content"] = _content(turn.content)
         if turn.role == "developer":
             message["role"] = "system"
         if turn.role != "assistant":
             message.setdefault("content", "")
         messages.append(message)
     return messages
+
+
+def _content(parts: list[Part]) -> str | list[dict[str, Any]]:
+    """One text, but for the parts that are none."""
+    if all(part.type in TEXTS for part in parts):
+        return "".join(part.text or "" for part in parts)
+    return [
+        {"type": "text", "text": part.text or ""} if part.type in TEXTS else part.model_dump(exclude_none=True)
+        for part in parts
+    ]
 
 
 @dataclass

@@ -96,11 +96,8 @@ def _plain(error: Mapping[str, Any]) -> str:
     return message.removeprefix("Value error, ")
 
 
-def media(parts: Sequence[str]) -> ApiError:
-    """Pictures, films and sounds."""
-    return ApiError(
-        400,
-        f"this server reads no pictures, films or sounds yet, and there are {', '.join(dict.fromkeys(parts))}; "
-        "send text",
-        param="messages",
-    )
+def media(parts: Sequence[str], *, reads_media: bool) -> ApiError:
+    """Parts of a content that are not read."""
+    told = ", ".join(dict.fromkeys(parts))
+    what = f"there is no type of part {told}" if reads_media else f"this model reads text alone, and there are {told}"
+    return ApiError(400, f"{what}; send text", param="messages")

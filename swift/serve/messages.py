@@ -109,12 +109,12 @@ async def count_tokens(service: Service, body: CountRequest) -> dict[str, int]:
     """
     chat = chat_of(body)
     request = InferRequest(
-        messages_of(chat.messages),
+        messages_of(chat.messages, reads_media=service.reads_media),
         plain_tools(chat.tools),
         chat_template_kwargs=chat.chat_template_kwargs or {},
         adapter=service.adapter_of(body.model),
     )
-    return {"input_tokens": len(await service.in_turn(service.engine.encode, request))}
+    return {"input_tokens": len(await service.prompt_of(request))}
 
 
 def chat_of(body: CountRequest, **more: Any) -> ChatRequest:
@@ -152,11 +152,14 @@ def _turns(said: Said) -> list[dict[str, Any]]:
     if isinstance(said.content, str):
         return [{"role": said.role, "content": said.content}]
     turn: dict[str, Any] = {"role": said.role, "content": ""}
+    parts: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
     for block in said.content:
         kind = block.get("type")
         if kind == "text":
-            turn["content"] += _text([block])
+            parts.append({"type": "text", "text": _text([block])})
+        elif kind == "image":
+            parts.append({"type": "image", "image": _source(block.get("source"))})
         elif kind == "thinking":
             turn["reasoning_content"] = turn.get("reasoning_content", "") + str(block.get("thinking") or "")
         elif kind == "tool_use":
@@ -169,8 +172,24 @@ def _turns(said: Said) -> list[dict[str, Any]]:
             content = _text(block.get("content") or "")
             results.append({"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": content})
         elif kind != "redacted_thinking":
-            raise media([str(kind)])
+            raise media([str(kind)], reads_media=True)
+    pictures = any(part["type"] != "text" for part in parts)
+    turn["content"] = parts if pictures else "".join(part["text"] for part in parts)
     return [*results, *([turn] if turn["content"] or len(turn) > 2 or not results else [])]
+
+
+def _source(source: Any) -> str:
+    """Where a picture is, as a URL.
+
+    Raises:
+        ApiError: it is nowhere.
+    """
+    given = source if isinstance(source, dict) else {}
+    if given.get("type") == "base64" and given.get("data"):
+        return f"data:{given.get('media_type', 'image/png')};base64,{given['data']}"
+    if given.get("type") == "url" and isinstance(given.get("url"), str):
+        return given["url"]
+    raise ApiError(400, "an image needs a source of the type base64 or url", param="messages")
 
 
 def _text(content: Any) -> str:
@@ -184,7 +203,7 @@ def _text(content: Any) -> str:
     if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
         raise ApiError(400, "a content is a text or a list of blocks", param="messages")
     if other := [str(block.get("type")) for block in content if block.get("type") != "text"]:
-        raise media(other)
+        raise media(other, reads_media=True)
     return "".join(str(block.get("text") or "") for block in content)
 
 

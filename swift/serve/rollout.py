@@ -159,7 +159,7 @@ def _request(service: Service, given: RolloutRequest) -> InferRequest:
     if given.prompt is not None:
         return InferRequest(prompt=given.prompt, adapter=adapter)
     return InferRequest(
-        messages_of(given.messages or []),
+        messages_of(given.messages or [], reads_media=service.reads_media),
         plain_tools(given.tools),
         chat_template_kwargs=given.chat_template_kwargs or {},
         adapter=adapter,

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, TextIO
 from swift.compat import quiet_libraries
 from swift.config.commands import DeployConfig, RolloutConfig
 from swift.config.decisions import Decisions
+from swift.config.deploy import ServeConfig
 from swift.config.effect import note_without_effect
 from swift.engines.backends import AUTO, check_backend, choose_backend, engine_options, options_for
 from swift.engines.names import engines
 from swift.engines.requests import sampling_request
 from swift.environments.child import enter
 from swift.errors import SwiftError
+from swift.media import Access
 from swift.models.adapter_files import check_adapter
 from swift.models.length import settle_length
 from swift.models.load import check_loading
@@ -50,6 +52,7 @@ def main(config: DeployConfig) -> int:
     defaults = sampling_request(config.generate, config.generate.seed)
     check_loading(config.model)
     ssl = check_ssl(config.serve.ssl_keyfile, config.serve.ssl_certfile)
+    access = open_access(config.serve)
     bound = bind(config.serve.host, config.serve.port)
     source, named = find_model(config, decisions)
     task = open_task(config, source, decisions)
@@ -86,6 +89,7 @@ def main(config: DeployConfig) -> int:
         owned_by=config.serve.owned_by,
         verbose=config.serve.verbose,
         results=results,
+        access=access,
         loads_adapters=config.serve.allow_adapter_loading and hasattr(engine, "add_adapter"),
         updates=open_updates(config),
     )
@@ -205,6 +209,18 @@ def check_ssl(key: str | None, certificate: str | None) -> dict[str, str]:
         what = f"--ssl_keyfile {key} --ssl_certfile {certificate}: {error.strerror or error}"
         raise SwiftError(what, fix="give a key and its certificate as PEM files") from None
     return {"ssl_keyfile": key, "ssl_certfile": certificate}
+
+
+def open_access(config: ServeConfig) -> Access:
+    """Where media of requests may come from.
+
+    Raises:
+        SwiftError: the folder is not there.
+    """
+    folder = None if config.allowed_media_path is None else Path(config.allowed_media_path).expanduser()
+    if folder is not None and not folder.is_dir():
+        raise SwiftError(f"--allowed_media_path {folder}: there is no such folder", fix="name a folder that is there")
+    return Access(folder, tuple(config.allowed_media_domains), most_bytes=int(config.max_media_size * (1 << 20)))
 
 
 def open_results(path: str | None) -> TextIO | None:

@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from swift.engines.base import Delta, InferRequest, RequestConfig, Response, Scored, Ticket
 from swift.errors import SwiftError
+from swift.media import Access
 from swift.serve.errors import ApiError, failure, mistake
 from swift.serve.gate import Gate
+from swift.serve.media import fetched
 from swift.serve.metrics import Metrics
+from swift.templates.messages import media_in
 
 if TYPE_CHECKING:
     from swift.serve.rollout import Updates
@@ -71,6 +74,7 @@ class Service:
         results: takes requests with their answers, as JSON lines.
         loads_adapters: clients may load and unload adapters.
         updates: clients may change the weights.
+        access: where media may come from.
         draining: nothing new is taken.
     """
 
@@ -84,6 +88,7 @@ class Service:
     results: TextIO | None = None
     loads_adapters: bool = False
     updates: Updates | None = None
+    access: Access = field(default_factory=Access)
     draining: bool = False
 
     def __post_init__(self) -> None:
@@ -95,6 +100,11 @@ class Service:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="swift-prompts")
         # So are adapters loaded, which takes longer than anybody's prompt should wait.
         self.loading = ThreadPoolExecutor(1, thread_name_prefix="swift-loading")
+
+    @property
+    def reads_media(self) -> bool:
+        """Whether pictures, films and sounds can go along with a request."""
+        return bool(getattr(self.engine, "reads_media", False))
 
     def adapter_of(self, model: str | None) -> str | None:
         """The adapter that a model's name means; None is the model itself.
@@ -123,6 +133,7 @@ class Service:
             "root": self.name,
             "parent": None if name == self.name else self.name,
             "max_model_len": getattr(self.engine, "context", None),
+            "reads_media": self.reads_media,
         }
 
     async def begin(self, requests: Sequence[InferRequest], config: RequestConfig, *, whole: bool) -> Asked:
@@ -242,6 +253,29 @@ class Service:
         except SwiftError as error:
             raise mistake(error) from error
 
+    async def fetched(self, requests: Sequence[InferRequest]) -> list[InferRequest]:
+        """Requests with the bytes of their media, where those may be read.
+
+        Raises:
+            ApiError: they may not, or are not there.
+        """
+        if not any(media_in(vars(request), request.messages) for request in requests):
+            return list(requests)
+        work = asyncio.gather(*(asyncio.to_thread(fetched, request, self.access) for request in requests))
+        try:
+            return await self.in_time(work)
+        except SwiftError as error:
+            raise mistake(error, "messages") from error
+
+    async def prompt_of(self, request: InferRequest) -> list[int]:
+        """The token ids of the prompt that a request makes.
+
+        Raises:
+            ApiError: it makes none.
+        """
+        [request] = await self.fetched([request])
+        return await self.in_turn(self.engine.encode, request)
+
     async def change(self, function: Callable[[], Any]) -> Any:
         """Call what changes the model, one such call after the other; it goes on where the client's time is over.
 
@@ -288,9 +322,10 @@ class Asked:
     async def submit(self, pool: ThreadPoolExecutor, *, whole: bool) -> None:
         """Hand the requests to the engine."""
         self._whole = whole
+        requests = await self._service.fetched(self._requests)
 
         def submit() -> None:
-            for place, request in enumerate(self._requests):
+            for place, request in enumerate(requests):
                 if self._closed:
                     return
                 listener = partial(self._hand_over, place)

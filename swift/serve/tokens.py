@@ -23,9 +23,11 @@ async def tokenize(service: Service, body: TokenizeRequest) -> dict[str, Any]:
     service.adapter_of(body.model)
     if body.messages is not None:
         request = InferRequest(
-            messages_of(body.messages), plain_tools(body.tools), chat_template_kwargs=body.chat_template_kwargs or {}
+            messages_of(body.messages, reads_media=service.reads_media),
+            plain_tools(body.tools),
+            chat_template_kwargs=body.chat_template_kwargs or {},
         )
-        ids = await service.in_turn(engine.encode, request)
+        ids = await service.prompt_of(request)
     else:
         ids = await service.in_turn(_encode, engine.tokenizer, body.prompt, body.add_special_tokens)
     found = {"count": len(ids), "max_model_len": engine.context, "tokens": ids}

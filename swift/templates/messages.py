@@ -49,26 +49,45 @@ def check(messages: Any, where: str | None) -> None:
 
 
 MEDIA = ("images", "videos", "audios")
-PARTS = ("image", "image_url", "video", "video_url", "audio", "audio_url", "input_audio")
-"""Types of the parts of a content that are no text."""
+KIND_OF = {
+    "image": "image",
+    "image_url": "image",
+    "input_image": "image",
+    "video": "video",
+    "video_url": "video",
+    "audio": "audio",
+    "audio_url": "audio",
+    "input_audio": "audio",
+}
+"""Types of the parts of a content that are no text, and what each stands for in chat templates."""
 
 
-def check_media(columns: Mapping[str, Any], messages: Any, where: str | None = None) -> None:
-    """Raise a `SwiftError` for pictures, films and sounds, which no template here reads.
+def media_in(columns: Mapping[str, Any], messages: Any) -> list[str]:
+    """The names of the columns and the types of the parts that hold pictures, films and sounds.
 
     Args:
         columns: a row, or what else holds lists of media beside its messages.
         messages: whose contents may hold them as parts.
-        where: place of the row.
     """
     found = [name for name in MEDIA if columns.get(name)]
     for message in messages or ():
         content = message.get("content") if isinstance(message, dict) else None
         parts = content if isinstance(content, (list, tuple)) else ()
-        found += [str(part["type"]) for part in parts if isinstance(part, dict) and part.get("type") in PARTS]
-    if found:
+        found += [str(part["type"]) for part in parts if isinstance(part, dict) and part.get("type") in KIND_OF]
+    return list(dict.fromkeys(found))
+
+
+def check_media(columns: Mapping[str, Any], messages: Any, where: str | None = None) -> None:
+    """Raise a `SwiftError` for pictures, films and sounds, where only text is read.
+
+    Args:
+        columns: as in `media_in`.
+        messages: as in `media_in`.
+        where: place of the row.
+    """
+    if found := media_in(columns, messages):
         raise SwiftError(
-            f"pictures, films and sounds are not read yet, and there are {', '.join(dict.fromkeys(found))}",
+            f"pictures, films and sounds are not read here, and there are {', '.join(found)}",
             where=where,
             fix="take them out of the row, or the row out of the data",
         )
@@ -172,6 +191,12 @@ def with_text_arguments(message: dict[str, Any]) -> dict[str, Any]:
 def with_joined_parts(message: dict[str, Any]) -> dict[str, Any]:
     """A message whose content is one text."""
     return {**message, "content": text_of(message)} if isinstance(message.get("content"), list) else message
+
+
+def with_parts(message: dict[str, Any]) -> dict[str, Any]:
+    """A message whose content is a list of parts."""
+    content = message.get("content")
+    return {**message, "content": [{"type": "text", "text": content}]} if isinstance(content, str) else message
 
 
 def traced(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

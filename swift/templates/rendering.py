@@ -131,7 +131,9 @@ class Rendering:
 
     def _fitting(self, messages: Sequence[Any]) -> Sequence[Any]:
         """Messages as the template takes them: arguments of tool calls as JSON text, text parts as one text."""
-        if any(isinstance(message.get("content"), list) for message in messages) and not self._takes_parts:
+        if self._needs_parts:
+            messages = [checks.with_parts(message) for message in messages]
+        elif any(isinstance(message.get("content"), list) for message in messages) and not self._takes_parts:
             messages = [checks.with_joined_parts(message) for message in messages]
         if not any(message.get("tool_calls") for message in messages) or not self._takes_text_only:
             return messages
@@ -140,15 +142,21 @@ class Rendering:
     @cached_property
     def _takes_parts(self) -> bool:
         """Whether a content in parts renders as the same content in one text."""
-        texts = []
-        for content in ([{"type": "text", "text": USER}], USER):
-            messages = [{"role": "user", "content": content}]
-            try:
-                variables = self._variables(messages, None, True, {})
-                texts.append(self._guard(lambda given=variables: self._select(None).render(given)))
-            except SwiftError:
-                return False
-        return texts[0] == texts[1]
+        parts = self._shown([{"type": "text", "text": USER}])
+        return parts is not None and parts == self._shown(USER)
+
+    @cached_property
+    def _needs_parts(self) -> bool:
+        """Whether a content shows up in parts alone, as in templates that look for pictures in every content."""
+        return USER not in (self._shown(USER) or "") and USER in (self._shown([{"type": "text", "text": USER}]) or "")
+
+    def _shown(self, content: Any) -> str | None:
+        """The prompt for a content, as it is; None where the template refuses it."""
+        variables = self._variables([{"role": "user", "content": content}], None, True, {})
+        try:
+            return str(self._guard(lambda: self._select(None).render(variables)))
+        except SwiftError:
+            return None
 
     @cached_property
     def _takes_text_only(self) -> bool:

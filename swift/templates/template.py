@@ -15,7 +15,7 @@ from swift.templates.answers import Answers
 from swift.templates.closing import PROBE_TOOL, REASONING, TOOL, USER
 from swift.templates.grammar import Grammar
 from swift.templates.parsing import Parser
-from swift.templates.provenance import LITERAL
+from swift.templates.provenance import Traced
 from swift.templates.quick import Plan
 from swift.templates.rendering import Rendering
 from swift.templates.scales import LossScale, Weighed, completed, label, read_tables
@@ -188,13 +188,24 @@ class Template(Rendering):
         messages, tools = self.prepared(messages, tools)
         conversation = self._parse_tags(self._conversation(messages, None), tools)
         if self._encoder.pattern.search(repr((messages, tools))):
-            traced = self.traced(conversation, tools, prompt=True, **switches)
-            text, origins = str.__getitem__(traced, slice(None)), traced.origins
-        else:
-            text = self.plain(conversation, tools, prompt=True, **switches)
-            origins = LITERAL * len(text)
-        found = self._encoder.control_text(text, origins) if self._as_text() else ()
-        return list(self._encoder.encode(text, found).ids)
+            return self.encode_text(self.traced(conversation, tools, prompt=True, **switches))
+        text = self.plain(conversation, tools, prompt=True, **switches)
+        return list(self._encoder.encode(text).ids)
+
+    def traced_prompt(self, messages: Any, tools: Any = None, **switches: Any) -> Traced:
+        """The text of `prompt` with its origins."""
+        messages, tools = self.prepared(messages, tools)
+        conversation = self._parse_tags(self._conversation(messages, None), tools)
+        return self.traced(conversation, tools, prompt=True, **switches)
+
+    def encode_text(self, text: Traced) -> list[int]:
+        """The token ids of a render."""
+        plain = str.__getitem__(text, slice(None))
+        return list(self._encoder.encode(plain, self.control_text(plain, text.origins)).ids)
+
+    def control_text(self, text: str, origins: str) -> Sequence[tuple[int, int]]:
+        """Where contents spell out control tokens that stay text."""
+        return self._encoder.control_text(text, origins) if self._as_text() else ()
 
     def _as_text(self) -> bool:
         return self.special_tokens_in_content != "allow"

@@ -154,7 +154,7 @@ def plan_run(
     if config.tuner.train_type in WHOLE_WEIGHTS and str(skeleton.dtype) == "torch.bfloat16":
         reason += "; a change below 1/256 of a weight is rounded away: --torch_dtype float32 keeps it"
     if skeleton.model.config.get_text_config() is not skeleton.model.config:
-        why = "pictures and sounds are not read yet: rows with some are refused, and what reads them is not trained"
+        why = "rows with pictures or sounds are refused in training, and what reads them is not trained"
         decisions.add("modalities", "text", "model", why)
     if heads := prediction_heads(source.path, skeleton.model.config.get_text_config()):
         why = "transformers does not load them: they stay as they are, and whole models are saved with them"

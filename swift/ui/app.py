@@ -43,6 +43,7 @@ def main(config: AppConfig) -> int:
     with answering(config, decisions) as engine:
         from swift.ui.page import Page
 
+        settle_media(engine, config, decisions)
         page = Page(engine, config, models_of(engine, config))
         print("\n".join(decisions.table()), file=sys.stderr)
         over = threading.Event()
@@ -68,10 +69,6 @@ def check(config: AppConfig) -> None:
     bind(page.server_name, page.server_port, names=("server_name", "server_port")).close()
     _check_certificate(config)
     if page.base_url is None:
-        if page.is_multimodal:
-            raise SwiftError(
-                "--is_multimodal true: swift deploy reads text alone yet", fix="leave it out, or name a --base_url"
-            )
         return
     for name, spec in options_of(AppConfig).items():
         local = spec.group in ("model", "task", "template", "backend", "serve", "plugins") and name not in OF_A_URL
@@ -116,6 +113,24 @@ def answering(config: AppConfig, decisions: Decisions) -> Iterator[RemoteEngine]
             engine.close()
     finally:
         child.close()
+
+
+def settle_media(engine: RemoteEngine, config: AppConfig, decisions: Decisions) -> None:
+    """Whether files can be sent along, where the user does not say.
+
+    Raises:
+        SwiftError: the server of this page reads text alone.
+    """
+    told, page = engine.says_reads_media, config.page
+    if page.is_multimodal and told is False:
+        raise SwiftError(
+            f"--is_multimodal true: {engine.model} reads text alone",
+            fix="leave it out, or take a model that reads more",
+        )
+    if page.is_multimodal is None:
+        page.is_multimodal = bool(told)
+        said = {None: "does not say", True: "reads pictures, films or sounds", False: "reads text alone"}[told]
+        decisions.add("is_multimodal", page.is_multimodal, "model", f"the server {said}")
 
 
 def models_of(engine: RemoteEngine, config: AppConfig) -> list[str]:

@@ -208,7 +208,7 @@ def test_labels_leave_out_the_turns_that_a_file_marks(tmp_path, mark):
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
-        ({"images": ["x.png"]}, "are not read yet, and there are images"),
+        ({"images": ["x.png"]}, "are not read here, and there are images"),
         ({"audios": ["x.wav"], "videos": ["x.mp4"]}, "there are videos, audios"),
         ({"query": [{"role": "user", "content": [{"type": "image", "image": "x.png"}]}]}, "there are image"),
         ({"label": False}, "the answer is not liked (label: false)"),

@@ -202,7 +202,7 @@ def test_responses_are_told_as_they_come(engine):
     [
         (InferRequest([]), "no messages"),
         (InferRequest([{"role": "assistant", "content": "x"}]), "nothing to answer"),
-        (InferRequest(ask("x"), images=["a.png"]), "not read yet"),
+        (InferRequest(ask("x"), images=["a.png"]), "reads text alone"),
     ],
 )
 def test_requests_that_cannot_be_answered(engine, request_, words):

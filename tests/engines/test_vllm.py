@@ -180,3 +180,22 @@ def test_prompts_and_answers_have_our_log_probabilities(ours, theirs):
         assert [[token for token, _ in each.top] for each in one.logprobs[1:]] == [
             [token for token, _ in each.top] for each in other.logprobs[1:]
         ]
+
+
+def test_pictures(tmp_path_factory):
+    from swift.engines import PtEngine
+    from swift.engines.vllm import VllmEngine
+    from tests.tiny_media import picture, save_reader
+
+    folder = save_reader(tmp_path_factory.mktemp("models") / "reader", "smolvlm", hidden_size=128)
+    asked = [InferRequest(ask(f"<image>{text}"), images=[picture(seed)]) for seed, text in enumerate(QUESTIONS)]
+    asked.append(InferRequest(ask("a <image> spelled out")))
+    wanted = ids(PtEngine(str(folder), torch_dtype="float32").infer(asked, GREEDY))
+    engine = VllmEngine(str(folder), torch_dtype="float32", enforce_eager=True, vllm_max_num_seqs=8)
+    try:
+        assert engine.reads_media
+        told = engine.infer(asked, GREEDY)
+    finally:
+        engine.close()
+    assert ids(told) == wanted
+    assert len({tuple(each) for each in wanted}) > 1

@@ -207,7 +207,7 @@ def test_bad_rows_are_left_out_where_that_is_asked_for(base, data, tmp_path, cap
     assert [line["source"].rpartition(":")[2] for line in lines(path)] == ["3", "4", "5", "6", "7"]
     told = capsys.readouterr().err
     assert "1 left out: columns nothing are no known form" in told
-    assert "1 left out: pictures, films and sounds are not read yet" in told
+    assert "1 left out: this model reads text alone, and there are images" in told
 
 
 def test_a_result_path_that_cannot_be_written(base, data, tmp_path, capsys, unloaded):

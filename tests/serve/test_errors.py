@@ -51,7 +51,7 @@ def error_of(answer: httpx.Response) -> dict:
         (
             {"messages": ask([{"type": "image_url", "image_url": {"url": "http://x/y.png"}}])},
             "messages",
-            "no pictures",
+            "reads text alone",
         ),
         ({"messages": ask("\ud800")}, None, "half a character"),
         ({"tempreature": 1}, "tempreature", "no such parameter"),

@@ -74,7 +74,7 @@ def test_files_go_along_as_parts(tmp_path):
     [
         (["--base_url", "http://127.0.0.1:9/v1", "--model", "demo"], "--model has no meaning with --base_url"),
         (["--base_url", "http://127.0.0.1:9/v1"], "no server answers"),
-        (["--model", "demo", "--is_multimodal", "true"], "swift deploy reads text alone"),
+        (["--model", "demo", "--is_multimodal", "true"], "reads text alone"),
         (["--model", "./nothere"], "nothere"),
         (["--model", "demo", "--server_name", "256.1.1.1"], "--server_name 256.1.1.1"),
         (["--lang", "fr"], "choose one of: en|zh"),
@@ -229,6 +229,6 @@ def test_a_file_goes_along_and_a_server_that_reads_none_says_so(tmp_path):
         visit.page.locator("#question input[type=file]").set_input_files(str(tmp_path / "dot.png"))
         visit.page.locator("#question img").wait_for()
         visit.send("what is this?")
-        visit.page.get_by_text("reads no pictures, films or sounds yet").wait_for()
+        visit.page.get_by_text("this model reads text alone").wait_for()
         visit.says("hi", "blue")
         assert visit.page.locator("#question textarea").input_value() == "what is this?"
