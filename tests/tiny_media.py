@@ -70,6 +70,7 @@ def save_reader(folder: Path, kind: str, **text: Any) -> Path:
 
 def _tokenizer(template: str, *tokens: str, **named: str) -> Any:
     tokenizer = make_tokenizer(template)
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
     special = [*tokens, *named.values()]
     tokenizer.add_special_tokens({"additional_special_tokens": special})
     for name, token in named.items():

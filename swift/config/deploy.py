@@ -69,9 +69,10 @@ class ServeConfig:
         check=named,
     )
     allowed_media_domains: list[str] = option(
-        list,
-        "Hosts that media may be fetched from, with all below them; '*' means every one with a public address. Media "
-        "inside the request (data URLs) need neither option.",
+        help="Hosts that media may be fetched from, with all below them; '*' means every one with a public address. "
+        "Media inside the request (data URLs) need neither option.",
+        factory=list,
+        check=named,
     )
     max_media_size: float = option(
         32.0, "Largest medium that is read from a file or a host.", unit="MiB", check=above(0)

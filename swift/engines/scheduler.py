@@ -2,8 +2,8 @@
 
 The batch is one padded cache of keys and values in which all rows end together, so that a step is one call of the
 model with a token of each row, on any device and for any architecture whose memory are keys and values. Prompts are
-read in portions between the steps, so that a long one holds up nobody. What cannot be batched so, a beam search, a
-prompt with media or a model with another kind of memory, runs through `generate` in batches that begin and end together.
+read in portions between the steps, so that a long one holds up nobody. What cannot be batched so (a beam search, a
+prompt with media, a model with another kind of memory) runs through `generate` in batches that begin and end together.
 """
 
 from __future__ import annotations

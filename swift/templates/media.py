@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import re
 import threading
 from collections.abc import Sequence
@@ -224,7 +225,11 @@ def repeated(tensors: dict[str, Any], times: int, model: Any) -> dict[str, Any]:
             return torch.cat([value.to(model.device, dtype)] * times)
         return value * times if isinstance(value, list) else value
 
-    return {name: placed(value) for name, value in tensors.items()}
+    # A tokenizer may tell kinds of tokens that the model knows nothing of.
+    takes = inspect.signature(model.forward).parameters
+    return {
+        name: placed(value) for name, value in tensors.items() if name in takes or not name.endswith("token_type_ids")
+    }
 
 
 class _Capture:

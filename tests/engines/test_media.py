@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,9 @@ def reference(engine: PtEngine, messages: list[Any], **more: Any) -> tuple[list[
     inputs = processor.apply_chat_template(
         messages, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt", **more
     )
+    if "token_type_ids" not in inspect.signature(engine.model.forward).parameters:
+        # Transformers 4 has a general tokenizer tell them.
+        inputs.pop("token_type_ids", None)
     with torch.no_grad():
         out = engine.model.generate(**inputs, do_sample=False, max_new_tokens=8, eos_token_id=-1, pad_token_id=0)
     return inputs["input_ids"][0].tolist(), out[0, inputs["input_ids"].shape[1] :].tolist()

@@ -177,7 +177,7 @@ def test_default_path_without_a_checkpoint(base, data, tmp_path, monkeypatch):
     ("row", "words"),
     [
         ({"messages": ask("sky " * 300)}, "data.jsonl:6: the prompt has"),
-        ({"messages": ask("x"), "images": ["a.png"]}, "data.jsonl:6: pictures, films and sounds"),
+        ({"messages": ask("x"), "images": ["a.png"]}, "data.jsonl:6: this model reads text alone"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, "data.jsonl:6"),
         ({"nothing": 1}, "data.jsonl:6"),
     ],
@@ -195,7 +195,7 @@ def test_all_bad_rows_are_told_at_once(base, data, tmp_path, capsys, unloaded):
     assert swift("--model", base, "--val_dataset", data) == 2
     told = capsys.readouterr().err
     assert "2 of 7 rows cannot be used" in told
-    assert f"{data}:6: not JSON" in told and f"{data}:7: pictures" in told
+    assert f"{data}:6: not JSON" in told and f"{data}:7: this model reads text alone" in told
 
 
 def test_bad_rows_are_left_out_where_that_is_asked_for(base, data, tmp_path, capsys):
