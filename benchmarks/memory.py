@@ -1,6 +1,7 @@
-"""Planned against measured memory of training steps on the CPU, each cell in a process of its own.
+"""Planned against measured memory of training steps, on the CPU each cell in a process of its own.
 
-python benchmarks/memory.py [--quick] prints a row for each cell, then the median and the worst ratio.
+python benchmarks/memory.py [--quick] [--device cuda] prints a row for each cell, then the median and the worst ratio.
+On a GPU the measure is what PyTorch's allocator gave out at most.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def build(cell: dict[str, Any]) -> Any:
     return model
 
 
-def plan(cell: dict[str, Any]) -> dict[str, Any]:
+def plan(cell: dict[str, Any], device: str = "cpu") -> dict[str, Any]:
     import torch
 
     from swift.plan.memory import plan_memory
@@ -83,13 +84,13 @@ def plan(cell: dict[str, Any]) -> dict[str, Any]:
         gradient_checkpointing=cell["checkpointing"],
         autocast=True,
         rows=cell["rows"],
+        device=device,
     )
     return {"total": found.total, "moment": found.moment, **found.parts}
 
 
 def measure(cell: dict[str, Any]) -> int:
     """Run steps with random weights and return the peak above what lay in memory after the imports."""
-    import torch
     import transformers.models.llama.modeling_llama  # noqa: F401
 
     from swift.plan.measure import MemoryMeter
@@ -99,6 +100,26 @@ def measure(cell: dict[str, Any]) -> int:
     model = build(cell)
     model.to_empty(device="cpu")
     model.get_base_model().tie_weights() if cell["train"] == "lora" else model.tie_weights()
+    train(model, cell)
+    return meter.stop()
+
+
+def measure_on_gpu(cell: dict[str, Any]) -> int:
+    """The same for memory of a GPU, above what lies there before."""
+    import torch
+
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    model = build(cell).to_empty(device="cuda")
+    model.get_base_model().tie_weights() if cell["train"] == "lora" else model.tie_weights()
+    train(model, cell)
+    return torch.cuda.max_memory_allocated() - before
+
+
+def train(model: Any, cell: dict[str, Any]) -> None:
+    import torch
+
     for tensor in [*model.parameters(), *model.buffers()]:
         tensor.data.uniform_(-0.02, 0.02)
     model.train()
@@ -107,18 +128,17 @@ def measure(cell: dict[str, Any]) -> int:
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5, fused=True)
     for _ in range(STEPS):
         step(model, optimizer, cell["rows"], cell["length"])
-    return meter.stop()
 
 
 def step(model: Any, optimizer: Any, rows: int, length: int) -> None:
     import torch
 
-    ids = torch.randint(0, model.config.vocab_size, (rows, length))
+    ids = torch.randint(0, model.config.vocab_size, (rows, length), device=model.device)
     mask = torch.ones_like(ids) if rows > 1 else None
     if mask is not None:
         mask[1, length - 5 :] = 0
-    kept = torch.arange(length // 2, length)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    kept = torch.arange(length // 2, length, device=model.device)
+    with torch.autocast(model.device.type, dtype=torch.bfloat16):
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=kept).logits
     total = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, kept].flatten(), reduction="sum")
     (total / logits.shape[0]).backward()
@@ -138,6 +158,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer cells")
     parser.add_argument("--only", default="", help="regular expression that a cell's name must match")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     options = parser.parse_args()
     ratios = []
     print(f"{'cell':<34} {'planned':>8} {'measured':>9} {'ratio':>6}   MiB by part", flush=True)
@@ -146,7 +167,10 @@ def main() -> None:
         name += " checkpointing" if cell["checkpointing"] else ""
         if not re.search(options.only, name):
             continue
-        planned, measured = in_new_process("plan", cell), in_new_process("measure", cell)
+        if options.device == "cuda":
+            planned, measured = plan(cell, "cuda"), measure_on_gpu(cell)
+        else:
+            planned, measured = in_new_process("plan", cell), in_new_process("measure", cell)
         ratios.append(planned["total"] / measured)
         parts = " ".join(f"{key[:5]}={value >> 20}" for key, value in planned.items() if isinstance(value, int))
         print(

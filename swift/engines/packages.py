@@ -27,10 +27,10 @@ from swift.engines.sampling import OF_GENERATE
 from swift.environments.kinds import check_device
 from swift.errors import SwiftError
 from swift.models.source import ModelSource
+from swift.templates.media import MediaReader
 
 if TYPE_CHECKING:
     from swift.templates import Template
-    from swift.templates.media import MediaReader
 
 T = TypeVar("T")
 Tokens = Sequence[tuple[int, Logprob | None]]
@@ -92,6 +92,8 @@ class PackageEngine(Engine):
 
     package: ClassVar[str]
     """Its name, as `--infer_backend` has it."""
+    media_kinds: ClassVar[tuple[str, ...]] = ()
+    """What the package is given besides text."""
     reader: MediaReader | None = None
     """Reads media for the model; None where text alone is read."""
 
@@ -197,6 +199,8 @@ class PackageEngine(Engine):
         config = with_stops(config, self.template)
         adapter = self._adapter(request.adapter)
         prompt, media = read_prompt(self.template, request, self.context, self.reader)
+        if media is not None and (other := [kind for kind in media.media if kind not in self.media_kinds]):
+            raise SwiftError(f"{self.package} is not given {', '.join(other)} here", fix="use --infer_backend pt")
         template = self.template if request.prompt is None else None
         ticket = PackageTicket(request, config, prompt, template, self.tokenizer, listener, whole=whole)
         ticket.media = media
@@ -229,6 +233,12 @@ class PackageEngine(Engine):
             SwiftError: the request holds media that are not read, has nothing to answer, or is longer than the context.
         """
         return read_prompt(self.template, request, self.context, self.reader)[0]
+
+    def _read_media(self, start: Start) -> None:
+        """Read what the model's processor reads."""
+        trust = start.config.trust_remote_code
+        self.reader = MediaReader.find(start.source.path, self.template, trust_remote_code=trust)
+        self.reads_media = self.reader is not None
 
     def close(self) -> None:
         """End the package's processes; the interpreter does it at its end."""

@@ -43,13 +43,14 @@ class SglangEngine(NamingEngine):
     of the config's seed, the prompt and the choice's number; SGLang draws by it in its own way.
     """
 
-    package = "sglang"
+    package, media_kinds = "sglang", ("image",)
 
     def _begin(self, start: Start) -> int:
         check_options(start.config, start.source, "SGLang", ELSEWHERE)
         adapters = self._take_names(start.options.pop("lora_paths", None) or {}, start.source)
         arguments = arguments_of(start, adapters)
         self._numbers = count()
+        self._read_media(start)
         self.llm = self._wait(_start_llm(arguments))
         return int(self.llm.tokenizer_manager.model_config.context_len)
 
@@ -119,9 +120,12 @@ class SglangEngine(NamingEngine):
 
     async def _tokens(self, answer: Answer, params: Any, adapter: Any) -> AsyncGenerator[Tokens, None]:
         number, known, whole = f"swift-{next(self._numbers)}", 0, False
-        told = await self.llm.async_generate(
-            input_ids=answer.prompt, stream=True, rid=number, lora_path=adapter, **params
-        )
+        media = answer.ticket.media
+        prompt = {"input_ids": answer.prompt}
+        if media is not None:
+            # SGLang's own processor writes the tokens that stand for each.
+            prompt = {"input_ids": media.short, "image_data": media.media["image"]}
+        told = await self.llm.async_generate(**prompt, stream=True, rid=number, lora_path=adapter, **params)
         try:
             async for output in told:
                 # All tokens so far, in a list that SGLang goes on with.

@@ -21,7 +21,7 @@ from swift.engines.sampling import row_seed, sampling_of
 from swift.engines.vllm_adapters import VllmAdapters, lora_arguments
 from swift.environments.guard import descendants, end_with_us
 from swift.errors import SwiftError, first_line
-from swift.templates.media import MediaPrompt, MediaReader
+from swift.templates.media import MediaPrompt
 
 ELSEWHERE = {
     "attn_impl": "--engine_kwargs '{\"attention_backend\": …}'",
@@ -43,13 +43,11 @@ class VllmEngine(PackageEngine):
     of the config's seed, the prompt and the choice's number; vLLM draws by it in its own way.
     """
 
-    package = "vllm"
+    package, media_kinds = "vllm", ("image", "video", "audio")
 
     def _begin(self, start: Start) -> int:
         self.adapters = VllmAdapters(start.source.adapters)
-        trust = start.config.trust_remote_code
-        self.reader = MediaReader.find(start.source.path, self.template, trust_remote_code=trust)
-        self.reads_media = self.reader is not None
+        self._read_media(start)
         self._numbers = count()
         arguments = arguments_of(start)
         before = descendants()

@@ -38,6 +38,7 @@ class ChatTemplate:
                 fix="give a working one with --chat_template FILE.jinja",
             ) from error
         compiled.environment.globals["strftime_now"] = self.now.strftime
+        _remember_safe(compiled.environment)
         return compiled
 
     def render(self, variables: dict[str, Any]) -> str:
@@ -49,6 +50,20 @@ class ChatTemplate:
     def render_traced(self, variables: dict[str, Any]) -> Traced:
         """The same text, each character with its origin."""
         return Traced.of(join_traced(self._traced.root_render_func(self._traced.new_context(variables))))
+
+
+def _remember_safe(environment: Any) -> None:
+    """Have Jinja's sandbox look up once whether an attribute of a type is safe: its rules ask for no more than that."""
+    safe, known = environment.is_safe_attribute, dict[tuple[type, str], bool]()
+
+    def is_safe(obj: Any, attribute: str, value: Any) -> bool:
+        key = (type(obj), attribute)
+        found = known.get(key)
+        if found is None:
+            found = known[key] = bool(safe(obj, attribute, value))
+        return found
+
+    environment.is_safe_attribute = is_safe
 
 
 def trace_environment(compiled: Any) -> Any:

@@ -25,6 +25,10 @@ def check(messages: Any, where: str | None) -> None:
     if not isinstance(messages, (list, tuple)) or not messages:
         raise SwiftError("there is no message", where=where, fix='give "messages": [{"role": …, "content": …}, …]')
     for number, message in enumerate(messages, 1):
+        # Nearly every message is a role and a text.
+        plain = type(message) is dict and len(message) == 2 and type(message.get("content")) is str
+        if plain and message.get("role") in ROLES:
+            continue
         if not isinstance(message, dict):
             what = f"message {number} is {kind_of(message)}, not an object with role and content"
             raise SwiftError(what, where=where, fix=MEND)
@@ -72,6 +76,8 @@ def media_in(columns: Mapping[str, Any], messages: Any) -> list[str]:
     found = [name for name in MEDIA if columns.get(name)]
     for message in messages or ():
         content = message.get("content") if isinstance(message, dict) else None
+        if type(content) is str:
+            continue
         parts = content if isinstance(content, (list, tuple)) else ()
         found += [str(part["type"]) for part in parts if isinstance(part, dict) and part.get("type") in KIND_OF]
     return list(dict.fromkeys(found))

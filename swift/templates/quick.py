@@ -39,6 +39,8 @@ class Stretch:
 
     def text(self, texts: Sequence[str]) -> str:
         """The text, from the filled pieces of a shape."""
+        if len(self.pieces) == 1 and isinstance(only := self.pieces[0], int):
+            return texts[only]
         return "".join([piece if isinstance(piece, str) else texts[piece] for piece in self.pieces])
 
     @property

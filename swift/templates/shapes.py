@@ -22,6 +22,8 @@ COMPARED_FIRST, COMPARED_EACH = 2, 512
 """Uses of a shape that are compared with the traced render: the first ones, and one in so many."""
 
 KEYS = frozenset({"role", "content", "reasoning_content", "thinking"})
+NO_EDGES = ((False, False), None)
+"""What a key holds of a text without white space at its edges, and of no reasoning."""
 EDGES: tuple[Callable[[str], str], ...] = (str, str.strip, str.lstrip, str.rstrip)
 
 
@@ -43,9 +45,15 @@ class Shape:
     uses: int = 0
     plan: Any = None
 
+    def __post_init__(self) -> None:
+        self._holes = [(at, *piece[:3]) for at, piece in enumerate(self.pieces) if not isinstance(piece, str)]
+
     def fill(self, messages: Sequence[Any]) -> list[str]:
         """The pieces for another conversation."""
-        return [p if isinstance(p, str) else p[2](messages[p[0]][p[1]]) for p in self.pieces]
+        found: list[Any] = self.pieces.copy()
+        for at, message, field, edges in self._holes:
+            found[at] = edges(messages[message][field])
+        return found
 
     def sample(self, texts: Sequence[str]) -> Sample:
         """The filled pieces with origins and spans."""
@@ -118,6 +126,13 @@ def key_of(messages: Sequence[Any], wanted: Sequence[int]) -> Any:
         if not message.keys() <= KEYS:
             return None
         key.append(message["role"])
+        text = message.get("content")
+        if len(message) == 2 and type(text) is str and text and not (text[0].isspace() or text[-1].isspace()):
+            # Nearly every message is a role and a text.
+            if "think>" in text or "<tool" in text:
+                return None
+            key += NO_EDGES
+            continue
         for name in ("content", "reasoning_content"):
             text = message.get(name)
             if text:

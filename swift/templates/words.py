@@ -47,14 +47,20 @@ class Known(dict[str, bytes]):
 
     def __init__(self, model: Any) -> None:
         super().__init__()
+        self._before: dict[str, bytes] = {}
         self._tokenize = model.tokenize
         self._shown = {at: char for char, at in _byte_of_char().items()}
 
     def __missing__(self, word: str) -> bytes:
+        ids = self._before.get(word)
+        if ids is None:
+            tokens = self._tokenize(word.encode().decode("latin-1").translate(self._shown))
+            ids = packed([token.id for token in tokens])
         if len(self) >= WORDS:
+            # The words that come again are found among those before, and lie together from then on.
+            self._before = dict(self)
             self.clear()
-        tokens = self._tokenize(word.encode().decode("latin-1").translate(self._shown))
-        ids = self[word] = packed([token.id for token in tokens])
+        self[word] = ids
         return ids
 
 

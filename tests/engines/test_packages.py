@@ -251,6 +251,22 @@ needs = {
 }
 
 
+def test_sglang_gets_pictures(sglang, tmp_path):
+    pytest.importorskip("torchvision")
+    from swift.engines.sglang import SglangEngine
+    from tests.tiny_media import picture, save_reader
+
+    engine = SglangEngine(str(save_reader(tmp_path, "qwen2_vl")), torch_dtype="bfloat16")
+    request = InferRequest(ask("<image>hi"), images=[picture()])
+    engine.infer([request], RequestConfig(5))
+    sent, pad = sglang[0], engine.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    assert sent["input_ids"].count(pad) == 1 < engine.encode(request).count(pad)
+    assert [each.size for each in sent["image_data"]] == [picture().size]
+    with pytest.raises(SwiftError, match="sglang is not given video here"):
+        engine.infer([InferRequest(ask("hi"), videos=[[picture(), picture(1)]])], RequestConfig(5))
+    engine.close()
+
+
 @needs["sglang"]
 def test_sglang_takes_what_we_send(folders, request):
     source = Source("sglang")
@@ -262,7 +278,7 @@ def test_sglang_takes_what_we_send(folders, request):
     engine.infer([InferRequest(ask("hi"))], RequestConfig(5, structured_outputs={"json_object": True}))
     engine.close()
     known = source.arguments("sglang/srt/entrypoints/engine.py", "Engine", "async_generate")
-    assert all(set(each) <= known for each in sent)
+    assert all(set(each) <= known for each in sent) and "image_data" in known
     parameters = source.fields("sglang/srt/sampling/sampling_params.py", "SamplingParams")
     assert all(set(each["sampling_params"]) <= parameters for each in sent)
     arguments = source.words("sglang/srt/arg_groups/field_order.py", "POSITIONAL_FIELD_ORDER")
