@@ -218,11 +218,23 @@ def peer_deploy(python: str) -> Callable[[Work, int], list[str]]:
 
 
 def vllm_serve(python: str) -> Callable[[Work, int], list[str]]:
-    """`vllm serve`."""
+    """`vllm serve`, by the module behind it: the command does not start in vLLM's build for the CPU (0.32)."""
 
     def command(work: Work, port: int) -> list[str]:
-        words = [str(Path(python).with_name("vllm")), "serve", work.model, "--port", str(port), "--dtype", work.dtype]
-        return [*words, "--served-model-name", "bench", "--max-num-seqs", str(BATCH), "--max-model-len", "2048"]
+        words = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", work.model, "--port", str(port)]
+        words += ["--host", "127.0.0.1", "--dtype", work.dtype, "--served-model-name", "bench"]
+        return [*words, "--max-num-seqs", str(BATCH), "--max-model-len", "2048"]
+
+    return command
+
+
+def ours_on_vllm(python: str) -> Callable[[Work, int], list[str]]:
+    """`swift deploy` of this tree on vLLM, in its environment."""
+
+    def command(work: Work, port: int) -> list[str]:
+        words = [python, *swift_command(work.model, port)[1:], "--torch_dtype", work.dtype, "--infer_backend", "vllm"]
+        words += ["--vllm_max_num_seqs", str(BATCH), "--vllm_max_model_len", "2048", "--served_model_name", "bench"]
+        return [*words, "--log_level", "warning"]
 
     return command
 
@@ -237,6 +249,7 @@ def sides_of(options: argparse.Namespace) -> dict[str, Side | Static]:
         sides["ms-swift deploy"] = Side(peer_deploy(python))
     if options.vllm:
         sides["vllm serve"] = Side(vllm_serve(options.vllm))
+        sides["swift deploy on vLLM"] = Side(ours_on_vllm(options.vllm), ours=True)
     return {
         name: side for name, side in sides.items() if not options.only or any(word in name for word in options.only)
     }

@@ -262,7 +262,7 @@ def film(path: Path, frames: int = 12, width: int = 64, height: int = 64) -> Pat
     import av
 
     with av.open(str(path), "w") as out:
-        stream = out.add_stream("mpeg4", rate=8)
+        stream = out.add_stream("libvpx" if path.suffix == ".webm" else "mpeg4", rate=8)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for number in range(frames):
             values = np.full((height, width, 3), number * 20, dtype=np.uint8)

@@ -75,7 +75,10 @@ class ServeConfig:
         check=named,
     )
     max_media_size: float = option(
-        32.0, "Largest medium that is read from a file or a host.", unit="MiB", check=above(0)
+        32.0,
+        "Largest medium that is read; those of one request together may have four times as much.",
+        unit="MiB",
+        check=above(0),
     )
     ssl_keyfile: str | None = option(None, "Key of the server's TLS certificate.", check=named)
     ssl_certfile: str | None = option(None, "The certificate; with it the server speaks https.", check=named)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import base64
+import io
 import mimetypes
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from swift.engines.base import InferRequest
 from swift.errors import SwiftError
+from swift.media import value_in
 from swift.rows import Message
+from swift.templates.media import medium_of
 
 KINDS = {"image": "images", "video": "videos", "audio": "audios"}
 """The tag that stands for each in a text, and the field of a request that holds them."""
@@ -21,7 +25,7 @@ TYPES = {"image": "image/png", "video": "video/mp4", "audio": "audio/wav"}
 
 
 def with_media(request: InferRequest, part: Callable[[str, Any], Any] | None = None) -> list[Message]:
-    """The messages with the request's media as parts: where a tag stands for them, else before the last turn's text.
+    """The messages with the request's media as parts: where a tag stands for them, else before the last question.
 
     Args:
         part: makes a part of a medium and its kind; None means in the OpenAI protocol.
@@ -29,22 +33,31 @@ def with_media(request: InferRequest, part: Callable[[str, Any], Any] | None = N
     Raises:
         SwiftError: there are more tags than media, or one cannot be read.
     """
-    part = part or part_of
+    wire, part = part is None, part or part_of
     left = {kind: list(getattr(request, name)) for kind, name in KINDS.items()}
-    if not any(left.values()):
-        return request.messages
-    messages = [
-        {**message, "content": list(_parts(message["content"], left, part))}
-        if message.get("role") == "user" and isinstance(message.get("content"), str)
-        else message
-        for message in request.messages
-    ]
-    rest = [part(kind, each) for kind, found in left.items() for each in found]
-    if rest:
-        content = messages[-1].get("content")
+    tagged = any(left.values())
+    messages: list[Any] = []
+    for message in request.messages:
+        content: Any = message.get("content")
+        if wire and isinstance(content, list):
+            content = [_as_part(each) for each in content]
+        elif tagged and message.get("role") == "user" and isinstance(content, str):
+            content = list(_parts(content, left, part))
+        messages.append(message if content is message.get("content") else {**message, "content": content})
+    if rest := [part(kind, each) for kind, found in left.items() for each in found]:
+        asked = [at for at, message in enumerate(messages) if message.get("role") == "user"]
+        if not asked:
+            raise SwiftError("there is no turn of the user for the media to stand in", fix="add one")
+        content = messages[asked[-1]].get("content")
         own = content if isinstance(content, list) else [{"type": "text", "text": content or ""}]
-        messages[-1] = {**messages[-1], "content": [*rest, *own]}
-    return messages  # type: ignore[return-value]
+        messages[asked[-1]] = {**messages[asked[-1]], "content": [*rest, *own]}
+    return messages
+
+
+def _as_part(part: Any) -> Any:
+    """A part of a content; those of transformers' protocol become OpenAI's."""
+    ours = isinstance(part, dict) and part.get("type") in KINDS
+    return part_of(part["type"], medium_of(part)) if ours else part
 
 
 def _parts(text: str, left: dict[str, list[Any]], part: Callable[[str, Any], Any]) -> Any:
@@ -68,19 +81,25 @@ def part_of(kind: str, media: Any) -> dict[str, Any]:
     """One medium as a part.
 
     Args:
-        media: a URL, a file, bytes, or an object with `bytes`, `path` or `url`.
+        media: a URL, a file, bytes, a picture of PIL, or an object with `bytes`, `path` or `url`.
 
     Raises:
         SwiftError: it cannot be read.
     """
-    if isinstance(media, dict):
-        media = next((media[key] for key in ("bytes", "path", "url") if media.get(key)), None)
+    media = value_in(media)
+    if isinstance(media, str) and media.startswith("data:audio/"):
+        head, _, data = media.partition(";base64,")
+        return {"type": "input_audio", "input_audio": {"data": data, "format": head.removeprefix("data:audio/")}}
     if isinstance(media, str) and media.startswith(("http://", "https://", "data:")):
         return {"type": f"{kind}_url", f"{kind}_url": {"url": media}}
+    if kind == "image" and hasattr(media, "save"):
+        file = io.BytesIO()
+        media.save(file, "PNG")
+        media = file.getvalue()
     if not isinstance(media, (str, Path, bytes)):
         raise SwiftError(f"{kind} {str(media)[:60]!r} is neither a file, nor a URL, nor bytes", fix="give one of them")
-    name, data = ("", media) if isinstance(media, bytes) else (str(media), _read(kind, str(media)))
-    text = base64.b64encode(data).decode()
+    name = "" if isinstance(media, bytes) else str(media)
+    text = base64.b64encode(media if isinstance(media, bytes) else _read(kind, name)).decode()
     mime = mimetypes.guess_type(name)[0] or TYPES[kind]
     if kind == "audio":
         ending = Path(name).suffix.lstrip(".").lower() or "wav"
@@ -89,7 +108,9 @@ def part_of(kind: str, media: Any) -> dict[str, Any]:
 
 
 def _read(kind: str, name: str) -> bytes:
+    file = Path(unquote(name.removeprefix("file://"))) if name.startswith("file://") else Path(name)
     try:
-        return Path(name).expanduser().read_bytes()
+        return file.expanduser().read_bytes()
     except OSError as error:
-        raise SwiftError(f"{kind} {name} cannot be read: {error.strerror}", fix="name a file that is there") from None
+        told = f"{kind} {name[:80]} cannot be read: {error.strerror}"
+        raise SwiftError(told, fix="name a file that is there") from None

@@ -27,11 +27,10 @@ class OutsideEngine(RemoteEngine):
         SwiftError: the process does not start; with its own words.
     """
 
-    reads_media = False
-
     def __init__(self, environment: Environment | None, options: dict[str, Any], **more: Any) -> None:
         self.child = Child(environment, options, **more)
         super().__init__(self.child.base_url, api_key=self.child.api_key, max_batch_size=AT_ONCE)
+        self.reads_media = self.says_reads_media is True
 
     def close(self) -> None:
         """End the process."""

@@ -22,7 +22,7 @@ from swift.config.model import ModelConfig
 from swift.engines.answers import Answer, Ticket, fail
 from swift.engines.base import Engine, InferRequest, Listener, Logprob, RequestConfig
 from swift.engines.plain_lora import check_alone, no_adapter
-from swift.engines.prompts import answer_limit, end_ids, read_prompt, with_stops
+from swift.engines.prompts import answer_limit, end_ids, kinds_in, read_prompt, with_stops
 from swift.engines.sampling import OF_GENERATE
 from swift.environments.kinds import check_device
 from swift.errors import SwiftError
@@ -198,9 +198,11 @@ class PackageEngine(Engine):
             )
         config = with_stops(config, self.template)
         adapter = self._adapter(request.adapter)
+        if self.reader is not None and (other := kinds_in(request) - set(self.media_kinds)):
+            raise SwiftError(
+                f"{self.package} is not given {', '.join(sorted(other))} here", fix="use --infer_backend pt"
+            )
         prompt, media = read_prompt(self.template, request, self.context, self.reader)
-        if media is not None and (other := [kind for kind in media.media if kind not in self.media_kinds]):
-            raise SwiftError(f"{self.package} is not given {', '.join(other)} here", fix="use --infer_backend pt")
         template = self.template if request.prompt is None else None
         ticket = PackageTicket(request, config, prompt, template, self.tokenizer, listener, whole=whole)
         ticket.media = media

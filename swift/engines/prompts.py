@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from swift.engines.base import InferRequest, RequestConfig
 from swift.engines.media import with_media
 from swift.errors import SwiftError
-from swift.templates.messages import check_media, media_in
+from swift.templates.messages import KIND_OF, check_media, media_in
 
 if TYPE_CHECKING:
     from swift.templates import Template
@@ -80,6 +80,12 @@ def read_prompt(
     messages = with_media(request, lambda kind, media: {"type": kind, kind: media})
     prompt = reader.prompt(messages, request.tools, **request.chat_template_kwargs)
     return _fitting(prompt.ids, context), prompt
+
+
+def kinds_in(request: InferRequest) -> set[str]:
+    """Which of image, video and audio a request holds."""
+    found = media_in(vars(request), request.messages)
+    return {KIND_OF.get(name, name.removesuffix("s")) for name in found}
 
 
 def _check_conversation(template: Template, request: InferRequest) -> None:

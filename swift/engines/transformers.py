@@ -298,7 +298,10 @@ class PtEngine(Engine):
         prompt, media = read_prompt(self.template, request, self.context, self.reader)
         template = self.template if request.prompt is None else None
         ticket = Ticket(request, config, prompt, template, self.tokenizer, listener, whole=whole)
-        ticket.media = media
+        if media is not None:
+            # The model takes the tensors; what they were made of need not wait with them.
+            media.media.clear()
+            ticket.media = media
         ends = set(config.stop_token_ids) | (set() if config.ignore_eos else self._stop_ids)
         limit = answer_limit(config, prompt, self.context)
         return [

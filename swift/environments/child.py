@@ -19,7 +19,14 @@ from swift.environments.place import Environment
 from swift.errors import SwiftError
 
 SERVED = re.compile(r"is served at (https?://\S+/v1)")
-UNLIMITED = {"max_queue": 1_000_000, "request_timeout": 1e9, "max_request_size": 1024.0, "clamp_max_tokens": True}
+UNLIMITED = {
+    "max_queue": 1_000_000,
+    "request_timeout": 1e9,
+    "max_request_size": 1024.0,
+    "max_media_size": 1024.0,
+    "allowed_media_domains": ["*"],
+    "clamp_max_tokens": True,
+}
 """The limits of a server that one run alone asks."""
 QUIET = {"log_level": "warning", "verbose": False, "result_path": None}
 """Whoever asks writes the answers down itself."""

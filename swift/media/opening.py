@@ -15,13 +15,15 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+"""Of pictures: others of Pillow's start programs or read files of their own."""
 MOST_PIXELS = 100_000_000
 """The largest picture: a small file can hold an enormous one."""
-MOST_SECONDS = 3600
-"""The longest sound."""
-MOST_FRAME_BYTES = 4 << 30
+MOST_SAMPLES = 3600 * 48_000 * 2
+"""The longest sound, all channels together: an hour of stereo."""
+MOST_FRAME_BYTES = 1 << 30
 """The most that the frames of one film may take."""
-FRAME_BYTES = 3
+COLOURS = 3
 MEDIA = "pip install 'ms-swift[media]'"
 
 
@@ -34,24 +36,21 @@ def open_image(media: Any, access: Access) -> Image:
     Raises:
         SwiftError: it may not be read, or is no picture.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
-    image = media
-    if not isinstance(media, Image.Image):
-        try:
-            image = Image.open(io.BytesIO(access.read(media)))
-        except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-            raise SwiftError(
-                f"a picture cannot be read: {_plain(error)}", fix="send a PNG, a JPEG or another usual format"
-            ) from None
-    if image.width * image.height > MOST_PIXELS:
-        raise SwiftError(
-            f"a picture has {image.width} x {image.height} pixels; {MOST_PIXELS:,} are the most", fix="make it smaller"
-        )
+    data = None if isinstance(media, Image.Image) else access.read(media)
     try:
-        return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, ValueError, SyntaxError) as error:
-        raise SwiftError(f"a picture cannot be read: {_plain(error)}", fix="save it again") from None
+        image = media if data is None else Image.open(io.BytesIO(data), formats=FORMATS)
+        if image.width * image.height <= MOST_PIXELS:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except Exception as error:
+        # Pillow's readers raise whatever broken bytes lead them to.
+        raise SwiftError(
+            f"a picture cannot be read: {_plain(error)}", fix="send a PNG, a JPEG or another usual format"
+        ) from None
+    raise SwiftError(
+        f"a picture has {image.width} x {image.height} pixels; {MOST_PIXELS:,} are the most", fix="make it smaller"
+    )
 
 
 def open_audio(media: Any, access: Access, rate: int) -> np.ndarray:
@@ -76,13 +75,11 @@ def open_audio(media: Any, access: Access, rate: int) -> np.ndarray:
     data = access.read(media)
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
-            if file.frames > MOST_SECONDS * file.samplerate:
-                raise SwiftError(f"a sound is longer than {MOST_SECONDS} s", fix="cut it")
+            if file.frames * file.channels > MOST_SAMPLES:
+                raise SwiftError(f"a sound has more than {MOST_SAMPLES:,} samples", fix="cut it")
             own, samples = file.samplerate, file.read(dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
-        raise SwiftError(
-            f"a sound cannot be read: {first_line(error)}", fix="send a WAV, FLAC, OGG or MP3 file"
-        ) from None
+        raise SwiftError(f"a sound cannot be read: {_plain(error)}", fix="send a WAV, FLAC, OGG or MP3 file") from None
     mono = samples.mean(axis=1)
     return mono if own == rate else soxr.resample(mono, own, rate).astype(np.float32)
 
@@ -91,7 +88,7 @@ def open_video(media: Any, access: Access, choose: Callable[..., Any] | None) ->
     """The frames uint8[frames, height, width, 3] of a film, and what transformers tells of it.
 
     Args:
-        media: frames (with None for what is told), or what `Access.read` takes.
+        media: a list of frames, or what `Access.read` takes; what this function gives is given back.
         choose: gives the indices of the frames that a model wants, from a film's metadata; None means all.
 
     Raises:
@@ -99,10 +96,12 @@ def open_video(media: Any, access: Access, choose: Callable[..., Any] | None) ->
     """
     import numpy as np
 
-    if isinstance(media, (list, tuple)):
-        return np.stack([np.asarray(open_image(frame, access)) for frame in media]), None
+    if isinstance(media, tuple):
+        return media
     if isinstance(media, np.ndarray):
         return media, None
+    if isinstance(media, list):
+        return np.stack([np.asarray(open_image(frame, access)) for frame in media]), None
     try:
         import av  # noqa: F401
         from transformers.video_utils import load_video
@@ -111,8 +110,12 @@ def open_video(media: Any, access: Access, choose: Callable[..., Any] | None) ->
     data = access.read(media)
 
     def wanted(metadata: Any, **more: Any) -> Any:
+        if not metadata.total_num_frames:
+            # Many WebM files do not say.
+            metadata.total_num_frames = _count(name)
+            metadata.duration = metadata.total_num_frames / metadata.fps if metadata.fps else None
         found = np.arange(metadata.total_num_frames) if choose is None else choose(metadata=metadata, **more)
-        if len(found) * FRAME_BYTES * (metadata.height or 0) * (metadata.width or 0) > MOST_FRAME_BYTES:
+        if len(found) * COLOURS * (metadata.height or 0) * (metadata.width or 0) > MOST_FRAME_BYTES:
             raise SwiftError(
                 f"a film's {len(found)} frames do not fit into memory", fix="send a shorter or smaller one"
             )
@@ -132,6 +135,14 @@ def open_video(media: Any, access: Access, choose: Callable[..., Any] | None) ->
         raise SwiftError(f"a film cannot be read: {_plain(error)}", fix="send an MP4 or WebM file") from None
     finally:
         os.unlink(name)
+
+
+def _count(name: str) -> int:
+    """The frames of a film, by decoding them."""
+    import av
+
+    with av.open(name) as container:
+        return sum(1 for _ in container.decode(video=0))
 
 
 def _plain(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from swift.engines.base import Choice as Answered
 from swift.engines.base import InferRequest
 from swift.serve.blocks import Block, Step, blocks_of, stream_blocks
 from swift.serve.chat import messages_of, open_chat
-from swift.serve.errors import ApiError, media
+from swift.serve.errors import ApiError
 from swift.serve.protocol import Body, ChatRequest, Unit
 from swift.serve.service import Service
 from swift.serve.streams import EventStream, named_event, new_id, while_there
@@ -172,7 +172,7 @@ def _turns(said: Said) -> list[dict[str, Any]]:
             content = _text(block.get("content") or "")
             results.append({"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": content})
         elif kind != "redacted_thinking":
-            raise media([str(kind)], reads_media=True)
+            raise ApiError(400, f"a block of the type {kind!r} is none that this server reads", param="messages")
     pictures = any(part["type"] != "text" for part in parts)
     turn["content"] = parts if pictures else "".join(part["text"] for part in parts)
     return [*results, *([turn] if turn["content"] or len(turn) > 2 or not results else [])]
@@ -203,7 +203,7 @@ def _text(content: Any) -> str:
     if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
         raise ApiError(400, "a content is a text or a list of blocks", param="messages")
     if other := [str(block.get("type")) for block in content if block.get("type") != "text"]:
-        raise media(other, reads_media=True)
+        raise ApiError(400, f"{', '.join(dict.fromkeys(other))} cannot stand here; send text", param="messages")
     return "".join(str(block.get("text") or "") for block in content)
 
 

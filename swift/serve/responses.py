@@ -17,6 +17,7 @@ from swift.serve.errors import ApiError
 from swift.serve.protocol import Body, ChatRequest, Unit
 from swift.serve.service import Asked, Service
 from swift.serve.streams import EventStream, named_event, new_id, now, while_there
+from swift.templates.messages import KIND_OF
 
 SAME = (
     "model",
@@ -168,6 +169,9 @@ def _turns(given: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
             turn().setdefault("tool_calls", []).append(call)
         elif kind == "function_call_output":
             output = item.get("output")
+            parts = [part for part in output if isinstance(part, dict)] if isinstance(output, list) else []
+            if any(part.get("type") in KIND_OF for part in parts):
+                raise ApiError(400, "pictures in the results of tools are not read; send text", param="input")
             content = output if isinstance(output, str) else json.dumps(output, ensure_ascii=False)
             turns.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": content})
         else:

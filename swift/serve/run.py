@@ -220,7 +220,8 @@ def open_access(config: ServeConfig) -> Access:
     folder = None if config.allowed_media_path is None else Path(config.allowed_media_path).expanduser()
     if folder is not None and not folder.is_dir():
         raise SwiftError(f"--allowed_media_path {folder}: there is no such folder", fix="name a folder that is there")
-    return Access(folder, tuple(config.allowed_media_domains), most_bytes=int(config.max_media_size * (1 << 20)))
+    most = int(config.max_media_size * (1 << 20))
+    return Access(folder, tuple(config.allowed_media_domains), most_bytes=most, most_together=4 * most)
 
 
 def open_results(path: str | None) -> TextIO | None:

@@ -17,7 +17,7 @@ from swift.errors import SwiftError
 from swift.media import Access
 from swift.serve.errors import ApiError, failure, mistake
 from swift.serve.gate import Gate
-from swift.serve.media import fetched
+from swift.serve.media import opened
 from swift.serve.metrics import Metrics
 from swift.templates.messages import media_in
 
@@ -98,6 +98,8 @@ class Service:
         self.metrics = Metrics(self)
         # Prompts are rendered one after the other, away from the loop that everybody else waits for.
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="swift-prompts")
+        # Media are fetched and opened beside that: a slow host or a long film holds up nobody's text.
+        self._media = ThreadPoolExecutor(4, thread_name_prefix="swift-media")
         # So are adapters loaded, which takes longer than anybody's prompt should wait.
         self.loading = ThreadPoolExecutor(1, thread_name_prefix="swift-loading")
 
@@ -149,6 +151,7 @@ class Service:
         self._check_room(count)
         asked = Asked(self, requests, config)
         try:
+            await asked.fetch()
             await asked.enter()
             await asked.submit(self._pool, whole=whole)
         except BaseException as error:
@@ -253,17 +256,18 @@ class Service:
         except SwiftError as error:
             raise mistake(error) from error
 
-    async def fetched(self, requests: Sequence[InferRequest]) -> list[InferRequest]:
-        """Requests with the bytes of their media, where those may be read.
+    async def opened(self, requests: Sequence[InferRequest]) -> list[InferRequest]:
+        """Requests with their media open, where those may be read.
 
         Raises:
             ApiError: they may not, or are not there.
         """
         if not any(media_in(vars(request), request.messages) for request in requests):
             return list(requests)
-        work = asyncio.gather(*(asyncio.to_thread(fetched, request, self.access) for request in requests))
+        loop, reader = asyncio.get_running_loop(), self.engine.reader
+        each = [loop.run_in_executor(self._media, opened, request, self.access, reader) for request in requests]
         try:
-            return await self.in_time(work)
+            return await self.in_time(asyncio.gather(*each))
         except SwiftError as error:
             raise mistake(error, "messages") from error
 
@@ -273,8 +277,9 @@ class Service:
         Raises:
             ApiError: it makes none.
         """
-        [request] = await self.fetched([request])
-        return await self.in_turn(self.engine.encode, request)
+        with self.room(1):
+            [request] = await self.opened([request])
+            return await self.in_time(self.in_turn(self.engine.encode, request))
 
     async def change(self, function: Callable[[], Any]) -> Any:
         """Call what changes the model, one such call after the other; it goes on where the client's time is over.
@@ -298,6 +303,7 @@ class Asked:
         self._count = config.n * len(requests)
         self._told: asyncio.Queue[Told] = asyncio.Queue()
         self._tickets: list[Ticket] = []
+        self._opened: list[InferRequest] = []
         self._loop = asyncio.get_running_loop()
         self._closed = False
         self.began = time.perf_counter()
@@ -309,6 +315,14 @@ class Asked:
     def prompts(self) -> list[list[int]]:
         """The token ids of each request's prompt."""
         return [list(getattr(ticket, "prompt", ())) for ticket in self._tickets]
+
+    async def fetch(self) -> None:
+        """Read and open the media of the requests.
+
+        Raises:
+            ApiError: they may not be read, or cannot be.
+        """
+        self._opened = await self._service.opened(self._requests)
 
     async def enter(self) -> None:
         """Wait while the weights change.
@@ -322,10 +336,9 @@ class Asked:
     async def submit(self, pool: ThreadPoolExecutor, *, whole: bool) -> None:
         """Hand the requests to the engine."""
         self._whole = whole
-        requests = await self._service.fetched(self._requests)
 
         def submit() -> None:
-            for place, request in enumerate(requests):
+            for place, request in enumerate(self._opened):
                 if self._closed:
                     return
                 listener = partial(self._hand_over, place)
@@ -336,7 +349,8 @@ class Asked:
         done: Future[None] = pool.submit(submit)
         # The client may leave meanwhile, and nobody would end what is submitted after that.
         done.add_done_callback(lambda _: self._cancel() if self._closed else None)
-        await asyncio.wrap_future(done)
+        await self._service.in_time(asyncio.shield(asyncio.wrap_future(done)))
+        self._opened = []
 
     def _hand_over(self, place: int, delta: Delta) -> None:
         # A loop that has ended has nobody left to tell.

@@ -53,7 +53,12 @@ class ChatTemplate:
 
 
 def _remember_safe(environment: Any) -> None:
-    """Have Jinja's sandbox look up once whether an attribute of a type is safe: its rules ask for no more than that."""
+    """Have Jinja's sandbox find out once whether an attribute of a type is safe.
+
+    Its rules ask for no more than the type and the name (`is_safe_attribute`, `is_internal_attribute` and
+    `modifies_known_mutable` of jinja2.sandbox, 3.1.6), and asking them anew for each loop variable of each row took a
+    tenth of the time that rows take.
+    """
     safe, known = environment.is_safe_attribute, dict[tuple[type, str], bool]()
 
     def is_safe(obj: Any, attribute: str, value: Any) -> bool:

@@ -10,16 +10,17 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
+import logging
 import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swift.errors import SwiftError, first_line
-from swift.media import EVERYTHING, Access, open_audio, open_image, open_video
+from swift.media import EVERYTHING, Access, open_audio, open_image, open_video, value_in
 from swift.templates.messages import KIND_OF
 from swift.templates.provenance import LITERAL, Traced
 
@@ -32,6 +33,10 @@ PRIVATE = 0xE000
 """A character that no vocabulary's special tokens hold."""
 RATE = 16000
 """Samples a second where a processor names none."""
+MOST_TOGETHER = 2 << 30
+"""The most that the opened media of a request may take, in bytes."""
+logger = logging.getLogger(__name__)
+WORDS = {"image": "pictures", "video": "films", "audio": "sounds"}
 Taken = list[tuple[str, Any]]
 """Media in their order, each with its kind."""
 
@@ -59,12 +64,19 @@ class MediaPrompt:
         import torch
 
         seen = hashlib.sha256()
+
+        def add(value: Any) -> None:
+            if isinstance(value, (list, tuple)):
+                for each in value:
+                    add(each)
+            elif isinstance(value, torch.Tensor):
+                seen.update(f"{tuple(value.shape)}".encode() + value.contiguous().view(torch.uint8).numpy().tobytes())
+            else:
+                seen.update(repr(value).encode())
+
         for name in sorted(self.tensors):
-            value = self.tensors[name]
             seen.update(name.encode())
-            if isinstance(value, torch.Tensor):
-                value = value.contiguous().view(torch.uint8).numpy().tobytes()
-            seen.update(value if isinstance(value, bytes) else repr(value).encode())
+            add(self.tensors[name])
         return seen.hexdigest()[:16]
 
 
@@ -72,46 +84,21 @@ class MediaReader:
     """Reads the media of conversations for one model.
 
     Args:
-        folder: the model's, with its processor.
+        processor: the model's own.
         template: the model's, which renders the conversations.
-        trust_remote_code: run Python code that came with the model.
-        access: what may be read for a request.
     """
 
-    def __init__(
-        self, folder: Path, template: Template, *, trust_remote_code: bool = False, access: Access = EVERYTHING
-    ) -> None:
-        self.folder, self.template, self.access = folder, template, access
-        self._trust = trust_remote_code
+    def __init__(self, processor: Any, template: Template) -> None:
+        self.processor, self.template = processor, template
         self._lock = threading.Lock()
 
     @classmethod
     def find(cls, folder: Path, template: Template, *, trust_remote_code: bool = False) -> MediaReader | None:
-        """The reader of a model; None where it reads text alone."""
+        """The reader of the model in a folder; None where it reads text alone, or its processor cannot be loaded."""
         if not any((folder / name).is_file() for name in FILES):
             return None
-        return cls(folder, template, trust_remote_code=trust_remote_code)
-
-    @cached_property
-    def processor(self) -> Any:
-        """The model's own processor.
-
-        Raises:
-            SwiftError: it cannot be loaded.
-        """
-        from transformers import AutoProcessor
-
-        try:
-            found = AutoProcessor.from_pretrained(self.folder, trust_remote_code=self._trust)
-        except (ImportError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise SwiftError(
-                f"the model's processor cannot be loaded: {first_line(error)}",
-                where=str(self.folder),
-                fix="pip install 'ms-swift[media]', or copy the processor's files from the model's page again",
-            ) from error
-        if not hasattr(found, "tokenizer"):
-            raise SwiftError("the model has no processor that joins media to text", where=str(self.folder))
-        return found
+        processor = _processor_of(folder, trust_remote_code)
+        return None if processor is None else cls(processor, template)
 
     @property
     def rate(self) -> int:
@@ -134,23 +121,42 @@ class MediaReader:
         """
         bare, taken = take_apart(messages)
         text = self.template.traced_prompt(bare, tools, **switches)
-        if text == self.template.traced_prompt(_without(bare), tools, **switches):
-            raise SwiftError(
-                f"the chat template has no place for {_told(taken)}",
-                fix="take them out, or give a template that has with --chat_template FILE.jinja",
-            )
-        opened = {kind: [self._open(kind, each) for of, each in taken if of == kind] for kind in KIND_OF.values()}
-        opened = {kind: found for kind, found in opened.items() if found}
+        for kind in dict.fromkeys(kind for kind, _ in taken):
+            if text == self.template.traced_prompt(_without(bare, kind), tools, **switches):
+                raise SwiftError(
+                    f"the chat template has no place for {WORDS[kind]}",
+                    fix="take them out, or give a template that has with --chat_template FILE.jinja",
+                )
+        opened: dict[str, list[Any]] = {}
+        size = 0
+        for kind, each in taken:
+            opened.setdefault(kind, []).append(self.open(kind, each))
+            size += _size(opened[kind][-1])
+            if size > MOST_TOGETHER:
+                raise SwiftError(
+                    f"the media of one request take more than {MOST_TOGETHER >> 20} MiB when they are open",
+                    fix="send fewer or smaller ones",
+                )
         with self._lock:
             whole, told = self._expand(text, opened)
         ids = self.template.encode_text(whole)
         return MediaPrompt(ids, self.template.encode_text(text), _fitting(told, ids), opened, self.rate)
 
-    def _open(self, kind: str, media: Any) -> Any:
+    def open(self, kind: str, media: Any, access: Access = EVERYTHING) -> Any:
+        """A medium as the processor takes it; one that is open stays as it is.
+
+        Args:
+            kind: image, video or audio.
+            media: as `open_image`, `open_video` and `open_audio` take it.
+            access: what may be read.
+
+        Raises:
+            SwiftError: it may not be read, or cannot be.
+        """
         if kind == "image":
-            return open_image(media, self.access)
+            return open_image(media, access)
         if kind == "audio":
-            return open_audio(media, self.access, self.rate)
+            return open_audio(media, access, self.rate)
         processor = getattr(self.processor, "video_processor", None)
         if processor is None:
             raise SwiftError("this model reads no films", fix="take them out")
@@ -158,7 +164,7 @@ class MediaReader:
         if getattr(processor, "do_sample_frames", False):
             names = processor.valid_kwargs.__annotations__
             choose = partial(processor.sample_frames, **{name: getattr(processor, name, None) for name in names})
-        return open_video(media, self.access, choose)
+        return open_video(media, access, choose)
 
     def _expand(self, text: Traced, opened: dict[str, list[Any]]) -> tuple[Traced, dict[str, Any]]:
         """The render with what stands for the media in full, and what the processor gives."""
@@ -180,7 +186,7 @@ class MediaReader:
             told = processor(text=[guarded], return_tensors="pt", add_special_tokens=False, **given)
         except (ValueError, TypeError, KeyError, IndexError, RuntimeError, StopIteration) as error:
             raise SwiftError(
-                f"the model's processor refuses {_told([(kind, 0) for kind in opened])}: {first_line(error)}",
+                f"the model's processor refuses {' and '.join(map(WORDS.__getitem__, opened))}: {first_line(error)}",
                 fix="see the model's page for how many of them it takes, and of what kind",
             ) from error
         return self._aligned(text, guarded, capture.text), dict(told)
@@ -220,15 +226,23 @@ def repeated(tensors: dict[str, Any], times: int, model: Any) -> dict[str, Any]:
     import torch
 
     def placed(value: Any) -> Any:
+        if isinstance(value, list):
+            return [placed(each) for each in value]
         if isinstance(value, torch.Tensor):
-            dtype = model.dtype if value.is_floating_point() else None
-            return torch.cat([value.to(model.device, dtype)] * times)
+            return value.to(model.device, model.dtype if value.is_floating_point() else None)
+        return value
+
+    def repeat(value: Any) -> Any:
+        value = placed(value)
+        if isinstance(value, torch.Tensor):
+            return torch.cat([value] * times)
         return value * times if isinstance(value, list) else value
 
     # A tokenizer may tell kinds of tokens that the model knows nothing of.
-    takes = inspect.signature(model.forward).parameters
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    takes = inspect.signature(inner.forward).parameters
     return {
-        name: placed(value) for name, value in tensors.items() if name in takes or not name.endswith("token_type_ids")
+        name: repeat(value) for name, value in tensors.items() if name in takes or not name.endswith("token_type_ids")
     }
 
 
@@ -274,19 +288,16 @@ def medium_of(part: dict[str, Any]) -> Any:
     kind = str(part["type"])
     own = [kind, KIND_OF[kind], f"{KIND_OF[kind]}_url", "url", "path", "data"]
     value = next((part[key] for key in own if part.get(key) is not None), None)
-    if isinstance(value, dict):
-        if value.get("data"):
-            return f"data:audio/{value.get('format', 'wav')};base64,{value['data']}"
-        value = next((value[key] for key in ("bytes", "url", "path") if value.get(key)), None)
-    if value is None:
+    if isinstance(value, dict) and value.get("data"):
+        return f"data:audio/{value.get('format', 'wav')};base64,{value['data']}"
+    if (value := value_in(value)) is None:
         raise SwiftError(f"a part of the type {kind} holds nothing", fix=f'write {{"type": "{kind}", "{kind}": …}}')
     return value
 
 
-def _without(messages: list[Any]) -> list[Any]:
-    kinds = set(KIND_OF.values())
+def _without(messages: list[Any], kind: str) -> list[Any]:
     return [
-        {**message, "content": [part for part in message["content"] if part.get("type") not in kinds]}
+        {**message, "content": [part for part in message["content"] if part.get("type") != kind]}
         if isinstance(message.get("content"), list)
         else message
         for message in messages
@@ -315,6 +326,26 @@ def _ends(tokenizer: Any) -> set[str]:
     return {str(getattr(tokenizer, name, None)) for name in names}
 
 
-def _told(taken: Taken) -> str:
-    words = {"image": "pictures", "video": "films", "audio": "sounds"}
-    return " and ".join(dict.fromkeys(words[kind] for kind, _ in taken))
+def _size(opened: Any) -> int:
+    """The bytes of an open medium."""
+    if isinstance(opened, tuple):
+        opened = opened[0]
+    return int(opened.nbytes) if hasattr(opened, "nbytes") else opened.width * opened.height * 3
+
+
+@lru_cache(4)
+def _processor_of(folder: Path, trust_remote_code: bool) -> Any:
+    """The processor in a model's folder; None, with a warning, where it cannot be loaded or is for text alone."""
+    from transformers import AutoProcessor
+
+    try:
+        found = AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (ImportError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        logger.warning(
+            "%s reads text alone here: its processor cannot be loaded (%s); pip install 'ms-swift[media]'",
+            folder,
+            first_line(error),
+        )
+        return None
+    parts = ("image_processor", "video_processor", "feature_extractor", "audio_processor")
+    return found if hasattr(found, "tokenizer") and any(hasattr(found, part) for part in parts) else None

@@ -10,7 +10,7 @@ from typing import Any
 
 from swift.errors import SwiftError
 from swift.templates import messages as checks
-from swift.templates.closing import CALL, TOOL, USER
+from swift.templates.closing import CALL, REASONING, TOOL, USER
 from swift.templates.environment import ChatTemplate
 from swift.templates.provenance import Traced, origin_of
 from swift.templates.search import lost, search_origins
@@ -132,7 +132,9 @@ class Rendering:
     def _fitting(self, messages: Sequence[Any]) -> Sequence[Any]:
         """Messages as the template takes them: arguments of tool calls as JSON text, text parts as one text."""
         if self._needs_parts:
-            messages = [checks.with_parts(message) for message in messages]
+            messages = [
+                checks.with_parts(message) if message["role"] in self._needs_parts else message for message in messages
+            ]
         elif any(isinstance(message.get("content"), list) for message in messages) and not self._takes_parts:
             messages = [checks.with_joined_parts(message) for message in messages]
         if not any(message.get("tool_calls") for message in messages) or not self._takes_text_only:
@@ -142,17 +144,25 @@ class Rendering:
     @cached_property
     def _takes_parts(self) -> bool:
         """Whether a content in parts renders as the same content in one text."""
-        parts = self._shown([{"type": "text", "text": USER}])
-        return parts is not None and parts == self._shown(USER)
+        parts = self._shown("user", [{"type": "text", "text": USER}])
+        return parts is not None and parts == self._shown("user", USER)
 
     @cached_property
-    def _needs_parts(self) -> bool:
-        """Whether a content shows up in parts alone, as in templates that look for pictures in every content."""
-        return USER not in (self._shown(USER) or "") and USER in (self._shown([{"type": "text", "text": USER}]) or "")
+    def _needs_parts(self) -> set[str]:
+        """The roles whose contents show up in parts alone, as in templates that look for pictures in every content."""
 
-    def _shown(self, content: Any) -> str | None:
-        """The prompt for a content, as it is; None where the template refuses it."""
-        variables = self._variables([{"role": "user", "content": content}], None, True, {})
+        def needs(role: str) -> bool:
+            return REASONING not in (self._shown(role, REASONING) or "") and REASONING in (
+                self._shown(role, [{"type": "text", "text": REASONING}]) or ""
+            )
+
+        return {role for role in ("user", "system", "assistant", "tool") if needs(role)} if needs("user") else set()
+
+    def _shown(self, role: str, content: Any) -> str | None:
+        """A conversation with a content, as it is, in a turn of this role; None where the template refuses it."""
+        turn, asked = {"role": role, "content": content}, {"role": "user", "content": [{"type": "text", "text": USER}]}
+        messages = {"user": [turn], "system": [turn, asked], "assistant": [asked, turn]}.get(role, [asked, turn])
+        variables = self._variables(messages, None, role == "user", {})
         try:
             return str(self._guard(lambda: self._select(None).render(variables)))
         except SwiftError:

@@ -43,6 +43,7 @@ def process_kept() -> Iterator[None]:
 
     variables, flags = _variables(), _flags()
     deterministic = torch.get_deterministic_debug_mode()
+    cudnn_attention = torch.backends.cuda.cudnn_sdp_enabled()
     try:
         yield
     finally:
@@ -56,6 +57,7 @@ def process_kept() -> Iterator[None]:
             if getattr(owner, flag) != value:
                 setattr(owner, flag, value)
         torch.set_deterministic_debug_mode(deterministic)
+        torch.backends.cuda.enable_cudnn_sdp(cudnn_attention)
 
 
 def _variables() -> dict[str, str]:

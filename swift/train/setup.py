@@ -53,6 +53,9 @@ if TYPE_CHECKING:
 NOT_REPEATED = ("resume_from_checkpoint", "resume_only_model", "overwrite_output_dir")
 """Options that config.yaml leaves out: a run that repeats this one is a new one."""
 
+FEW_SIZES = 8
+"""Sizes of micro-batches that cuDNN's attention may make a plan for each of."""
+
 SETTLED = (
     "learning_rate",
     "gradient_accumulation_steps",
@@ -173,6 +176,8 @@ def plan_run(
     model = tune(config, skeleton.model, source)
     by_segment = _attend(config, data, model)
     attention = skeleton.reasons["attention"] + ("; each sample of a pack by itself" if by_segment else "")
+    if without_cudnn(config, data, skeleton.device, skeleton.attn):
+        attention += "; without cuDNN's, which makes a plan for each size of micro-batch"
     decisions.add("attn_impl", skeleton.attn, "machine", attention)
     turns = layer_turns(model, config.optimizer, train.optimizer, train.seed)
     if turns:
@@ -369,9 +374,24 @@ def load_and_tune(
     else:
         batches = first_batches(config, data, template.tokenizer, loaded.device)
         loaded.model = tune(config, loaded.model, source, batches)
+    if without_cudnn(config, data, loaded.device, loaded.attn):
+        import torch
+
+        torch.backends.cuda.enable_cudnn_sdp(False)
     if data.end_to_end:
         probe_packing(loaded.model, borders=_attend(config, data, loaded.model), use_cache=False)
     return loaded
+
+
+def without_cudnn(config: SftConfig, data: Prepared, device: torch.device, attention: str) -> bool:
+    """Whether cuDNN's attention is kept out, which PyTorch prefers on Hopper.
+
+    It makes a plan for each new size: steps of ever new lengths took 2.2 times as long with it on an H200, steps of one
+    length about as long (docs/benchmarks.md).
+    """
+    if device.type != "cuda" or attention != "sdpa":
+        return False
+    return data.shapes(rounding(device), count_steps(config, data)) > FEW_SIZES
 
 
 def _attend(config: SftConfig, data: Prepared, model: Any) -> bool:

@@ -25,6 +25,8 @@ from swift.ui.talk import NUMBERS
 NEEDED = ("gradio", "fastapi", "uvicorn", "prometheus_client")
 OF_A_URL = ("api_key", "served_model_name", "ssl_keyfile", "ssl_certfile")
 """Options of the server that mean something where it is somebody else's."""
+OF_THE_SERVER = {"log_level": "warning", "max_request_size": 256.0, "max_media_size": 64.0}
+"""What the page's own server has unless it is told otherwise: room for the files that visitors send."""
 OF_THE_PAGE = ("ssl_keyfile", "ssl_certfile")
 SAMPLED = ("max_new_tokens", *NUMBERS)
 """Options of generation that the page's settings begin with."""
@@ -100,7 +102,7 @@ def answering(config: AppConfig, decisions: Decisions) -> Iterator[RemoteEngine]
         yield engine
         engine.close()
         return
-    options = {"port": 0, "api_key": secrets.token_hex(16), "log_level": "warning"} | given_options(config)
+    options = {"port": 0, "api_key": secrets.token_hex(16), **OF_THE_SERVER} | given_options(config)
     # The page has them: between it and its own server nobody listens.
     for name in OF_THE_PAGE:
         options.pop(name, None)

@@ -56,9 +56,7 @@ def image(value: Any) -> dict[str, Any]:
 
 def reference(engine: PtEngine, messages: list[Any], **more: Any) -> tuple[list[int], list[int]]:
     """The prompt and the greedy answer by transformers alone."""
-    from transformers import AutoProcessor
-
-    processor = AutoProcessor.from_pretrained(engine.reader.folder)
+    processor = engine.reader.processor
     inputs = processor.apply_chat_template(
         messages, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt", **more
     )
@@ -172,6 +170,8 @@ def test_a_film(engines: Any, tmp_path: Path) -> None:
     ids = engine.encode(InferRequest(ask("what?"), videos=[str(file)]))
     assert ids.count(engine.tokenizer.convert_tokens_to_ids("<|video_pad|>")) > 1
     [one] = engine.infer([InferRequest(ask("what?"), videos=[str(file)])], GREEDY)
+    webm = engine.encode(InferRequest(ask("what?"), videos=[film(tmp_path / "film.webm").read_bytes()]))
+    assert webm.count(engine.tokenizer.convert_tokens_to_ids("<|video_pad|>")) > 1
     [two] = engine.infer([InferRequest(parts({"type": "video", "video": file.read_bytes()}, "what?"))], GREEDY)
     assert one.choices[0].token_ids == two.choices[0].token_ids
     frames = [picture(seed) for seed in range(4)]
@@ -186,6 +186,7 @@ def test_a_film(engines: Any, tmp_path: Path) -> None:
         (parts(image("/nowhere/one.png"), "x"), "there is no file /nowhere/one.png"),
         (parts({"type": "image"}, "x"), "a part of the type image holds nothing"),
         (parts({"type": "audio", "audio": wav()}, "x"), "the chat template has no place for sounds"),
+        (parts(image(picture()), {"type": "audio", "audio": wav()}, "x"), "the chat template has no place for sounds"),
         (parts(image("data:image/png;base64,%%"), "x"), "a data URL holds broken base64"),
         (parts(image("ftp://host/one.png"), "x"), "has the scheme ftp"),
     ],

@@ -19,10 +19,11 @@ from swift.media import Access
 from swift.serve.server import Server
 from swift.serve.service import Service
 from tests.tiny import ask
-from tests.tiny_media import picture, png, save_reader
+from tests.tiny_media import picture, png, save_reader, wav
 
 pytest.importorskip("torchvision")
 URL = "data:image/png;base64," + base64.b64encode(png(picture())).decode()
+SOUND = base64.b64encode(wav()).decode()
 GREEDY = RequestConfig(max_tokens=8, temperature=0)
 
 
@@ -100,7 +101,9 @@ def test_our_own_client(server: Server, wanted: str) -> None:
         (part("data:image/png;base64,A"), "broken base64"),
         ({"type": "image_url"}, "holds nothing"),
         ({"type": "image_url", "image_url": {"url": 5}}, "neither a file, nor a URL"),
-        ({"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}, "no place for sounds"),
+        ({"type": "input_audio", "input_audio": {"data": SOUND, "format": "wav"}}, "no place for sounds"),
+        ({"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}, "a sound cannot be read"),
+        (part("http://[x/a.png"), "cannot be fetched"),
         ({"type": "hologram"}, "no type of part hologram"),
     ],
 )

@@ -164,7 +164,7 @@ def test_errors_are_in_the_form_of_their_protocol():
         with pytest.raises(anthropic.NotFoundError, match="does not exist"):
             both.anthropic.messages.create(model="huge", max_tokens=4, messages=ask("hi"))
         image = {"type": "image", "source": {"type": "url", "url": "http://x/y.png"}}
-        with pytest.raises(anthropic.BadRequestError, match="no pictures"):
+        with pytest.raises(anthropic.BadRequestError, match="reads text alone"):
             both.anthropic.messages.create(model="tiny", max_tokens=4, messages=ask([image]))
         wrong = httpx.post(f"{both.server.url}/v1/messages", json={"messages": ask("hi")})
         assert wrong.status_code == 400 and wrong.json()["type"] == "error"

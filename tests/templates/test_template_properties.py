@@ -91,6 +91,9 @@ def check_turn(template: Template, messages: Any, tools: Any, sample: EncodedRow
     assert sample.rendered.text[:cut] == prompt
     assert as_said(message) in trained or message.get("tool_calls")
     both = render(template, [*history, message], tools, **turn.switches)
+    seam = next((token for token in template._encoder.control if prompt.endswith(token)), None)
+    # What opens the turn stands in the prompt already.
+    assert seam is None or not trained.startswith(seam) or seam + seam in (both or "")
     if both is None or not both.startswith(prompt):
         return True
     rest = both[len(prompt) :]

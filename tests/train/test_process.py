@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,7 +29,8 @@ def test_nothing_of_a_run_stays_in_the_process(train: Train) -> None:
     def state() -> Any:
         backends = torch.backends
         precision = (backends.fp32_precision, backends.cuda.matmul.fp32_precision)
-        return dict(os.environ), torch.get_deterministic_debug_mode(), precision, backends.cudnn.deterministic
+        flags = (backends.cudnn.deterministic, backends.cuda.cudnn_sdp_enabled())
+        return dict(os.environ), torch.get_deterministic_debug_mode(), precision, flags
 
     before = state()
     train(max_steps=1, bf16=True, full_determinism=True)
@@ -50,3 +52,28 @@ def test_what_was_set_before_is_put_back(monkeypatch: pytest.MonkeyPatch) -> Non
     assert os.environ["ACCELERATE_MIXED_PRECISION"] == "bf16" and "FSDP_VERSION" not in os.environ
     assert torch.backends.cuda.matmul.fp32_precision != "tf32"
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize(
+    ("device", "attention", "sizes", "out"),
+    [
+        ("cuda", "sdpa", 100, True),
+        ("cuda", "sdpa", 1, False),
+        ("cuda", "eager", 100, False),
+        ("cpu", "sdpa", 100, False),
+    ],
+)
+def test_attention_that_plans_for_each_size_is_kept_out(
+    device: str, attention: str, sizes: int, out: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from swift.train import setup
+
+    monkeypatch.setattr(setup, "count_steps", lambda *_: 10)
+    data: Any = SimpleNamespace(shapes=lambda rounding, steps: sizes)
+    assert setup.without_cudnn(None, data, torch.device(device), attention) is out
+
+
+def test_the_attention_of_a_run_is_put_back() -> None:
+    with process_kept():
+        torch.backends.cuda.enable_cudnn_sdp(False)
+    assert torch.backends.cuda.cudnn_sdp_enabled()
