@@ -89,11 +89,11 @@ def _answers(url: str) -> bool:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM, and SIGKILL for the whole session of one that does not go."""
+    """SIGTERM, and SIGKILL for what is left of its session then: ms-swift's command leaves its server behind."""
     if process.poll() is None:
         process.terminate()
-    try:
+    with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(20)
-    except subprocess.TimeoutExpired:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    process.wait()
