@@ -37,7 +37,7 @@ TEXT = {
     "pad_token_id": 0,
     "tie_word_embeddings": False,
 }
-KINDS = ("qwen2_vl", "smolvlm", "gemma3", "llava", "qwen2_audio")
+VISION = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
 
 
 def turn(**shown: str) -> str:
@@ -135,10 +135,7 @@ def _smolvlm(text: dict[str, Any]) -> tuple[Any, Any]:
     config = Idefics3Config(
         text_config={"model_type": "llama", **text, "vocab_size": len(tokenizer)},
         vision_config={
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 4,
+            **VISION,
             "image_size": 32,
             "patch_size": 8,
         },
@@ -160,10 +157,7 @@ def _gemma3(text: dict[str, Any]) -> tuple[Any, Any]:
     config = Gemma3Config(
         text_config={**text, "vocab_size": len(tokenizer), "head_dim": 8, "sliding_window": 64},
         vision_config={
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 4,
+            **VISION,
             "image_size": 56,
             "patch_size": 14,
         },
@@ -186,10 +180,8 @@ def _llava(text: dict[str, Any]) -> tuple[Any, Any]:
         text_config={"model_type": "llama", **text, "vocab_size": len(tokenizer)},
         vision_config={
             "model_type": "clip_vision_model",
-            "hidden_size": 32,
-            "intermediate_size": 64,
+            **VISION,
             "num_hidden_layers": 2,
-            "num_attention_heads": 4,
             "image_size": 28,
             "patch_size": 14,
         },

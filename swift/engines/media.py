@@ -9,11 +9,10 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 from swift.engines.base import InferRequest
 from swift.errors import SwiftError
-from swift.media import value_in
+from swift.media import EVERYTHING, value_in
 from swift.rows import Message
 from swift.templates.media import medium_of
 
@@ -99,18 +98,9 @@ def part_of(kind: str, media: Any) -> dict[str, Any]:
     if not isinstance(media, (str, Path, bytes)):
         raise SwiftError(f"{kind} {str(media)[:60]!r} is neither a file, nor a URL, nor bytes", fix="give one of them")
     name = "" if isinstance(media, bytes) else str(media)
-    text = base64.b64encode(media if isinstance(media, bytes) else _read(kind, name)).decode()
+    text = base64.b64encode(EVERYTHING.read(media)).decode()
     mime = mimetypes.guess_type(name)[0] or TYPES[kind]
     if kind == "audio":
         ending = Path(name).suffix.lstrip(".").lower() or "wav"
         return {"type": "input_audio", "input_audio": {"data": text, "format": ending}}
     return {"type": f"{kind}_url", f"{kind}_url": {"url": f"data:{mime};base64,{text}"}}
-
-
-def _read(kind: str, name: str) -> bytes:
-    file = Path(unquote(name.removeprefix("file://"))) if name.startswith("file://") else Path(name)
-    try:
-        return file.expanduser().read_bytes()
-    except OSError as error:
-        told = f"{kind} {name[:80]} cannot be read: {error.strerror}"
-        raise SwiftError(told, fix="name a file that is there") from None

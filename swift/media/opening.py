@@ -6,6 +6,7 @@ import io
 import os
 import tempfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from swift.errors import SwiftError, first_line
@@ -102,11 +103,12 @@ def open_video(media: Any, access: Access, choose: Callable[..., Any] | None) ->
         return media, None
     if isinstance(media, list):
         return np.stack([np.asarray(open_image(frame, access)) for frame in media]), None
-    try:
-        import av  # noqa: F401
-        from transformers.video_utils import load_video
-    except ImportError:
-        raise SwiftError("films need av", fix=MEDIA) from None
+    if find_spec("av") is None:
+        raise SwiftError("films need av", fix=MEDIA)
+    from transformers.video_utils import load_video
+
+    # Its type hint leaves out the name of a file, which it takes (5.24).
+    load: Callable[..., Any] = load_video
     data = access.read(media)
 
     def wanted(metadata: Any, **more: Any) -> Any:
@@ -126,8 +128,8 @@ def open_video(media: Any, access: Access, choose: Callable[..., Any] | None) ->
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
-        found: Any = load_video(name, backend="pyav", sample_indices_fn=wanted)  # type: ignore[arg-type]
-        return found
+        frames, metadata = load(name, backend="pyav", sample_indices_fn=wanted)
+        return frames, metadata
     except SwiftError:
         raise
     except Exception as error:
